@@ -1,0 +1,203 @@
+"""The cost of both networks as functions with their own, analytic, backward.
+
+>>> import torch
+>>> X, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+>>> W, b = torch.zeros(2, 3, 4, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
+>>> J = linear_cost(X, y, W, b, l2=[0.0, 0.1])
+>>> J.shape
+torch.Size([2])
+>>> J.sum().backward()  # the sum, never the mean: members must not scale each other's gradients
+>>> W.grad.shape
+torch.Size([2, 3, 4])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from onelayer.core import formulas
+from onelayer.core.errors import InputError
+
+
+class _SoftmaxCost(Function):
+    """``J[m]`` of the network ``parameters``; see :mod:`onelayer.core.formulas` for the maths."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, y: Tensor, l2: Tensor, *parameters: Tensor) -> Tensor:
+        gemm_X = gemm_input(X)
+        with plain(X):
+            inputs, Z = formulas.forward(gemm_X, parameters)
+            ctx.save_for_backward(formulas.residual(Z, y), l2, *parameters, *inputs)
+            ctx.count, ctx.input_dtype = len(parameters), X.dtype
+            return formulas.cross_entropy(Z, y).mean(1) + formulas.penalty(parameters, l2)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = _SoftmaxCost.analytic_gradients(ctx, upstream)
+        if torch.is_grad_enabled():  # create_graph=True: somebody means to differentiate again
+            anchor = torch.zeros((), requires_grad=True)
+            return tuple(g if g is None else _Once.apply(g, anchor) for g in gradients)
+        return gradients
+
+    @staticmethod
+    @once_differentiable
+    def analytic_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """∂J/∂X where it is asked for, and ∂J/∂θ, each member's scaled by its upstream gradient."""
+        G, l2, *saved = ctx.saved_tensors
+        parameters, inputs = saved[: ctx.count], saved[ctx.count :]
+        with plain(G):
+            G = G * upstream.view(-1, 1, 1)
+            gradients = formulas.gradients(G, inputs, parameters, l2 * upstream)
+            dX = None
+            if ctx.needs_input_grad[0]:
+                D = formulas.residuals(G, inputs, parameters)[0]
+                dX = formulas.input_gradient(D, parameters[0]).sum(0).to(ctx.input_dtype)
+        return dX, None, None, *gradients
+
+
+class _Once(Function):
+    """A gradient that raises when it is differentiated.
+
+    ``once_differentiable`` does so only where the upstream gradient itself needs a gradient; that of
+    ``cost.sum()`` does not, and a gradient penalty would silently be treated as a constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, anchor: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> NoReturn:
+        raise RuntimeError(
+            "the analytic gradient is once_differentiable: its residual was saved as a constant, so a "
+            "second derivative would be wrong. Use torch.nn layers where you need one."
+        )
+
+
+class LinearSoftmaxCost(_SoftmaxCost):
+    """The linear softmax: ``apply(X, y, l2, W, b)``."""
+
+
+class HiddenSoftmaxCost(_SoftmaxCost):
+    """One hidden ReLU layer: ``apply(X, y, l2, W1, b1, W2, b2)``."""
+
+
+def linear_cost(
+    X: Tensor, y: Tensor, W: Tensor, b: Tensor, l2: float | Sequence[float] | Tensor = 0.0
+) -> Tensor:
+    """``J[m] = mean_n -log softmax(X Wᵀ + b)[m,n,y[n]] + λ[m] Σ W[m]²``.
+
+    Args:
+        X: inputs (n, d), floating point, shared by all members.
+        y: labels (n,), int64, from 0 to k - 1.
+        W: weights (m, k, d).
+        b: biases (m, k), not penalised.
+        l2: λ, one for all members or one each (m,).
+
+    Returns:
+        The cost of each member (m,). Differentiate its sum. Differentiable once, with respect to
+        X, W and b.
+
+    Raises:
+        InputError: if shapes do not fit or, where ``y`` is in host memory, a label is outside
+            0...k-1. (On a device the check would wait for it; the data module checks once.)
+
+    Source: KTH DD2424, assignment 1, eq. 5; gradients there eq. 10-11.
+    """
+    return cost(X, y, (W, b), l2)
+
+
+def hidden_cost(
+    X: Tensor,
+    y: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    l2: float | Sequence[float] | Tensor = 0.0,
+) -> Tensor:
+    """:func:`linear_cost` of a network with the hidden layer ``max(0, X W1ᵀ + b1)``.
+
+    Args:
+        X: inputs (n, d).
+        y: labels (n,), int64, from 0 to k - 1.
+        W1: weights (m, h, d).
+        b1: biases (m, h).
+        W2: weights (m, k, h).
+        b2: biases (m, k).
+        l2: λ, one for all members or one each (m,); it penalises W1 and W2.
+
+    Returns:
+        The cost of each member (m,), differentiable once with respect to X and the parameters.
+
+    Raises:
+        InputError: as :func:`linear_cost`.
+
+    Source: KTH DD2424, assignment 2, eq. 1-5.
+    """
+    return cost(X, y, (W1, b1, W2, b2), l2)
+
+
+def cost(
+    X: Tensor,
+    y: Tensor,
+    parameters: formulas.Parameters,
+    l2: float | Sequence[float] | Tensor = 0.0,
+) -> Tensor:
+    """The cost (m,) of the network ``parameters``, whichever of the two it is."""
+    check_shapes(X, y, parameters)
+    W = parameters[-2]
+    if y.device.type == "cpu":
+        check_labels(y, classes=W.shape[1])
+    l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
+    function = LinearSoftmaxCost if len(parameters) == 2 else HiddenSoftmaxCost
+    result: Tensor = function.apply(X, y, l2, *parameters)
+    return result
+
+
+def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters) -> None:
+    """Raise :class:`InputError`, with the shapes, unless they fit each other."""
+    if X.ndim != 2 or y.shape != X.shape[:1] or not len(X):
+        raise InputError(
+            f"X must be (n, d) and y (n,) with n >= 1, not {tuple(X.shape)} and {tuple(y.shape)}."
+        )
+    if y.dtype != torch.int64 or not X.is_floating_point():
+        raise InputError(f"X must be floating point and y int64, not {X.dtype} and {y.dtype}.")
+    width = X.shape[1]
+    for W, b in formulas.layers(parameters):
+        if W.ndim != 3 or W.shape[2] != width or b.shape != W.shape[:2]:
+            raise InputError(
+                f"an input of width {width} needs weights (m, out, {width}) and biases (m, out), "
+                f"not {tuple(W.shape)} and {tuple(b.shape)}."
+            )
+        width = W.shape[1]
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Raise :class:`InputError`, naming the first row, if a label is outside 0...classes-1."""
+    wrong = (y < 0) | (y >= classes)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise InputError(
+            f"label {int(y[row])} in row {row} is not a class: labels go from 0 to {classes - 1}."
+        )
+
+
+def gemm_input(X: Tensor) -> Tensor:
+    """``X`` in autocast's dtype where autocast is on; float64 stays, as in torch's own layers."""
+    device = X.device.type
+    if torch.is_autocast_enabled(device) and X.dtype != torch.float64:
+        return X.to(torch.get_autocast_dtype(device))
+    return X
+
+
+def plain(X: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off: dtypes are chosen once, by :func:`gemm_input`, for forward and backward."""
+    device = X.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

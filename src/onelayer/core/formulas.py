@@ -1,0 +1,219 @@
+r"""The maths of both networks: logits, cost, residual, gradients and the SGD update.
+
+One letter per axis, here and in every einsum, docstring and test of the package:
+
+======  =====================================  =======================
+letter  axis                                   size on CIFAR-10
+======  =====================================  =======================
+m       member (network) of the population     1, 2, ...
+n       sample of the batch                    100
+d       input feature                          3072
+h       hidden unit                            50
+k       class                                  10
+======  =====================================  =======================
+
+A network is its parameters: ``(W, b)`` for the linear softmax, ``(W1, b1, W2, b2)`` with one
+hidden ReLU layer. Every weight is ``(m, out, in)``, every bias ``(m, out)``; one network is a
+population of one. All members see the same batch ``X`` (n, d), so the first layer of the whole
+population is one GEMM.
+
+.. math::
+
+    H &= \max(0, X W_1^T + b_1), \quad Z = H W_2^T + b_2, \quad P = \mathrm{softmax}(Z) \\
+    J &= \tfrac1n \sum_n -\log P_{n, y_n} + \lambda \sum_l \lVert W_l \rVert^2 \\
+    G &= \partial J / \partial Z = (P - Y) / n, \quad
+    \partial W_2 = G^T H + 2 \lambda W_2, \quad \partial b_2 = \textstyle\sum_n G \\
+    D &= (G W_2) \odot [H > 0], \quad
+    \partial W_1 = D^T X + 2 \lambda W_1, \quad \partial b_1 = \textstyle\sum_n D
+
+(the linear network: H = X, and only the second line of gradients). Biases are not penalised, and
+it is λ, not λ/2. Source: KTH DD2424, assignments 1 and 2; Bishop, *Pattern Recognition and Machine
+Learning* (2006), eq. 4.109.
+
+GEMMs run in the dtype of ``X`` (bfloat16 under autocast), everything else in that of the
+parameters. Nothing here checks values or reads them back from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Parameters = Sequence[Tensor]
+"""``(W, b)`` or ``(W1, b1, W2, b2)``: weights (m, out, in) and biases (m, out), in turn."""
+
+Scalar = float | Tensor
+"""A coefficient: one for all members, or a tensor (m,)."""
+
+
+def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """``Z[m,n,k] = sum_d A[n,d] W[m,k,d] + b[m,k]``, in the dtype of ``W``.
+
+    Args:
+        A: (n, d), shared by all members, or (m, n, d), each member's own.
+        W: (m, k, d).
+        b: (m, k).
+    """
+    W_, b_ = W.to(A.dtype), b.to(A.dtype)
+    if A.ndim == 2:
+        m, k, d = W.shape
+        Z = torch.addmm(b_.reshape(m * k), A, W_.reshape(m * k, d).T)  # one GEMM for all members
+        return Z.view(A.shape[0], m, k).transpose(0, 1).to(W.dtype)
+    return torch.baddbmm(b_.unsqueeze(1), A, W_.transpose(1, 2)).to(W.dtype)
+
+
+def forward(X: Tensor, parameters: Parameters) -> tuple[list[Tensor], Tensor]:
+    """Each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k)."""
+    inputs = [X]
+    for W, b in layers(parameters)[:-1]:
+        inputs.append(affine(inputs[-1], W, b).relu_().to(X.dtype))
+    W, b = layers(parameters)[-1]
+    return inputs, affine(inputs[-1], W, b)
+
+
+def layers(parameters: Parameters) -> list[tuple[Tensor, Tensor]]:
+    """The ``(W, b)`` of each layer, first to last."""
+    return list(zip(parameters[0::2], parameters[1::2], strict=True))
+
+
+def logits(X: Tensor, parameters: Parameters) -> Tensor:
+    """``Z`` (m, n, k) of inputs ``X`` (n, d)."""
+    return forward(X, parameters)[1]
+
+
+def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
+    """Each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits."""
+    index = y.expand(Z.shape[:-1]).unsqueeze(-1)
+    return -Z.log_softmax(-1).gather(-1, index).squeeze(-1)
+
+
+def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
+    """``λ Σ W²`` over the weights of each member (m,); biases are not penalised."""
+    return l2 * sum(W.square().sum((1, 2)) for W, _ in layers(parameters))
+
+
+def residual(Z: Tensor, y: Tensor, n: int | None = None) -> Tensor:
+    """``G = (P - Y) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
+
+    Args:
+        Z: logits (m, n, k).
+        y: labels (n,).
+        n: the mean's divisor where the batch is a shard of a larger one; the batch's own size
+            otherwise.
+    """
+    G = Z.softmax(-1)
+    index = y.expand(Z.shape[:-1]).unsqueeze(-1)
+    G.scatter_add_(-1, index, G.new_full((), -1.0).expand(index.shape))
+    return G.div_(n or Z.shape[1])
+
+
+def input_gradient(D: Tensor, W: Tensor) -> Tensor:
+    """``∂A[m,n,d] = sum_k D[m,n,k] W[m,k,d]``: a layer's residual carried back to its input."""
+    return torch.bmm(D, W.to(D.dtype))
+
+
+def relu_mask(D: Tensor, H: Tensor) -> Tensor:
+    """``D`` where the hidden unit is active, H > 0, else 0 (in place). The slope at 0 is 0."""
+    return D.mul_(H > 0)
+
+
+def residuals(G: Tensor, inputs: Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
+    """Each layer's residual, first to last: ``[G]`` or ``[(G W2) * [H > 0], G]``."""
+    D = [G]
+    for (W, _), H in zip(layers(parameters)[:0:-1], inputs[:0:-1], strict=True):
+        D.insert(0, relu_mask(input_gradient(D[0].to(H.dtype), W).to(G.dtype), H))
+    return D
+
+
+def combine(
+    W: Tensor, D: Tensor, A: Tensor, beta: Scalar, alpha: Scalar, out: Tensor | None = None
+) -> Tensor:
+    """``β W[m,k,d] + α sum_n D[m,n,k] A[n,d]``: one GEMM that is both gradient and update.
+
+    With β = 2λ, α = 1 it is the weight gradient ``DᵀA + 2λW``; with β = 1 - 2ηλ, α = -η and
+    ``out=W`` it is the SGD update, and the gradient is never stored.
+
+    Args:
+        W: (m, k, d).
+        D: residual (m, n, k).
+        A: the layer's input, (n, d) or (m, n, d).
+        beta: number or (m,).
+        alpha: number or (m,).
+        out: where the result goes; a new tensor if left out.
+    """
+    m, k, d = W.shape
+    if isinstance(alpha, Tensor):
+        D, alpha = D * alpha.view(-1, 1, 1), 1.0  # the residual is by far the smaller factor
+    if isinstance(beta, Tensor):
+        W, beta = torch.mul(W, beta.view(-1, 1, 1), out=out), 1.0
+    D = D.to(A.dtype)
+    if A.dtype != W.dtype:  # autocast: the product in low precision, the sum in full
+        product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
+        return torch.add(W * beta, product.to(W.dtype), alpha=alpha, out=out)
+    if A.ndim == 2:
+        Dt = D.transpose(0, 1).reshape(A.shape[0], m * k).T
+        flat = None if out is None else out.view(m * k, d)
+        return torch.addmm(W.reshape(m * k, d), Dt, A, beta=beta, alpha=alpha, out=flat).view(
+            m, k, d
+        )
+    return torch.baddbmm(W, D.transpose(1, 2), A, beta=beta, alpha=alpha, out=out)
+
+
+def weight_gradient(D: Tensor, A: Tensor, W: Tensor, l2: Scalar) -> Tensor:
+    """``∂W = DᵀA + 2λW`` (m, k, d)."""
+    return combine(W, D, A, beta=2 * l2, alpha=1.0)
+
+
+def bias_gradient(D: Tensor, b: Tensor) -> Tensor:
+    """``∂b = sum_n D`` (m, k)."""
+    return D.sum(1)
+
+
+def gradients(
+    G: Tensor,
+    inputs: Sequence[Tensor],
+    parameters: Parameters,
+    l2: Scalar,
+) -> list[Tensor]:
+    """The gradient of the cost for each parameter, in the order and shapes of ``parameters``.
+
+    Args:
+        G: :func:`residual` (m, n, k).
+        inputs: each layer's input, from :func:`forward`.
+        parameters: ``(W, b)`` or ``(W1, b1, W2, b2)``.
+        l2: λ, number or (m,).
+    """
+    result = []
+    for (W, b), A, D in zip(
+        layers(parameters), inputs, residuals(G, inputs, parameters), strict=True
+    ):
+        result += [weight_gradient(D, A, W, l2), bias_gradient(D, b)]
+    return result
+
+
+def descend_(
+    X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scalar
+) -> None:
+    """One SGD update in place: θ ← θ - η ∂J/∂θ of every member.
+
+    The same residuals as :func:`gradients`; only the last GEMM writes into the weights
+    (:func:`combine`) instead of into a gradient.
+    """
+    inputs, Z = forward(X, parameters)
+    D = residuals(residual(Z, y), inputs, parameters)
+    for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
+        combine(W, D_, A, beta=1 - 2 * lr * l2, alpha=-lr, out=W)
+        b.sub_(bias_gradient(D_, b) * (lr.view(-1, 1) if isinstance(lr, Tensor) else lr))
+
+
+def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+    """Summed loss and number of correct predictions of each member, (m,) float64 each.
+
+    A sample whose logits are not all finite counts as wrong: argmax would call NaN the largest.
+    """
+    Z = logits(X, parameters)
+    loss = cross_entropy(Z, y).sum(1, dtype=torch.float64)
+    correct = (Z.argmax(-1) == y) & Z.isfinite().all(-1)
+    return loss, correct.sum(1, dtype=torch.float64)

@@ -1,0 +1,211 @@
+"""The analytic gradient against independent judges.
+
+Four of them: torch's own autograd on torch's own layers, one-sided and central differences of the
+cost, and :func:`torch.autograd.gradcheck`. Every entry of every W and b is compared, for one member
+and for several, each with its own λ and its own upstream gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onelayer.core.autograd import cost
+from onelayer.core.network import parameter_shapes
+
+BOUNDS = {"autograd": 1e-12, "one-sided": 1e-3, "central": 1e-6}
+"""Largest relative error allowed of each judge (the report: 1e-14 and, one-sided, 1e-4)."""
+
+STEP = 1e-5
+"""h of the difference quotients, as in the report."""
+
+KINK = 1e-3
+"""Least distance of a hidden unit's input from the ReLU's kink: 100 steps."""
+
+SMALL = 0.01
+"""Least size of an entry of the gradient, relative to the cost's curvature along it (or exactly 0:
+a unit that is off). Below it a difference quotient compares rounding with rounding."""
+
+L2 = (0.1, 0.3, 1.0)
+"""λ of the members checked, in turn: large enough that a wrong factor shows in every entry."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table: the largest relative error over all entries of one parameter."""
+
+    network: str
+    members: int
+    parameter: str
+    judge: str
+    error: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its bound; NaN is not."""
+        return self.error <= self.bound
+
+
+def relative_error(a: Tensor, b: Tensor, eps: float = 1e-9) -> float:
+    """``max |a - b| / max(eps, |a| + |b|)`` over all entries (DD2424, assignment 1)."""
+    return float(((a - b).abs() / (a.abs() + b.abs()).clamp(min=eps)).max())
+
+
+def check_gradients(
+    X: Tensor, y: Tensor, hidden: int = 50, members: Sequence[int] = (1, 3), seed: int = 0
+) -> list[Check]:
+    """Check both networks on a batch, for populations of each size in ``members``.
+
+    Args:
+        X: inputs (n, d), float64: 20 images of 50 inputs in the report.
+        y: labels (n,), int64, 0...9.
+        hidden: hidden units of the second network.
+        members: population sizes.
+        seed: of the weights and upstream gradients.
+    """
+    return [
+        check
+        for h in (0, hidden)
+        for m in members
+        for check in _check_network(X, y, h, m, seed)
+    ]
+
+
+def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iterator[Check]:
+    generator = torch.Generator().manual_seed(seed)
+    l2 = torch.tensor([L2[i % len(L2)] for i in range(m)], dtype=X.dtype)
+    members = [comparable_parameters(X, y, hidden, float(l2[i]), generator) for i in range(m)]
+    stacked = {name: torch.stack([p[name] for p in members]) for name in members[0]}
+    parameters = {name: p.requires_grad_() for name, p in stacked.items()}
+    # Different upstream gradients tell members apart, and show a backward that ignores its own.
+    upstream = 0.5 + torch.rand(m, dtype=X.dtype, generator=generator)
+    network = f"hidden {hidden}" if hidden else "linear"
+
+    ours = _gradients((upstream * cost(X, y, list(parameters.values()), l2)).sum(), parameters)
+    for judge, judgement in {
+        "autograd": _by_autograd,
+        "one-sided": _by_one_sided_differences,
+        "central": _by_central_differences,
+    }.items():
+        theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
+        for name, gradient in ours.items():
+            expected = torch.stack([upstream[i] * g[name] for i, g in enumerate(theirs)])
+            yield Check(
+                network, m, name, judge, relative_error(gradient, expected), BOUNDS[judge]
+            )
+
+    failed = not torch.autograd.gradcheck(
+        lambda *p: cost(X, y, p, l2),
+        tuple(parameters.values()),
+        raise_exception=False,
+        fast_mode=True,  # along random directions: every entry is compared above
+    )
+    yield Check(network, m, "all", "torch gradcheck", float(failed), 0.0)
+
+
+def comparable_parameters(
+    X: Tensor, y: Tensor, hidden: int, l2: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Random parameters of one member at which a comparison says something.
+
+    Two kinds of points are left: those within ``KINK`` of a ReLU's kink, where a difference
+    straddles two slopes and no gradient is right, and those where an entry of the gradient happens
+    to be all but 0, where a relative error measures nothing but rounding. Entries concerned are
+    moved until none is left; the gradient looked at is torch's, not ours.
+    """
+    while True:
+        parameters = {
+            name: torch.randn(shape, dtype=X.dtype, generator=generator) * shape[-1] ** -0.5
+            for name, shape in parameter_shapes(hidden, X.shape[1]).items()
+        }
+        for _ in range(20):  # a few suffice, or two entries push each other to and fro: draw again
+            if not _move(X, y, parameters, l2):
+                return parameters
+
+
+def _move(X: Tensor, y: Tensor, parameters: dict[str, Tensor], l2: float) -> bool:
+    """Move the entries that are too close to a kink or to a gradient of 0; whether there were any.
+
+    Along one entry the cost is convex between kinks, so a step along the gradient enlarges it.
+    """
+    moved = False
+    for name, g in _by_autograd(X, y, parameters, l2).items():
+        curvature = 0.1 + 2 * l2 if g.ndim == 2 else 0.05  # of the data term: about 0.05 to 0.1
+        small = (g != 0) & (g.abs() < SMALL * curvature)
+        parameters[name] += 2 * SMALL * small * g.sign()
+        moved |= bool(small.any())
+    if "W1" in parameters:
+        close = (F.linear(X, parameters["W1"], parameters["b1"]).abs() < KINK).any(0)
+        parameters["b1"] += KINK * close
+        moved |= bool(close.any())
+    return moved
+
+
+def _member_cost(X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float) -> Tensor:
+    """One member's cost with torch's own layers: shares no code with formulas."""
+    *hidden, W, b = parameters.values()
+    H = F.relu(F.linear(X, *hidden)) if hidden else X
+    weights = [W, *hidden[:1]]
+    return F.cross_entropy(F.linear(H, W, b), y) + l2 * sum(w.pow(2).sum() for w in weights)
+
+
+def _by_autograd(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+) -> dict[str, Tensor]:
+    leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+    return _gradients(_member_cost(X, y, leaves, l2), leaves)
+
+
+def _by_central_differences(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+) -> dict[str, Tensor]:
+    above = _shifted_costs(X, y, parameters, l2, STEP)
+    below = _shifted_costs(X, y, parameters, l2, -STEP)
+    return {name: (above[name] - below[name]) / (2 * STEP) for name in parameters}
+
+
+def _by_one_sided_differences(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+) -> dict[str, Tensor]:
+    above = _shifted_costs(X, y, parameters, l2, STEP)
+    here = _member_cost(X, y, parameters, l2)
+    return {name: (above[name] - here) / STEP for name in parameters}
+
+
+def _shifted_costs(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, step: float
+) -> dict[str, Tensor]:
+    """The cost with one entry shifted by ``step``, for every entry of every parameter."""
+    result = {}
+    for name, parameter in parameters.items():
+
+        def shifted(shift: Tensor, name: str = name, parameter: Tensor = parameter) -> Tensor:
+            return _member_cost(X, y, {**parameters, name: parameter + shift}, l2)
+
+        shifts = step * torch.eye(parameter.numel(), dtype=parameter.dtype)
+        costs = torch.vmap(shifted, chunk_size=256)(shifts.view(-1, *parameter.shape))
+        result[name] = costs.view(parameter.shape)
+    return result
+
+
+def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return dict(zip(parameters, torch.autograd.grad(value, list(parameters.values())), strict=True))
+
+
+def format_table(checks: Sequence[Check]) -> str:
+    """The checks as a text table, one line each."""
+    head = (
+        f"{'network':<10} {'members':>7}  {'parameter':<9} {'against':<15} "
+        f"{'rel. error':>10} {'bound':>7}"
+    )
+    lines = [
+        f"{c.network:<10} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
+        f"{c.bound:>7.0e}  {'ok' if c.passed else 'MISSED'}"
+        for c in checks
+    ]
+    return "\n".join([head, *lines])

@@ -1,0 +1,64 @@
+"""Cyclical learning rates in closed form: η as a pure function of the update number.
+
+Smith, *Cyclical Learning Rates for Training Neural Networks* (WACV 2017, arXiv:1506.01186). One
+cycle is ``2 * step_size`` updates: up from ``base_lr`` to ``max_lr`` and down again. The step is an
+integer and the position in the cycle is found by integer arithmetic, so there is no drift at any
+step, and resuming needs nothing but the step.
+
+>>> [triangular(t, base_lr=0.0, max_lr=1.0, step_size=2) for t in range(6)]
+[0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
+>>> [triangular2(t, base_lr=0.0, max_lr=1.0, step_size=2) for t in range(8)]
+[0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25]
+"""
+
+from __future__ import annotations
+
+import math
+
+from onelayer.core.errors import InputError
+
+
+def triangular(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
+    """``η = base + (max - base) * min(c, 2 n_s - c) / n_s`` with ``c = t mod 2 n_s``.
+
+    Args:
+        step: t, the number of updates done so far.
+        base_lr: η_min, the rate at the ends of a cycle.
+        max_lr: η_max, the rate in its middle.
+        step_size: n_s, updates in half a cycle.
+    """
+    return base_lr + (max_lr - base_lr) * position(step, step_size)
+
+
+def triangular2(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
+    """:func:`triangular` with the amplitude halved at every new cycle."""
+    amplitude = (max_lr - base_lr) * 0.5 ** (step // (2 * step_size))
+    return base_lr + amplitude * position(step, step_size)
+
+
+def exp_range(step: int, base_lr: float, max_lr: float, step_size: int, gamma: float) -> float:
+    """:func:`triangular` with the amplitude decaying as ``gamma ** step``, 0 < gamma <= 1."""
+    return base_lr + (max_lr - base_lr) * position(step, step_size) * gamma**step
+
+
+def position(step: int, step_size: int) -> float:
+    """Height in the triangle, from 0 (an end of the cycle) to 1 (its middle)."""
+    c = step % (2 * step_size)
+    return min(c, 2 * step_size - c) / step_size
+
+
+def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0) -> None:
+    """Raise :class:`InputError`, naming the argument and its range, for values that make no cycle."""
+    for name, value in (("base_lr", base_lr), ("max_lr", max_lr)):
+        if not _is_number(value) or not math.isfinite(value) or value < 0:
+            raise InputError(f"{name} must be a finite number >= 0, not {value!r}.")
+    if base_lr > max_lr:
+        raise InputError(f"base_lr must be <= max_lr, but {base_lr!r} > {max_lr!r}.")
+    if isinstance(step_size, bool) or not isinstance(step_size, int) or step_size < 1:
+        raise InputError(f"step_size must be a whole number of updates >= 1, not {step_size!r}.")
+    if not _is_number(gamma) or not 0 < gamma <= 1:
+        raise InputError(f"gamma must be in (0, 1], not {gamma!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

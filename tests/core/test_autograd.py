@@ -1,0 +1,177 @@
+"""The custom Functions against torch's own autograd, and their limits."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onelayer.core.autograd import cost, hidden_cost, linear_cost
+from onelayer.core.errors import InputError
+
+
+def population(m, hidden, d=7, k=4, n=6, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+    X, y = draw(n, d), torch.randint(k, (n,), generator=g)
+    shapes = [(m, hidden, d), (m, hidden), (m, k, hidden), (m, k)] if hidden else [(m, k, d), (m, k)]
+    return X, y, [draw(*shape).requires_grad_() for shape in shapes]
+
+
+def reference(X, y, parameters, l2):
+    """Each member by itself, with torch's layers."""
+    result = []
+    for i, lam in enumerate(l2):
+        *hidden, W, b = (p[i] for p in parameters)
+        H = F.relu(F.linear(X, *hidden)) if hidden else X
+        penalty = W.square().sum() + (hidden[0].square().sum() if hidden else 0)
+        result.append(F.cross_entropy(F.linear(H, W, b), y) + lam * penalty)
+    return torch.stack(result)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(1, 4),
+    hidden=st.integers(0, 5),
+    d=st.integers(1, 9),
+    k=st.integers(2, 6),
+    n=st.integers(1, 8),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    l2=st.floats(0, 10),
+    seed=st.integers(0, 1000),
+)
+def test_cost_and_gradients_are_those_of_autograd(m, hidden, d, k, n, dtype, l2, seed):
+    X, y, parameters = population(m, hidden, d, k, n, dtype, seed)
+    X.requires_grad_()
+    l2s = [l2 / (i + 1) for i in range(m)]
+    upstream = torch.linspace(0.5, 2, m, dtype=dtype)
+    ours, theirs = cost(X, y, parameters, l2s), reference(X, y, parameters, l2s)
+    tolerance = {torch.float32: 2e-4, torch.float64: 1e-11}[dtype]
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    wanted = [X, *parameters]
+    for a, b in zip(
+        torch.autograd.grad((ours * upstream).sum(), wanted),
+        torch.autograd.grad((theirs * upstream).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_gradcheck_accepts(hidden):
+    X, y, parameters = population(2, hidden)
+    assert torch.autograd.gradcheck(lambda *p: cost(X, y, p, [0.1, 0.5]), parameters)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+@pytest.mark.parametrize("upstream_needs_gradient", [False, True])
+def test_second_derivative_raises_instead_of_lying(hidden, upstream_needs_gradient):
+    X, y, parameters = population(1, hidden)
+    J = cost(X, y, parameters)
+    J = J.square() if upstream_needs_gradient else J
+    (first,) = torch.autograd.grad(J.sum(), parameters[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        (J.sum() + first.square().sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_huge_logits_stay_finite(dtype, sign):
+    X = torch.eye(3, dtype=dtype)
+    W = (sign * 1e4 * torch.eye(3, dtype=dtype)).unsqueeze(0).requires_grad_()
+    b = torch.zeros(1, 3, dtype=dtype, requires_grad=True)
+    J = linear_cost(X, torch.tensor([1, 2, 0]), W, b)
+    J.sum().backward()
+    assert J.item() == pytest.approx(1e4 if sign > 0 else math.log(2), rel=1e-3)
+    assert W.grad.isfinite().all()
+    assert b.grad.isfinite().all()
+
+
+def test_adding_a_constant_to_the_logits_changes_nothing():
+    X, y, (W, b) = population(2, 0)
+    torch.testing.assert_close(linear_cost(X, y, W, b), linear_cost(X, y, W, b + 17.0))
+
+
+def test_a_bias_is_an_unpenalised_column_of_ones():
+    X, y, (W, b) = population(2, 0)
+    with_ones = torch.cat([X, torch.ones(len(X), 1, dtype=X.dtype)], 1)
+    joined = torch.cat([W, b.unsqueeze(2)], 2)
+    torch.testing.assert_close(
+        linear_cost(X, y, W, b, 0.0),
+        linear_cost(with_ones, y, joined, torch.zeros_like(b), 0.0),
+    )
+    shifted = linear_cost(X, y, W, b, 0.3) - linear_cost(X, y, W, b, 0.0)
+    torch.testing.assert_close(shifted, 0.3 * W.square().sum((1, 2)))
+
+
+def test_members_do_not_see_each_other():
+    X, y, parameters = population(3, 5)
+    alone = [p[1:2].detach().clone().requires_grad_() for p in parameters]
+    with torch.no_grad():
+        parameters[0][0] = float("nan")
+    cost(X, y, parameters).sum().backward()
+    cost(X, y, alone).sum().backward()
+    for ours, single in zip(parameters, alone, strict=True):
+        torch.testing.assert_close(ours.grad[1:2], single.grad, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast_runs_the_products_low_and_returns_full_gradients(hidden, low):
+    X, y, parameters = population(2, hidden, dtype=torch.float32, d=64)
+    with torch.autocast("cpu", dtype=low):
+        J = cost(X, y, parameters, 0.01)
+    full = cost(X, y, parameters, 0.01)
+    assert J.dtype == torch.float32
+    assert not torch.equal(J, full)
+    torch.testing.assert_close(J, full, rtol=0.05, atol=0.05)
+    for a, b in zip(
+        torch.autograd.grad(J.sum(), parameters),
+        torch.autograd.grad(full.sum(), parameters),
+        strict=True,
+    ):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+
+
+def test_autocast_leaves_float64_alone():
+    X, y, parameters = population(1, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        J = cost(X, y, parameters)
+    torch.testing.assert_close(J, cost(X, y, parameters), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 4])
+def test_a_label_that_is_no_class_is_named_with_its_row(label):
+    X, y, (W, b) = population(1, 0)
+    y[2] = label
+    with pytest.raises(InputError, match=f"label {label} in row 2 .* 0 to 3"):
+        linear_cost(X, y, W, b)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    X, y, (W1, b1, W2, b2) = population(2, 5)
+    with pytest.raises(InputError, match=r"width 6 .*\(2, 5, 7\)"):
+        hidden_cost(X[:, :6], y, W1, b1, W2, b2)
+    with pytest.raises(InputError, match=r"\(6, 7\) and \(5,\)"):
+        hidden_cost(X, y[:5], W1, b1, W2, b2)
+    with pytest.raises(InputError, match=r"width 5 .*\(2, 4, 4\)"):
+        hidden_cost(X, y, W1, b1, W2[:, :, :4], b2)
+    with pytest.raises(InputError, match="int64"):
+        hidden_cost(X, y.int(), W1, b1, W2, b2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_on_a_gpu_as_on_the_cpu(hidden):
+    X, y, parameters = population(3, hidden)
+    there = [p.detach().cuda().requires_grad_() for p in parameters]
+    cost(X, y, parameters, [0, 0.1, 0.2]).sum().backward()
+    cost(X.cuda(), y.cuda(), there, [0, 0.1, 0.2]).sum().backward()
+    for ours, gpu in zip(parameters, there, strict=True):
+        torch.testing.assert_close(ours.grad, gpu.grad.cpu(), rtol=1e-12, atol=1e-13)

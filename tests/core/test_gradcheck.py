@@ -1,0 +1,88 @@
+"""The gradient check passes as it is, and catches every error that we can plant."""
+
+import pytest
+import torch
+
+from onelayer.core import autograd, formulas
+from onelayer.core.gradcheck import BOUNDS, check_gradients, comparable_parameters, relative_error
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(20, 12, dtype=torch.float64, generator=g)
+    return X, torch.randint(10, (20,), generator=g)
+
+
+def failed(batch):
+    checks = check_gradients(*batch, hidden=6, members=(1, 2))
+    return {(c.network, c.members, c.parameter) for c in checks if not c.passed}
+
+
+def test_every_parameter_of_both_networks_passes_every_judge(batch):
+    checks = check_gradients(*batch, hidden=6, members=(1, 2))
+    assert [c for c in checks if not c.passed] == []
+    parameters = {"linear": ["W", "b"], "hidden 6": ["W1", "b1", "W2", "b2"]}
+    assert {(c.network, c.members, c.parameter, c.judge) for c in checks} == {
+        (network, m, name, judge)
+        for network, names in parameters.items()
+        for m in (1, 2)
+        for name, judges in [*((n, BOUNDS) for n in names), ("all", ["torch gradcheck"])]
+        for judge in judges
+    }
+
+
+def test_dropped_one_over_n(batch, monkeypatch):
+    right = formulas.residual
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n=None: right(Z, y, n=1))
+    assert {("linear", 1, "W"), ("hidden 6", 1, "W1"), ("linear", 2, "all")} <= failed(batch)
+
+
+def test_lambda_for_two_lambda(batch, monkeypatch):
+    right = formulas.weight_gradient
+    monkeypatch.setattr(formulas, "weight_gradient", lambda D, A, W, l2: right(D, A, W, l2 / 2))
+    assert {("linear", 1, "W"), ("hidden 6", 1, "W1"), ("hidden 6", 1, "W2")} <= failed(batch)
+
+
+def test_penalised_bias(batch, monkeypatch):
+    monkeypatch.setattr(formulas, "bias_gradient", lambda D, b: D.sum(1) + 0.2 * b)
+    assert {("linear", 1, "b"), ("hidden 6", 1, "b1"), ("hidden 6", 1, "b2")} <= failed(batch)
+
+
+@pytest.mark.parametrize(
+    "mask", [lambda D, H: D * (H >= 0), lambda D, H: D], ids=["mask H >= 0", "no mask"]
+)
+def test_wrong_mask(batch, monkeypatch, mask):
+    monkeypatch.setattr(formulas, "relu_mask", mask)
+    assert {("hidden 6", 1, "W1"), ("hidden 6", 1, "b1")} <= failed(batch)
+    assert not any(network == "linear" for network, *_ in failed(batch))
+
+
+def test_members_averaged_instead_of_summed(batch, monkeypatch):
+    right = formulas.residual
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n=None: right(Z, y, n) / len(Z))
+    found = failed(batch)
+    assert {("linear", 2, "W"), ("hidden 6", 2, "W1")} <= found
+    assert not any(members == 1 for _, members, _ in found)
+
+
+def test_upstream_gradient_ignored(batch, monkeypatch):
+    right = autograd._SoftmaxCost.backward
+    for function in (autograd.LinearSoftmaxCost, autograd.HiddenSoftmaxCost):
+        backward = staticmethod(lambda ctx, upstream: right(ctx, torch.ones_like(upstream)))
+        monkeypatch.setattr(function, "backward", backward)
+    assert {("linear", 1, "W"), ("hidden 6", 2, "W1")} <= failed(batch)
+
+
+def test_points_compared_are_away_from_the_kink(batch):
+    X, y = batch
+    parameters = comparable_parameters(X, y, 6, 0.1, torch.Generator().manual_seed(1))
+    before = X @ parameters["W1"].T + parameters["b1"]
+    assert before.abs().min() >= 1e-3
+    assert (before < 0).any()
+
+
+def test_relative_error_is_the_reports():
+    a, b = torch.tensor([1.0, 0.0, 1e-12]), torch.tensor([3.0, 0.0, 0.0])
+    assert relative_error(a, b) == 0.5
+    assert relative_error(a[1:], b[1:]) == pytest.approx(1e-3)
