@@ -1,0 +1,123 @@
+"""The ``onelayer`` command: help at once, everything else after the heavy imports.
+
+torch, torchvision and Lightning take seconds to import, so what can be answered without them is
+answered here; a subcommand goes to `onelayer.cli.run`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+SUBCOMMANDS = {
+    "fit": "train, then print the figures of training, validation and test",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "classify image files with a checkpoint, into a CSV of probabilities",
+    "gradcheck": "compare every analytic gradient with autograd and with differences",
+    "search": "search the regulariser (l2), coarse to fine",
+    "report": "repeat the report's exercises beside its published figures",
+}
+
+_HELP = """\
+usage: onelayer SUBCOMMAND [options]
+       onelayer --help | --version
+
+Train one-layer softmax networks on CIFAR-10, with gradients you can check,
+learning rates that cycle, and as many networks at once as you like.
+
+subcommands:
+{subcommands}
+
+examples:
+  onelayer fit --config configs/quickstart.yaml
+  onelayer fit --config configs/three_cycles.yaml --model.hidden 50 --model.l2 0.01
+  onelayer fit --config configs/three_cycles.yaml --model.seeds [0,1,2,3,4]
+      five networks in one pass: mean and spread over their seeds
+  onelayer fit -c configs/three_cycles.yaml -c configs/linear.yaml
+      the second file is laid over the first, and options over both
+  onelayer test --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt
+  onelayer gradcheck --hidden 50
+
+A run leaves its curves, figures and checkpoints in lightning_logs/. CIFAR-10 is
+looked for in $ONELAYER_DATA, or data/ where that is unset; --data.root DIR says
+otherwise.
+
+onelayer fit --help lists every option of fit; so for each subcommand.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the console script's entry.
+
+    Args:
+        argv: The words after ``onelayer``; by default the process's own.
+
+    Returns:
+        The exit code: 0, or 1 where a check has failed, 2 where the input is wrong,
+        130 after Ctrl-C, 141 where the reader of standard output has gone.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _answer(words)
+        finally:
+            sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's end
+    except KeyboardInterrupt:
+        print("onelayer: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(words: list[str]) -> int:
+    first = words[0] if words else "--help"
+    if first in {"-h", "--help"}:
+        print(help_text(), end="")
+        return 0
+    if first == "--version":
+        from importlib.metadata import version
+
+        print(f"onelayer {version('onelayer')}")
+        return 0
+    if first not in SUBCOMMANDS:
+        print(_unknown(first), file=sys.stderr)
+        return 2
+    return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    from onelayer.cli import run
+    from onelayer.core.errors import InputError
+
+    try:
+        return run(words)
+    except InputError as error:
+        print(f"onelayer: error: {error}", file=sys.stderr)
+        return 2
+
+
+def help_text() -> str:
+    """The text of ``onelayer --help``."""
+    lines = (f"  {name:<11}{purpose}" for name, purpose in SUBCOMMANDS.items())
+    return _HELP.format(subcommands="\n".join(lines))
+
+
+def _unknown(word: str) -> str:
+    """Two lines about a first word that is no subcommand."""
+    close = difflib.get_close_matches(word, SUBCOMMANDS, n=1)
+    if word.startswith("-"):
+        problem = f"the subcommand comes first, before {word}"
+    elif close:
+        problem = f"unknown subcommand {word!r}: did you mean {close[0]!r}?"
+    else:
+        problem = f"unknown subcommand {word!r}"
+    return f"onelayer: error: {problem}\nsubcommands: {', '.join(SUBCOMMANDS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

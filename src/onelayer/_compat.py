@@ -1,0 +1,54 @@
+"""What makes a pair of installed packages work together that would not by themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.library import Library
+
+# The operators that torchvision describes while it is imported.
+_DESCRIBED_AT_IMPORT = ("nms", "qnms")
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+# torch withdraws a library's declarations when the object that made them is freed.
+_declarations: Library | None = None
+
+
+def ensure_torchvision_operators() -> None:
+    """Make ``import torchvision`` possible where its compiled operators cannot be loaded.
+
+    A CPU build of torch beside a CUDA build of torchvision, a pair that pip makes by itself,
+    leaves the compiled library unloadable, and then importing torchvision, torchmetrics or
+    lightning dies with "operator torchvision::nms does not exist". Declaring the operators that
+    are described at import, without kernels, is enough for images, data sets and transforms;
+    calling one still fails, and says so.
+
+    Does nothing where torchvision is whole, absent or imported already. Call it before the first
+    import of any of the three; calling it again costs nothing. It imports torch.
+    """
+    global _declarations
+    if _declarations is not None or "torchvision" in sys.modules:
+        return
+    spec = importlib.util.find_spec("torchvision")  # finds, does not import
+    if spec is None:
+        return
+
+    import torch
+
+    for folder in spec.submodule_search_locations or ():
+        # _C.so, _C.pyd, _C_stable.so (from torchvision 0.29), _C.cpython-….so
+        for library in sorted(Path(folder).glob("_C*")):
+            if library.suffix in {".so", ".pyd", ".dylib"}:
+                try:
+                    torch.ops.load_library(library)
+                except (ImportError, OSError, RuntimeError):
+                    continue  # judged below, by what is missing
+
+    if not hasattr(torch.ops.torchvision, "nms"):
+        _declarations = torch.library.Library("torchvision", "FRAGMENT")
+        for name in _DESCRIBED_AT_IMPORT:
+            _declarations.define(name + _SIGNATURE)

@@ -1,0 +1,45 @@
+"""What every test may use: the real CIFAR-10 where it is there, and markers that skip."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files, whatever display there is
+
+from onelayer._compat import ensure_torchvision_operators
+
+ensure_torchvision_operators()  # before anything imports lightning
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _find_cifar10() -> Path | None:
+    """The folder that holds CIFAR-10: ONELAYER_DATA's, else shared/ beside the repository."""
+    named = os.environ.get("ONELAYER_DATA")
+    roots = [Path(named)] if named else [REPOSITORY.parent / "shared"]
+    return next((root.resolve() for root in roots if (root / "cifar-10-batches-py").is_dir()), None)
+
+
+CIFAR10_ROOT = _find_cifar10()
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real CIFAR-10; a test that uses it is marked realdata by itself."""
+    if CIFAR10_ROOT is None:
+        pytest.skip("no real CIFAR-10: set ONELAYER_DATA to the folder with cifar-10-batches-py")
+    return CIFAR10_ROOT
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device: torch.cuda.is_available() is False")
+    has_gpu = torch.cuda.is_available()
+    for item in items:
+        if "data_root" in getattr(item, "fixturenames", ()):
+            item.add_marker("realdata")
+        if item.get_closest_marker("gpu") and not has_gpu:
+            item.add_marker(no_gpu)

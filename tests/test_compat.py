@@ -1,0 +1,114 @@
+"""torchvision can be imported beside whichever torch was installed, and stays whole where it is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# What torchvision does at import: it describes its operators, whether or not they were loaded.
+IMPORT_OF_TORCHVISION = """
+import torch
+for name in ("nms", "qnms"):
+    torch.library.register_fake(f"torchvision::{name}")(lambda dets, scores, iou_threshold: dets)
+"""
+ENSURE = "from onelayer._compat import ensure_torchvision_operators as ensure\n"
+
+
+def python(code: str, *, first_on_path: Path | None = None) -> str:
+    """Run code in a process of its own; what it prints."""
+    if first_on_path is not None:
+        code = f"import sys; sys.path.insert(0, {str(first_on_path)!r})\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def torchvision(tmp_path: Path) -> Path:
+    """A stand-in for torchvision's folder, with a compiled library that cannot be loaded."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(IMPORT_OF_TORCHVISION)
+    (package / "_C.so").write_bytes(b"not a library")
+    return package
+
+
+def test_without_it_the_broken_pair_cannot_be_imported(torchvision: Path) -> None:
+    code = "try: import torchvision\nexcept RuntimeError as error: print(error)"
+    assert "torchvision::nms does not exist" in python(code, first_on_path=torchvision.parent)
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_the_broken_pair_can_be_imported(torchvision: Path, has_library: bool) -> None:
+    if not has_library:
+        (torchvision / "_C.so").unlink()
+    code = f"""{ENSURE}
+ensure(); ensure()
+import torch, torchvision
+ensure()
+print(torchvision.__file__)
+try: torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+except NotImplementedError as error: print(error)
+"""
+    file, refusal = python(code, first_on_path=torchvision.parent).split("\n", 1)
+    assert file == str(torchvision / "__init__.py")
+    assert "torchvision::nms" in refusal  # declared, not made up
+
+
+@pytest.mark.parametrize("operators", [["nms"], ["nms", "qnms"]])  # torchvision 0.21 has no qnms
+def test_a_whole_torchvision_is_left_alone(torchvision: Path, operators: list[str]) -> None:
+    (torchvision / "_C.so").rename(torchvision / "_C_stable.so")
+    code = f"""{ENSURE}
+import torch
+from onelayer import _compat
+
+def load(path):
+    assert path.name == "_C_stable.so"
+    global kept
+    kept = torch.library.Library("torchvision", "FRAGMENT")
+    for name in {operators}:
+        kept.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+torch.ops.load_library = load
+ensure()
+print(_compat._declarations)
+"""
+    assert python(code, first_on_path=torchvision.parent) == "None"
+
+
+def test_without_torchvision_nothing_happens() -> None:
+    code = f"""{ENSURE}
+import importlib.util, sys
+importlib.util.find_spec = lambda name: None
+ensure()
+print("torch" in sys.modules)
+"""
+    assert python(code) == "False"
+
+
+def test_importing_the_module_loads_no_torch() -> None:
+    assert python(f"{ENSURE}import sys; print('torch' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize(
+    "module", ["onelayer.data.datamodule", "onelayer.training.module", "onelayer.cli"]
+)
+def test_a_room_can_be_imported_by_itself(module: str) -> None:
+    python(f"import {module}")
+
+
+def test_the_installed_packages_import() -> None:
+    """Whichever pair is installed here; in the broken one this test dies without the call."""
+    code = f"""{ENSURE}
+ensure()
+import lightning, torch, torchmetrics, torchvision
+from onelayer import _compat
+boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+try: whole = torchvision.ops.nms(boxes, torch.ones(1), 0.5).tolist() == [0]
+except RuntimeError: whole = False
+assert whole == (_compat._declarations is None), (whole, _compat._declarations)
+"""
+    python(code)
