@@ -1,0 +1,387 @@
+"""CIFAR-10 as published, python version: find, download, verify, decode.
+
+Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009),
+https://www.cs.toronto.edu/~kriz/cifar.html; digests as in ``torchvision.datasets.CIFAR10``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+from onelayer.data import fetch
+from onelayer.data.pixels import PIXELS, Images
+
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The names, sizes and digests of a published data set; tests make small ones of their own.
+
+    Attributes:
+        url: of the archive.
+        md5: of the archive.
+        size: of the archive, in bytes.
+        folder: the files' folder, in the archive and on disk.
+        files: name and MD5 of each file.
+        images: how many a batch file holds.
+    """
+
+    url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    md5: str = "c58f30108f718f92721af3b95e74349a"
+    size: int = 170_498_071
+    folder: str = "cifar-10-batches-py"
+    files: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        }
+    )
+    images: int = 10_000
+
+    @property
+    def archive(self) -> str:
+        """The archive's file name."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+CIFAR10 = Published()
+TEST_BATCH = "test_batch"
+
+
+def train_batch(number: int) -> str:
+    """Return the file name of training batch 1 … 5."""
+    return f"data_batch_{number}"
+
+
+# ---- on disk
+
+
+def root_folder(root: str | Path | None = None) -> Path:
+    """Return the folder to look in: ``root``, else the variable ONELAYER_DATA's, else "data"."""
+    return Path(root or os.environ.get("ONELAYER_DATA") or "data").expanduser()
+
+
+def find(root: str | Path, published: Published = CIFAR10) -> Path | None:
+    """Return the folder that holds at least one of the files: below ``root``, or ``root`` itself.
+
+    None where there is no such folder. Whether the files are whole is :func:`load`'s to say.
+    """
+    root = Path(root).expanduser()
+    for folder in (root / published.folder, root):
+        # not Path.is_file, which raises where the folder may not be searched
+        if any(os.path.isfile(folder / name) for name in published.files):
+            return folder
+    return None
+
+
+def load(root: str | Path, names: Sequence[str], published: Published = CIFAR10) -> Images:
+    """Read batch files, in the given order.
+
+    Each is read once, its digest is checked, and those very bytes are decoded.
+
+    Args:
+        root: as for :func:`find`.
+        names: keys of ``published.files``.
+        published: what the files must be.
+
+    Returns:
+        ``x`` (n, 3072) and ``y`` (n,), n = 10,000 times the number of files.
+
+    Raises:
+        InputError: a file is missing, truncated or altered; naming it and both digests.
+    """
+    folder = find(root, published)
+    if folder is None:
+        raise InputError(missing(root, f"neither {published.folder}/ nor its files", published))
+    n = published.images
+    x = torch.empty(len(names) * n, PIXELS, dtype=torch.uint8)
+    y = torch.empty(len(names) * n, dtype=torch.int64)
+    for i, name in enumerate(names):
+        path = folder / name
+        part = decode(_read(path, published.files[name]), n, str(path))
+        x[i * n : (i + 1) * n], y[i * n : (i + 1) * n] = part.x, part.y
+    return Images(x, y)
+
+
+def missing(root: str | Path, why: str, published: Published = CIFAR10) -> str:
+    """Say that there is no CIFAR-10 in ``root``, and what to do."""
+    return f"there is no CIFAR-10 in {root}: {why}.\n{_advice(root, published)}"
+
+
+def _read(path: Path, md5: str) -> bytes:
+    """Return a file's bytes if they are those that were published."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
+        problem = f"{path} cannot be read."
+    else:
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found == md5:
+            return content
+        problem = f"{path} is truncated or altered: its {len(content):,} bytes are not CIFAR-10's."
+    raise InputError(
+        f"{problem}\nMD5 expected: {md5}\nMD5 found:    {found}\n"
+        f"Bring a whole copy of the file, or remove {path.parent} to have all downloaded again."
+    )
+
+
+# ---- decoding
+
+# What a batch file may name; numpy has had the third under both addresses.
+_ADMITTED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+}
+
+
+class _Part:
+    """Stands for whatever admitted name a pickle calls: keeps what it is told and does nothing.
+
+    numpy itself never sees the pickle's words: its ``dtype.__setstate__`` crashes on wrong ones.
+    """
+
+    __slots__ = ("arguments", "state")
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+        self.state: object = None
+
+
+class _Unpickler(pickle._Unpickler):
+    """Makes parts, lists, dicts, numbers and text only.
+
+    The one in Python, because C's allocates as many slots as a pickle asks for; no slower here,
+    where one array is nearly all.
+    """
+
+    stack: list[Any]
+
+    def find_class(self, module: str, name: str) -> type[_Part]:
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _Part
+
+    def load_build(self) -> None:
+        """Give a part its state, and nothing else any attributes."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not _Part:
+            raise pickle.UnpicklingError("it sets attributes")
+        self.stack[-1].state = state
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+    }
+    del dispatch[pickle.BYTEARRAY8[0]]  # it would allocate what a pickle asks for
+
+
+def decode(content: bytes, images: int, name: str = "this") -> Images:
+    """Turn the bytes of a batch file into images. Nothing that the bytes ask for is executed.
+
+    Args:
+        content: a pickle of a dict with ``data``, uint8 (images, 3072), and ``labels``, a list.
+        images: how many there must be.
+        name: of the file, for the message.
+
+    Raises:
+        InputError: the content is anything else.
+    """
+    try:
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        if type(batch) is not dict:
+            raise ValueError(f"it holds no dict but {type(batch).__name__}")
+        pixels, labels = _pixels(batch[b"data"], images), _labels(batch[b"labels"], images)
+    except Exception as error:  # a damaged pickle raises whatever it happens to hit
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name} is no batch file of CIFAR-10 ({type(error).__name__}: {reason})."
+        ) from None
+    return Images(torch.frombuffer(pixels, dtype=torch.uint8).view(images, PIXELS), labels)
+
+
+def _pixels(array: Any, images: int) -> bytearray:
+    """Return the bytes of a pickled uint8 array (images, 3072), rows first."""
+    _, shape, kind, columns_first, content = array.state
+    if kind.arguments[0] not in (b"u1", "u1") or shape != (images, PIXELS) or columns_first:
+        raise ValueError(f"data must be uint8 ({images}, {PIXELS}), row by row")
+    if type(content) is not bytes or len(content) != images * PIXELS:
+        raise ValueError(f"data must be {images * PIXELS:,} bytes")
+    return bytearray(content)
+
+
+def _labels(labels: Any, images: int) -> Tensor:
+    if type(labels) is not list or len(labels) != images:
+        raise ValueError(f"labels must be a list of {images}")
+    for row, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < len(CLASS_NAMES):
+            value = label if type(label) is int else type(label).__name__
+            raise ValueError(f"label {row} is {value}, and they go from 0 to 9")
+    return torch.tensor(labels)
+
+
+# ---- download
+
+
+def download(
+    root: str | Path,
+    mirror: str | None = None,
+    timeout: float = 600.0,
+    silence: float = 30.0,
+    published: Published = CIFAR10,
+) -> Path:
+    """Download CIFAR-10 into ``root`` with torchvision, unless it is there.
+
+    Several processes may do so at once: one downloads, the others wait and find its result. The
+    folder gets its name when all of it is verified; what a killed download left is swept.
+
+    Args:
+        root: folder to hold ``cifar-10-batches-py/``; made if need be.
+        mirror: URL (http, https, file) of a folder that holds the archive; the original server's
+            by default.
+        timeout: seconds that the download may take; a pace that will not do ends it earlier.
+        silence: seconds without a byte after which the server is given up.
+        published: what the archive must be.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        InputError: ``root`` cannot be written, no such mirror, no network, a server that fails, is
+            silent or too slow, another archive; naming the URL and what to do.
+    """
+    url = archive_url(mirror, published)
+    root = Path(root).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _lock(root, patience=timeout + 300):
+            return find(root, published) or _download_here(root, url, timeout, silence, published)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {root}: {error.strerror or error}.\n{_advice(root, published)}"
+        ) from None
+
+
+@contextmanager
+def _lock(root: Path, patience: float) -> Iterator[None]:
+    """Hold the lock of the downloads into ``root``, waiting at most ``patience`` seconds for it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(root / ".cifar-10.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is downloading into {root}: waiting for it.", file=sys.stderr)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise InputError(
+                f"another process has been downloading into {root} for {patience:g} s: "
+                "end it, or use another --data.root."
+            ) from None
+    except NotImplementedError as error:  # a file system without locks
+        raise OSError(str(error)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download_here(
+    root: Path, url: str, timeout: float, silence: float, published: Published
+) -> Path:
+    """Download into ``root``, whose lock is held."""
+    prefix = ".cifar-10-part-"
+    for leftover in root.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=root, prefix=prefix, ignore_cleanup_errors=True
+    ) as scratch:
+        room, free = 2.2 * published.size, shutil.disk_usage(scratch).free  # archive and content
+        if free < room:
+            raise InputError(
+                f"{root} has {free / 1e6:.0f} MB free, and CIFAR-10 needs {room / 1e6:.0f} MB: "
+                "make room, or use another --data.root."
+            )
+        print(f"Downloading {url} ({published.size / 1e6:.0f} MB) to {root}", file=sys.stderr)
+        order = fetch.Order(
+            url=url,
+            scratch=scratch,
+            archive=published.archive,
+            md5=published.md5,
+            size=published.size,
+            folder=published.folder,
+            files=dict(published.files),
+            seconds=timeout,
+            silence=silence,
+        )
+        try:
+            fetched = fetch.run(order)
+        except fetch.FetchError as error:
+            raise InputError(
+                f"cannot download CIFAR-10 from {url}: {error}.\n{_advice(root, published)}"
+            ) from None
+        return fetched.replace(root / published.folder)
+
+
+def archive_url(mirror: str | None, published: Published = CIFAR10) -> str:
+    """Return the archive's URL.
+
+    Raises:
+        InputError: ``mirror`` is no URL.
+    """
+    if mirror is None:
+        return published.url
+    try:
+        scheme = urlsplit(mirror).scheme
+    except ValueError:  # brackets that are no IPv6 address
+        scheme = ""
+    if scheme not in ("http", "https", "file"):
+        raise InputError(
+            f"mirror = {mirror!r} is no URL of a folder that holds {published.archive}:\n"
+            "it starts with http://, https:// or file:///."
+        )
+    return f"{mirror.removesuffix(published.archive).rstrip('/')}/{published.archive}"
+
+
+def _advice(root: str | Path, published: Published) -> str:
+    return (
+        f"Unpack {published.archive} into {root}, or name the folder that holds "
+        f"{published.folder}/\nwith --data.root or ONELAYER_DATA, or a server with --data.mirror; "
+        "or train on\nbuilt-in images with --data.source synthetic."
+    )

@@ -1,0 +1,412 @@
+"""CIFAR-10 for Lightning: splits, statistics, standardised tensors in memory, loaders."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+from onelayer.data import cifar10, files, synthetic
+from onelayer.data.loader import ResidentLoader
+from onelayer.data.pixels import PIXELS, Images, Statistics, concatenate, measure, standardise
+
+Split = Literal["train", "val", "test"]
+Dataset = Literal["cifar10", "synthetic"]
+
+_EVALUATION_BATCH = 5000
+_PREDICTION_BATCH = 500
+
+
+class CIFAR10DataModule(LightningDataModule):
+    """CIFAR-10, or a built-in set laid out alike, standardised and in memory.
+
+    Pixels are scaled to [0, 1] and standardised with the mean and standard deviation of the
+    training split, which checkpoints carry. Loaders give batches by index, in an order that is a
+    pure function of the seed and the epoch.
+
+    Args:
+        root: folder that holds cifar-10-batches-py/, or to download it to. By default the
+            environment variable ONELAYER_DATA, else "data".
+        source: cifar10; synthetic, images of ten shapes drawn on the fly, which need no files; or
+            auto, CIFAR-10 where it is there or to be had and the built-in images otherwise.
+        train_batches: which of the training batches 1 to 5, of 10,000 images each, train.
+        val_batches: which of them validate. By default none: the last val_size images of the
+            training batches do.
+        val_size: how many images validate if no val_batches are named; 0 for none.
+        limit: keep only the first so many images of each split. By default all.
+        batch_size: images of an update, over all processes.
+        seed: of the order of the batches, and of the built-in images; 0 or more.
+        mirror: URL (http, https, file) of a folder that holds cifar-10-python.tar.gz. By default
+            the original server.
+        download: whether to download CIFAR-10 where it is missing.
+        images: image files, or folders of them, to predict.
+        download_seconds: the longest that a download may take.
+
+    Raises:
+        InputError: naming the argument, its value and its range.
+
+    Attributes:
+        dataset: "cifar10" or "synthetic".
+        statistics: of the training split, or of the checkpoint that was loaded.
+    """
+
+    published = cifar10.CIFAR10
+    """What the files must be, and how many images a batch holds, of the built-in set too."""
+
+    input_size = PIXELS
+    num_classes = len(cifar10.CLASS_NAMES)
+
+    def __init__(
+        self,
+        root: str | None = None,
+        source: Literal["cifar10", "synthetic", "auto"] = "cifar10",
+        train_batches: list[int] = [1, 2, 3, 4, 5],  # noqa: B006 - shown as it is by --help
+        val_batches: list[int] | None = None,
+        val_size: int = 5000,
+        limit: int | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        mirror: str | None = None,
+        download: bool = True,
+        images: str | list[str] | None = None,
+        download_seconds: float = 600.0,
+    ) -> None:
+        super().__init__()
+        root = os.fspath(root) if root is not None else None
+        _check_among("source", source, ("cifar10", "synthetic", "auto"))
+        _check_among("download", download, (True, False))
+        _check_batches("train_batches", train_batches)
+        if val_batches is not None:
+            _check_batches("val_batches", val_batches)
+            if both := sorted(set(train_batches) & set(val_batches)):
+                raise InputError(f"train_batches and val_batches share {both}: splits must not.")
+        most = self.published.images * len(train_batches) - 1
+        _check_whole("val_size", val_size, 0, most if val_batches is None else None)
+        if limit is not None:
+            _check_whole("limit", limit, 1)
+        _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0)
+        _check_seconds("download_seconds", download_seconds)
+        cifar10.archive_url(mirror)  # refuses what is no URL
+        self.save_hyperparameters()
+
+        self.root = cifar10.root_folder(root)
+        self.source, self.mirror, self.download = source, mirror, download
+        self.download_seconds = download_seconds
+        self.train_batches = list(train_batches)
+        self.val_batches = None if val_batches is None else list(val_batches)
+        self.val_size, self.limit = val_size, limit
+        self.batch_size, self.seed = batch_size, seed
+        self.images = [images] if isinstance(images, str) else list(images or [])
+        self._dataset: Dataset | None = None
+        self._statistics: Statistics | None = None
+        self._images: dict[Split, Images] = {}
+        self._tensors: dict[tuple[Split, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    # ---- which data set
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that the source comes to, here and now until setup settles it."""
+        if self._dataset is not None:
+            return self._dataset
+        if self.source == "auto":
+            return "cifar10" if cifar10.find(self.root, self.published) else "synthetic"
+        return self.source
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels 0 … 9 mean."""
+        return cifar10.CLASS_NAMES if self.dataset == "cifar10" else synthetic.CLASS_NAMES
+
+    def prepare_data(self) -> None:
+        """Have CIFAR-10 on disk, or, for source auto, say loudly that it is not to be had.
+
+        Raises:
+            InputError: source is cifar10, and it is not to be had.
+        """
+        settled = self._dataset is not None or self.source == "synthetic"
+        if settled or self._runs(TrainerFn.PREDICTING) or cifar10.find(self.root, self.published):
+            return
+        try:
+            if not self.download or os.environ.get("ONELAYER_OFFLINE", "0") not in ("", "0"):
+                why = "ONELAYER_OFFLINE is set" if self.download else "download is false"
+                raise InputError(
+                    cifar10.missing(self.root, f"{why}, so it is not downloaded", self.published)
+                )
+            cifar10.download(
+                self.root, self.mirror, self.download_seconds, published=self.published
+            )
+        except InputError as error:
+            if self.source != "auto":
+                raise
+            bar = "!" * 80
+            print(
+                f"{bar}\n{error}\n\nTraining on the BUILT-IN SYNTHETIC IMAGES instead. "
+                f"Figures are theirs, not CIFAR-10's.\n{bar}",
+                file=sys.stderr,
+            )
+
+    def setup(self, stage: str) -> None:
+        """Settle the data set, and read the splits that ``stage`` needs.
+
+        Raises:
+            InputError: a file is missing or altered, a batch is larger than the training split, no
+                split to validate on, no images to predict.
+        """
+        self._dataset = self.dataset
+        if self.trainer is not None and self.trainer.world_size > 1:
+            # what rank 0 has decided, also where another machine's disk tells otherwise
+            self._dataset = self.trainer.strategy.broadcast(self._dataset)
+        if stage == "fit":
+            _check_whole("batch_size", self.batch_size, 1, len(range(*self._span("train"))))
+        elif stage == "validate" and not self._has("val"):
+            raise InputError("there is no split to validate on: val_size is 0.")
+        elif stage == "predict":
+            files.find_images(self.images)
+        needed: dict[str, list[Split]] = {
+            "fit": ["train", "val"],
+            "validate": ["val"],
+            "test": ["test"],
+        }
+        for split in needed.get(stage, []):
+            if not any(made == split for made, _ in self._tensors):
+                self._bytes(split)
+
+    # ---- splits
+
+    @property
+    def train(self) -> Images:
+        """The training split, uint8; read anew once it has been standardised."""
+        return self._known("train")
+
+    @property
+    def val(self) -> Images | None:
+        """The validation split, uint8, or None."""
+        return self._bytes("val")
+
+    @property
+    def test(self) -> Images:
+        """The test split, uint8."""
+        return self._known("test")
+
+    def tensors(
+        self, split: Split, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return a standardised split: X (n, 3072) and y (n,), made once and kept.
+
+        On the trainer's device if there is a trainer. The bytes it is made of are dropped.
+
+        Args:
+            split: train, val or test.
+            dtype: of X; by default float64 under precision 64-true, else float32.
+
+        Returns:
+            None if there is no validation split.
+        """
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if dtype is None:
+            precision = None if self.trainer is None else self.trainer.precision
+            dtype = torch.float64 if precision == "64-true" else torch.float32
+        if (split, dtype) not in self._tensors:
+            images = self._bytes(split)
+            if images is None:
+                return None
+            X = standardise(images.x.to(device), self.statistics, dtype)
+            self._tensors[split, dtype] = X, images.y
+            del self._images[split]
+        X, y = (tensor.to(device) for tensor in self._tensors[split, dtype])
+        self._tensors[split, dtype] = X, y
+        return X, y
+
+    def _known(self, split: Split) -> Images:
+        images = self._bytes(split)
+        assert images is not None
+        return images
+
+    def _bytes(self, split: Split) -> Images | None:
+        """Return a split as bytes, read if need be; None for a validation split that is not."""
+        if not self._has(split):
+            return None
+        if split not in self._images:
+            self._images[split] = self._read(self._batches(split), *self._span(split))
+        return self._images[split]
+
+    def _has(self, split: Split) -> bool:
+        start, stop = self._span(split)
+        return start < stop
+
+    def _batches(self, split: Split) -> list[int]:
+        """Return the batches that a split is cut from; 0 is the test batch."""
+        if split == "test":
+            return [0]
+        return self.val_batches if split == "val" and self.val_batches else self.train_batches
+
+    def _span(self, split: Split) -> tuple[int, int]:
+        """Return which images of its batches a split is, first and one past the last."""
+        start, stop = 0, self.published.images * len(self._batches(split))
+        if split != "test" and self.val_batches is None:
+            border = stop - self.val_size
+            start, stop = (0, border) if split == "train" else (border, stop)
+        return start, stop if self.limit is None else min(stop, start + self.limit)
+
+    def _read(self, batches: Sequence[int], start: int, stop: int) -> Images:
+        """Read the images ``start … stop - 1`` of these batches, and no batch beside them."""
+        n = self.published.images
+        parts = []
+        for i in range(start // n, -(-stop // n)):
+            first, last = max(start - i * n, 0), min(stop - i * n, n)
+            if self.dataset == "synthetic":
+                part = synthetic.make(last, self.seed, batches[i])
+            else:
+                name = cifar10.train_batch(batches[i]) if batches[i] else cifar10.TEST_BATCH
+                part = cifar10.load(self.root, [name], self.published)
+            whole = (first, last) == (0, len(part))
+            parts.append(part if whole else part[first:last].copy())
+        return concatenate(parts)
+
+    # ---- statistics and checkpoints
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
+        if self._statistics is None:
+            self._statistics = measure(self.train.x)
+        return self._statistics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what predictions need, and what the run must be resumed with."""
+        return {
+            "mean": self.statistics.mean,
+            "std": self.statistics.std,
+            "dataset": self.dataset,
+            "arguments": self._arguments(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the checkpoint's statistics, and its data set where that is open.
+
+        Raises:
+            InputError: the run to resume has other data or another order; naming both values. Or
+                the network to judge was trained on another data set.
+        """
+        resumed = self._runs(TrainerFn.FITTING)
+        saved: dict[str, Any] = {"dataset": state["dataset"]}
+        here: dict[str, Any] = {"dataset": self.dataset}
+        if resumed:
+            saved |= state["arguments"]
+            here |= self._arguments()
+        elif self.source == "auto" or self._runs(TrainerFn.PREDICTING):
+            here = saved
+        for name, value in here.items():
+            if saved.get(name) != value:
+                raise InputError(
+                    f"the checkpoint was made with {name} = {saved.get(name)}, and this run has "
+                    f"{name} = {value}.\nUse the same data"
+                    + (", or start a new run, without --ckpt_path." if resumed else ".")
+                )
+        statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
+        if state["dataset"] != self._dataset:
+            self._dataset = state["dataset"]
+            self._images.clear()
+            self._tensors.clear()
+        elif self._statistics is None or not statistics.equal(self._statistics):
+            self._tensors.clear()
+        self._statistics = statistics
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return what decides which images come when, in types that checkpoints may hold."""
+        names = ("train_batches", "val_batches", "val_size", "limit", "batch_size", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def _runs(self, function: TrainerFn) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == function
+
+    # ---- loaders
+
+    def train_dataloader(self) -> ResidentLoader:
+        """Return the shuffled batches of the training split, this process's share of each."""
+        X, y = self._standardised("train")
+        rank, world = (0, 1)
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        return ResidentLoader(X, y, self.batch_size, seed=self.seed, rank=rank, world_size=world)
+
+    def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
+        """Return the validation split in order, all of it in every process; empty without one."""
+        return self._evaluation("val") if self._has("val") else []
+
+    def test_dataloader(self) -> ResidentLoader:
+        """Return the test split in order, all of it in every process."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> _Pictures:
+        """Return batches ``(X, names)`` of the image files.
+
+        Raises:
+            InputError: naming a file that is missing or no image.
+        """
+        paths = files.find_images(self.images)
+        x = torch.stack([files.read_image(path) for path in paths])
+        return _Pictures(x, [str(path) for path in paths], self.statistics)
+
+    def _evaluation(self, split: Split) -> ResidentLoader:
+        X, y = self._standardised(split)
+        return ResidentLoader(X, y, min(_EVALUATION_BATCH, len(X)), shuffle=False)
+
+    def _standardised(self, split: Split) -> tuple[Tensor, Tensor]:
+        tensors = self.tensors(split)
+        assert tensors is not None
+        return tensors
+
+
+class _Pictures:
+    """Batches of image files, standardised as they are asked for."""
+
+    def __init__(self, x: Tensor, names: list[str], statistics: Statistics) -> None:
+        self.x, self.names, self.statistics = x, names, statistics
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // _PREDICTION_BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
+        for i in range(0, len(self.x), _PREDICTION_BATCH):
+            rows = slice(i, i + _PREDICTION_BATCH)
+            yield standardise(self.x[rows], self.statistics), self.names[rows]
+
+
+# ---- values
+
+
+def _check_among(name: str, value: Any, legal: Sequence[Any]) -> None:
+    if not any(value is option or (value == option and isinstance(value, str)) for option in legal):
+        raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, not {value!r}.")
+
+
+def _check_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        legal = f">= {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{name} must be a whole number {legal}, not {value!r}.")
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a finite number > 0, not {value!r}.")
+
+
+def _check_batches(name: str, value: Any) -> None:
+    legal = isinstance(value, list | tuple) and len(value) > 0
+    if not legal or not all(type(i) is int and 1 <= i <= 5 for i in value):
+        raise InputError(f"{name} must list one or more of the batches 1 to 5, not {value!r}.")
+    if len(set(value)) < len(value):
+        raise InputError(f"{name} must not repeat a batch, not {value!r}.")

@@ -1,0 +1,70 @@
+"""Image files to pixels, for predictions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+from onelayer.data.pixels import PIXELS, SIDE
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def find_images(names: Iterable[str]) -> list[Path]:
+    """List the named image files and those below the named folders, each folder's by name.
+
+    Raises:
+        InputError: a name that does not exist, a folder without images, no name at all.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        below = [path]
+        if path.is_dir():
+            below = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in _SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
+            )
+        elif not path.exists():
+            raise InputError(f"images: {name} does not exist.")
+        if not below:
+            known = " ".join(sorted(_SUFFIXES))
+            raise InputError(f"images: the folder {name} holds no image file ({known}).")
+        found += below
+    if not found:
+        raise InputError("images names nothing: give image files or folders, --data.images PATH.")
+    return found
+
+
+def read_image(path: Path) -> Tensor:
+    """Read an image file as CIFAR-10 would hold it: uint8 (3072,), planes red, green, blue.
+
+    Any size and 8-bit colour format; resized to 32x32, bicubic and antialiased.
+
+    Raises:
+        InputError: the file cannot be read as an image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error")  # PIL warns of images that would fill the memory
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are {image.mode}, and 8-bit ones are needed")
+            image.load()
+            # through RGBA, as a palette may hold transparency, which RGB alone would warn of
+            upright = ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
+            small = upright.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    except Exception as error:  # PIL's decoders raise whatever a damaged file makes them
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"images: {path} cannot be read as an image: {reason}.") from None
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).reshape(PIXELS)

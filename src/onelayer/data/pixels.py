@@ -1,0 +1,133 @@
+"""Images as bytes, their statistics, and the standardised features that networks see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+"""3072: the red plane, the green, the blue, each row by row, as CIFAR-10 stores an image."""
+
+# Of a chunk. Fewer numbers than torch spreads over its threads: as fast as all of them on an idle
+# machine, many times faster on a busy one.
+_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    Attributes:
+        x: uint8 (n, d), one image a row; d = 3072 except in tests.
+        y: int64 (n,), its class, from 0.
+
+    Raises:
+        InputError: other dtypes, or shapes that do not fit.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = f"x {self.x.dtype} {tuple(self.x.shape)}, y {self.y.dtype} {tuple(self.y.shape)}"
+        if (self.x.dtype, self.y.dtype) != (torch.uint8, torch.int64):
+            raise InputError(f"images are uint8 and labels int64, not {shapes}.")
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise InputError(f"images are (n, d) and labels (n,), not {shapes}.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice) -> Images:
+        """Return these rows, as views of the same memory."""
+        return Images(self.x[rows], self.y[rows])
+
+    def copy(self) -> Images:
+        """Return the images in memory of their own, so that what they were cut from can go."""
+        return Images(self.x.clone(), self.y.clone())
+
+
+def concatenate(parts: Sequence[Images]) -> Images:
+    """Return all images of ``parts``, in order; a single part comes back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Images(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and spread of each feature, of pixels scaled to [0, 1].
+
+    Attributes:
+        mean: float64 (d,).
+        std: float64 (d,), unbiased as ``torch.std``; 1 where a feature never varies, so that
+            dividing by it is harmless.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def equal(self, other: Statistics) -> bool:
+        """Whether the numbers are the same, bit for bit."""
+        return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
+
+
+def measure(x: Tensor) -> Statistics:
+    """Measure each pixel over the images ``x``, uint8 (n, d), n ≤ 10 million.
+
+    The sums are whole numbers, hence exact: the result depends neither on the order of the images
+    nor on the machine, and no float copy of the images is made.
+
+    Raises:
+        InputError: no image.
+    """
+    n = len(x)
+    if n == 0:
+        raise InputError("there is no image to take the mean and standard deviation of.")
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    squares = torch.zeros_like(total)
+    for chunk in x.split(_ROWS):
+        values = chunk.float()  # whole numbers, exact up to 2^24, which 258 squares reach
+        total += values.sum(0)
+        squares += values.square_().sum(0)
+    total, squares = total.cpu().long(), squares.cpu().long()
+    # Σ(x - x̄)² = (nΣx² - (Σx)²) / n, exactly 0 for a constant pixel; int64 holds it to n = 1.1e7.
+    scatter = (n * squares - total.square()).double() / n
+    std = (scatter / max(n - 1, 1)).sqrt() / 255
+    return Statistics(total.double() / n / 255, std.where(scatter > 0, 1.0))
+
+
+def standardise(x: Tensor, statistics: Statistics, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation.
+
+    Args:
+        x: uint8 (n, d), on any device.
+        statistics: of the training split.
+        dtype: of the result.
+
+    Returns:
+        ``(x/255 - mean) / std``, (n, d), on the device of ``x``; the same bits on every device.
+        Beside it only a small chunk is in memory at a time.
+
+    Raises:
+        InputError: another number of features than the statistics have.
+    """
+    if x.ndim != 2 or x.shape[1:] != statistics.mean.shape:
+        raise InputError(
+            f"images of shape {tuple(x.shape)} do not fit statistics of "
+            f"{len(statistics.mean)} features: images are (n, {len(statistics.mean)})."
+        )
+    work = torch.promote_types(dtype, torch.float32)  # half precision only at the very end
+    # Times 255, so that no division by a scalar is left: CUDA multiplies by its reciprocal instead.
+    mean = (statistics.mean * 255).to(work).to(x.device)
+    std = (statistics.std * 255).to(work).to(x.device)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for source, target in zip(x.split(_ROWS), out.split(_ROWS), strict=True):
+        target.copy_(source.to(work).sub_(mean).div_(std))
+    return out
