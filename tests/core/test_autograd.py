@@ -19,7 +19,9 @@ def population(m, hidden, d=7, k=4, n=6, dtype=torch.float64, seed=0):
         return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
     X, y = draw(n, d), torch.randint(k, (n,), generator=g)
-    shapes = [(m, hidden, d), (m, hidden), (m, k, hidden), (m, k)] if hidden else [(m, k, d), (m, k)]
+    shapes = (
+        [(m, hidden, d), (m, hidden), (m, k, hidden), (m, k)] if hidden else [(m, k, d), (m, k)]
+    )
     return X, y, [draw(*shape).requires_grad_() for shape in shapes]
 
 

@@ -1,0 +1,1 @@
+"""The maths, on torch and the standard library alone."""

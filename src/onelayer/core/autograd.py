@@ -42,7 +42,10 @@ class _SoftmaxCost(Function):
         gradients = _SoftmaxCost.analytic_gradients(ctx, upstream)
         if torch.is_grad_enabled():  # create_graph=True: somebody means to differentiate again
             anchor = torch.zeros((), requires_grad=True)
-            return tuple(g if g is None else _Once.apply(g, anchor) for g in gradients)
+            return tuple(
+                g if g is None else _Once.apply(g, anchor)  # type: ignore[no-untyped-call]
+                for g in gradients
+            )
         return gradients
 
     @staticmethod
@@ -64,8 +67,8 @@ class _SoftmaxCost(Function):
 class _Once(Function):
     """A gradient that raises when it is differentiated.
 
-    ``once_differentiable`` does so only where the upstream gradient itself needs a gradient; that of
-    ``cost.sum()`` does not, and a gradient penalty would silently be treated as a constant.
+    ``once_differentiable`` does so only where the upstream gradient itself needs a gradient; that
+    of ``cost.sum()`` does not, and a gradient penalty would silently be treated as a constant.
     """
 
     @staticmethod
@@ -75,8 +78,8 @@ class _Once(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> NoReturn:
         raise RuntimeError(
-            "the analytic gradient is once_differentiable: its residual was saved as a constant, so a "
-            "second derivative would be wrong. Use torch.nn layers where you need one."
+            "the analytic gradient is once_differentiable: its residual was saved as a constant, "
+            "so a second derivative would be wrong. Use torch.nn layers where you need one."
         )
 
 
@@ -157,7 +160,7 @@ def cost(
         check_labels(y, classes=W.shape[1])
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
     function = LinearSoftmaxCost if len(parameters) == 2 else HiddenSoftmaxCost
-    result: Tensor = function.apply(X, y, l2, *parameters)
+    result: Tensor = function.apply(X, y, l2, *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -200,4 +203,8 @@ def gemm_input(X: Tensor) -> Tensor:
 def plain(X: Tensor) -> AbstractContextManager[Any]:
     """Autocast off: dtypes are chosen once, by :func:`gemm_input`, for forward and backward."""
     device = X.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return (
+        torch.autocast(device, enabled=False)
+        if torch.is_autocast_enabled(device)
+        else nullcontext()
+    )

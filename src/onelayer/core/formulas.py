@@ -193,9 +193,7 @@ def gradients(
     return result
 
 
-def descend_(
-    X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scalar
-) -> None:
+def descend_(X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scalar) -> None:
     """One SGD update in place: θ ← θ - η ∂J/∂θ of every member.
 
     The same residuals as :func:`gradients`; only the last GEMM writes into the weights

@@ -69,10 +69,7 @@ def check_gradients(
         seed: of the weights and upstream gradients.
     """
     return [
-        check
-        for h in (0, hidden)
-        for m in members
-        for check in _check_network(X, y, h, m, seed)
+        check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
     ]
 
 
@@ -95,9 +92,7 @@ def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iter
         theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
         for name, gradient in ours.items():
             expected = torch.stack([upstream[i] * g[name] for i, g in enumerate(theirs)])
-            yield Check(
-                network, m, name, judge, relative_error(gradient, expected), BOUNDS[judge]
-            )
+            yield Check(network, m, name, judge, relative_error(gradient, expected), BOUNDS[judge])
 
     failed = not torch.autograd.gradcheck(
         lambda *p: cost(X, y, p, l2),

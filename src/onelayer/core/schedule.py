@@ -48,7 +48,7 @@ def position(step: int, step_size: int) -> float:
 
 
 def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0) -> None:
-    """Raise :class:`InputError`, naming the argument and its range, for values that make no cycle."""
+    """Raise :class:`InputError`, naming the argument and its range, where there is no cycle."""
     for name, value in (("base_lr", base_lr), ("max_lr", max_lr)):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InputError(f"{name} must be a finite number >= 0, not {value!r}.")

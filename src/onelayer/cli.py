@@ -1,0 +1,267 @@
+"""The command line: LightningCLI's subcommands and our own.
+
+Imports everything; ``onelayer.__main__`` answers what needs none of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+# isort: split  (onelayer.training first: it makes lightning importable)
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from onelayer.config_files import check_configs
+from onelayer.core.errors import InputError
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.training.checkpoint import (
+    LAST,
+    AtomicCheckpointIO,
+    Checkpoints,
+    find_checkpoint,
+    read_checkpoint,
+)
+from onelayer.training.curves import Curves
+from onelayer.training.folder import run_folder
+from onelayer.training.module import OneLayer
+from onelayer.training.progress import Progress
+from onelayer.training.results import Results, format_summary
+from onelayer.training.schedule import TriangularLR
+
+RUNS = "lightning_logs"
+
+
+def run(argv: list[str]) -> int:
+    """Run one subcommand; the exit code.
+
+    Raises:
+        InputError: for a mistake in what the user gave.
+    """
+    _quiet()
+    command, *rest = argv
+    if command == "gradcheck":
+        from onelayer.study.gradients import main
+
+        return main(rest)
+    check_configs(rest)
+    try:
+        OneLayerCLI(argv)
+    except MisconfigurationException as error:  # options that Lightning refuses together
+        raise InputError(str(error)) from error
+    return 0
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says to its own developers and customers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+
+
+class Parser(LightningArgumentParser):
+    """jsonargparse's parser, whose errors are a few lines and whose options have one spelling."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a few lines instead of printing the whole usage and exiting."""
+        raise InputError(_shorten(message) + self._nearest(message)) from ex
+
+    def _nearest(self, message: str) -> str:
+        """The option that was probably meant, where the message names one that is none."""
+        unknown = re.search(r"(?:arguments: --|option ')([\w.]+)", message)
+        if not unknown:
+            return ""
+        options = {option for parser in self._all_parsers() for option in parser}
+        near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.7)
+        return f"\nDid you mean {near[0]}?" if near else ""
+
+    def _all_parsers(self) -> Iterator[list[str]]:
+        for action in self._actions:
+            for parser in getattr(action, "choices", None) or {}:
+                choice = action.choices[parser] if isinstance(action.choices, dict) else None
+                if isinstance(choice, Parser):
+                    yield from choice._all_parsers()
+        yield [action.dest for action in self._actions]
+
+
+def _shorten(message: str) -> str:
+    """Jsonargparse's message in two lines: the key, and what is legal and what was given."""
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    expected = [line.removeprefix("- Expected ") for line in lines if line.startswith("- Expected")]
+    given = [line for line in lines if line.startswith("Given value:")]
+    if expected and given:
+        return f"{lines[0]} expected {' or '.join(expected)}. {given[0]}"
+    return "\n".join(lines[:3])
+
+
+class OneLayerCLI(LightningCLI):
+    """``onelayer fit | validate | test | predict``."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.results = Results()
+        self._argv = argv
+        self._resumed_run: Path | None = None
+        self._resumed_step = -1
+        super().__init__(
+            OneLayer,
+            CIFAR10DataModule,
+            args=argv,
+            parser_class=Parser,
+            trainer_defaults={
+                "callbacks": [self.results],
+                "enable_model_summary": False,
+                "log_every_n_steps": 1,  # of blocks, not of updates
+            },
+            seed_everything_default=False,  # every random choice has its own seed
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # hyperparameters are plain values already
+            save_config_kwargs={"overwrite": True},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks that a config sets by name."""
+        parser.add_lightning_class_args(TriangularLR, "schedule")
+        parser.add_lightning_class_args(Curves, "curves")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args`` as if typed, without LightningCLI's warning about sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", type=str, default="predictions.csv", help="CSV file to write."
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's would let a checkpoint's hyperparameters override what was typed."""
+
+    def before_instantiate_classes(self) -> None:
+        """What follows from several options together."""
+        config = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit":
+            trainer, schedule = config.trainer, config.schedule
+            if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
+                trainer.max_steps = 2 * schedule.step_size * schedule.cycles
+            if config.ckpt_path is not None:
+                self._resume_from(find_checkpoint(config.ckpt_path, self._runs_folder()))
+        elif config.ckpt_path is None:
+            raise InputError(
+                f"onelayer {self.config.subcommand} needs --ckpt_path: the checkpoint of a run, "
+                f"{RUNS}/<config>/version_N/checkpoints/{LAST}."
+            )
+        else:
+            self._take_network_from(read_checkpoint(config.ckpt_path), config.ckpt_path)
+
+    def _resume_from(self, path: Path) -> None:
+        """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint."""
+        self._resumed_step = int(read_checkpoint(path)["global_step"])
+        self._resumed_run = path.resolve().parent.parent
+        self.config[self.config.subcommand]["ckpt_path"] = str(path)
+
+    def _take_network_from(self, checkpoint: dict[str, Any], path: str) -> None:
+        """The checkpoint's network; what was given on the command line must agree with it."""
+        given = self.parser.parse_args(self._argv, defaults=False)
+        model = given.get(self.config.subcommand, {}).get("model", None) or {}
+        for key, value in checkpoint.get("hyper_parameters", {}).items():
+            if key.startswith("_"):
+                continue
+            if model.get(key, value) != value:
+                raise InputError(
+                    f"model.{key} is {model.get(key)!r} here but {value!r} in {path}: leave it out."
+                )
+            self.config[self.config.subcommand]["model"][key] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Our logger and bar where nothing else was asked for."""
+        asked = self._get(self.config_init, "trainer")
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            kwargs["logger"] = asked.logger or False
+        elif asked.logger in (None, True):
+            kwargs["logger"] = self._tensorboard()
+        plugins = asked.plugins or []
+        kwargs["plugins"] = [
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(),
+        ]
+        if asked.enable_progress_bar is not False:
+            kwargs["callbacks"] = [*(asked.callbacks or []), Progress()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _tensorboard(self) -> TensorBoardLogger:
+        if self._resumed_run is None:
+            folder = self._runs_folder()
+            return TensorBoardLogger(folder.parent, name=folder.name, default_hp_metric=False)
+        return TensorBoardLogger(
+            self._resumed_run.parent,
+            name="",
+            version=self._resumed_run.name,
+            default_hp_metric=False,
+            purge_step=self._resumed_step + 1,
+        )
+
+    def _runs_folder(self) -> Path:
+        """Where the versions of this configuration lie: lightning_logs/<config name>."""
+        configs = self._get(self.config, "config") or []
+        name = "+".join(Path(str(path)).stem for path in configs) or "fit"
+        root = self._get(self.config, "trainer").default_root_dir or "."
+        return Path(str(root)) / RUNS / name
+
+    def after_fit(self) -> None:
+        """The test figures, once, and everything a run leaves."""
+        from onelayer.study.plots import plot_curves
+
+        self.trainer.test(self.model, self.datamodule, verbose=False)
+        summary = self.results.summary
+        if summary is None or not self.trainer.is_global_zero:
+            return
+        print(f"\n{format_summary(summary)}")
+        if folder := run_folder(self.trainer):
+            plot_curves(folder / "curves.csv", folder / "curves.png", dataset=summary["dataset"])
+            print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
+        if summary["dataset"] == "synthetic":
+            print("these figures are of the built-in synthetic images, not of CIFAR-10.")
+
+    def after_validate(self) -> None:
+        """Print the figures."""
+        self._print_figures("val")
+
+    def after_test(self) -> None:
+        """Print the figures."""
+        self._print_figures("test")
+
+    def _print_figures(self, split: str) -> None:
+        for name, value in self.trainer.callback_metrics.items():
+            print(f"{name}: {float(value):.4f}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the CSV of predictions."""
+        batches = self.trainer.predict(**kwargs) or []
+        output = Path(self._get(self.config, "output"))
+        names = self.datamodule.class_names
+        with output.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "class", "probability", *names])
+            for files, P in batches:
+                for path, p in zip(files, P, strict=True):
+                    best = int(p.argmax())
+                    writer.writerow([path, names[best], float(p[best]), *map(float, p)])
+        print(f"{sum(len(files) for files, _ in batches)} images: {output}")

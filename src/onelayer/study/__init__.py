@@ -1,0 +1,1 @@
+"""What people do with networks: check gradients, search λ, plot, report."""

@@ -1,0 +1,68 @@
+"""``onelayer gradcheck``: the gradients of both networks on real or built-in images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+from onelayer.core.gradcheck import check_gradients, format_table
+from onelayer.data import cifar10, synthetic
+from onelayer.data.pixels import measure, standardise
+
+IMAGES, INPUTS = 20, 50
+"""Size of the check, as in the report."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\nsee onelayer gradcheck --help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table of checks; 0 if every figure is within its bound, else 1."""
+    parser = _Parser(
+        prog="onelayer gradcheck",
+        description="Compare every analytic gradient with autograd and with difference quotients.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--hidden", type=int, default=50, help="hidden units (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--data.root", dest="root", help="folder of CIFAR-10 (default: $ONELAYER_DATA or data/)"
+    )
+    args = parser.parse_args(argv)
+    for name, value, least in (("hidden", args.hidden, 1), ("seed", args.seed, 0)):
+        if value < least:
+            raise InputError(f"--{name} must be a whole number >= {least}, not {value}.")
+
+    X, y, dataset = batch(cifar10.root_folder(args.root))
+    checks = check_gradients(X, y, hidden=args.hidden, seed=args.seed)
+    passed = all(check.passed for check in checks)
+    if args.json:
+        rows = [{**asdict(check), "passed": check.passed} for check in checks]
+        print(json.dumps({"dataset": dataset, "passed": passed, "checks": rows}, indent=2))
+    else:
+        print(f"{IMAGES} {dataset} images, {INPUTS} inputs, float64\n{format_table(checks)}")
+        print("every gradient is within its bound." if passed else "a bound was MISSED.")
+    return 0 if passed else 1
+
+
+def batch(root: Path) -> tuple[Tensor, Tensor, str]:
+    """X (20, 50) float64, y (20,) and the data set: CIFAR-10 under ``root``, or the built-in one.
+
+    The inputs are pixels spread over the whole image: neighbours are all but equal, and tell less.
+    """
+    real = cifar10.find(root) is not None
+    images = cifar10.load(root, [cifar10.train_batch(1)]) if real else synthetic.make(2000, seed=0)
+    X = standardise(images.x[:IMAGES], measure(images.x), torch.float64)
+    pixels = torch.linspace(0, X.shape[1] - 1, INPUTS).long()
+    return X[:, pixels], images.y[:IMAGES], "cifar10" if real else "synthetic"

@@ -1,0 +1,102 @@
+"""Figures from rows. Nothing here trains."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onelayer.training.curves import Row, read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
+LABELS = {"train": "training", "val": "validation", "test": "test"}
+TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure that needs no display, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title: str = "") -> None:
+    """Cost, loss, accuracy and learning rate of one run against the number of updates.
+
+    Several members are drawn as their mean with a band of one standard deviation. Members whose
+    figures stopped being finite are left out of the mean and counted in the title.
+
+    Args:
+        curves: curves.csv of a run.
+        output: PNG to write.
+        dataset: "synthetic" is said in the title.
+        title: the title's beginning; the run's folder by default.
+    """
+    rows = read_rows(Path(curves))
+    figure, axes = new_figure(2, 2, (11, 7.5))
+    for axis, quantity in zip(axes.flat, TITLES, strict=False):
+        for split in ("train", "val"):
+            _draw(axis, rows, split, quantity)
+        axis.set_ylabel(TITLES[quantity])
+        axis.legend()
+    _draw_rate(axes[1, 1], rows)
+    for axis in axes.flat:
+        axis.set_xlabel("updates")
+        axis.grid(alpha=0.3)
+        axis.set_xlim(0, max(row.step for row in rows))
+    figure.suptitle(title_of(rows, dataset, title or "/".join(Path(curves).parent.parts[-2:])))
+    figure.savefig(output, dpi=110)
+
+
+def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
+    """What the figure shows, with the built-in data and diverged members said."""
+    members = {row.member for row in rows}
+    gone = diverged(rows)
+    parts = [title]
+    if len(members) > 1:
+        parts.append(f"mean ± std of {len(members) - len(gone)} networks")
+    if gone:
+        parts.append(f"{len(gone)} diverged")
+    if dataset == "synthetic":
+        parts.append("built-in synthetic images, NOT CIFAR-10")
+    return ", ".join(parts)
+
+
+def diverged(rows: Sequence[Row]) -> set[int]:
+    """Members with a loss or cost that is not finite."""
+    return {row.member for row in rows if not np.isfinite([row.loss, row.cost]).all()}
+
+
+def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
+    gone = diverged(rows)
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.split == split and row.member not in gone:
+            by_step[row.step].append(
+                getattr(row, quantity) * (100 if quantity == "accuracy" else 1)
+            )
+    if not by_step:
+        return
+    steps = sorted(by_step)
+    mean = np.array([np.mean(by_step[step]) for step in steps])
+    axis.plot(steps, mean, marker=".", color=COLOURS[split], label=LABELS[split])
+    if any(len(values) > 1 for values in by_step.values()):
+        std = np.array([np.std(by_step[step], ddof=1) for step in steps])
+        axis.fill_between(steps, mean - std, mean + std, color=COLOURS[split], alpha=0.2, lw=0)
+
+
+def _draw_rate(axis: Axes, rows: Sequence[Row]) -> None:
+    rates = sorted({(row.step, row.lr) for row in rows})
+    axis.plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
+    axis.set_ylabel("learning rate η")
+    axis.legend()

@@ -1,0 +1,195 @@
+"""Checkpoints that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from onelayer.core.errors import InputError
+from onelayer.training.folder import run_folder
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+SUFFIX = ".partial"
+"""Of files being written: what a kill leaves; swept when the next run starts in the folder."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs and renames; reads only what is whole and harmless.
+
+    Lightning's own writes to $TMPDIR and moves, which across filesystems is a copy that a kill or
+    a full disk cuts short under the final name.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Save; whatever happens, ``path`` is then the old file or the new one, whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise InputError(
+                f"cannot write the checkpoint {path}: {error.strerror or error}.\n"
+                f"{_what_is_left(path)}Free or choose another place and resume with --ckpt_path."
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
+    ) -> dict[str, Any]:
+        """Load with weights_only=True whatever the caller says: no pickled code is ever run."""
+        return read_checkpoint(path, map_location)
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, verified to be whole.
+
+    Raises:
+        InputError: for a URL, a missing, truncated, damaged or foreign file, or one with pickled
+            code; nothing of it is executed.
+    """
+    path = _local(path)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}.\n{_what_is_left(path)}".strip())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at the checksums
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds pickled code or objects other than tensors and plain values: refused, "
+            f"nothing of it was run.\n{_what_is_left(path)}".strip()
+        ) from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} is not a whole checkpoint: {reason}.\n{_what_is_left(path)}".strip()
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise InputError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
+    return content
+
+
+def find_checkpoint(path: str, runs: Path) -> Path:
+    """The checkpoint meant by ``path``: a file, or "last" for the newest run's in ``runs``.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path != "last":
+        return _local(path)
+    found = [
+        (int(match[1]), version / "checkpoints" / LAST)
+        for version in runs.glob("version_*")
+        if (match := re.fullmatch(r"version_(\d+)", version.name))
+    ]
+    if not found:
+        raise InputError(
+            f"there is no run to resume in {runs}: leave --ckpt_path out to start one."
+        )
+    return max(found)[1]
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise InputError(f"checkpoints are not loaded from a URL: download {path} first.")
+    return Path(path)
+
+
+def _what_is_left(path: Path) -> str:
+    others = [other for name in (LAST, PREVIOUS) if (other := path.with_name(name)) != path]
+    whole = [other for other in others if other.is_file() and zipfile.is_zipfile(other)]
+    return f"The checkpoint before it is whole: {whole[0]}.\n" if whole else ""
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Checkpoints(Checkpoint):
+    """Saves last.ckpt every so many updates and at the end, keeping the one before.
+
+    Args:
+        every: updates between checkpoints.
+    """
+
+    def __init__(self, every: int = 1000) -> None:
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InputError(f"every must be a whole number of updates >= 1, not {every!r}.")
+        self.every = every
+        self._saved = -1
+
+    def next_look(self, step: int) -> int | None:
+        """The next multiple of ``every``."""
+        return (step // self.every + 1) * self.every
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sweep what a killed run left half-written."""
+        if trainer.is_global_zero and (folder := _folder(trainer)) and folder.is_dir():
+            for leftover in folder.glob(f"*{SUFFIX}"):
+                leftover.unlink(missing_ok=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where ``next_look`` said, but an epoch's last batch only once the epoch has ended.
+
+        Lightning's counters of a checkpoint made in between would count that epoch twice.
+        """
+        if trainer.global_step % self.every == 0 and not _epoch_is_over(trainer):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what ``on_train_batch_end`` put off."""
+        if trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the final networks."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        folder = _folder(trainer)
+        if folder is None or self._saved == trainer.global_step:
+            return
+        for logger in trainer.loggers:
+            logger.save()  # what came before the checkpoint is not told again after it
+        last = folder / LAST
+        if trainer.is_global_zero and last.is_file():
+            os.replace(last, last.with_name(PREVIOUS))
+        trainer.save_checkpoint(last, weights_only=False)
+        self._saved = trainer.global_step
+
+
+def _folder(trainer: Trainer) -> Path | None:
+    run = run_folder(trainer)
+    return run / "checkpoints" if run else None
+
+
+def _epoch_is_over(trainer: Trainer) -> bool:
+    loader: Any = trainer.train_dataloader
+    return trainer.global_step % len(loader) == 0

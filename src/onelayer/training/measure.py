@@ -1,0 +1,48 @@
+"""The figures of a population over a split, summed so that shards and chunks can be added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from onelayer.core import formulas
+
+QUANTITIES = ("cost", "loss", "accuracy")
+CHUNK = 1000
+"""Images measured at once: the hidden layer of a population must fit the cache, not the memory."""
+
+
+class Measure(Metric):
+    """Loss and accuracy of each member: sums and counts, so that unequal batches weigh right.
+
+    Args:
+        members: m.
+    """
+
+    full_state_update = False
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self, members: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        zeros = torch.zeros(members, dtype=torch.float64)
+        self.add_state("loss", zeros, dist_reduce_fx="sum")
+        self.add_state("correct", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> None:
+        """Add the samples X (n, d) with labels y (n,)."""
+        for X_, y_ in zip(X.split(CHUNK), y.split(CHUNK), strict=True):
+            loss, correct = formulas.measure(X_, y_, parameters)
+            self.loss += loss
+            self.correct += correct
+        self.count += len(y)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean ``loss`` and ``accuracy`` (0 to 1) of each member, (m,) float64."""
+        return {"loss": self.loss / self.count, "accuracy": self.correct / self.count}

@@ -1,0 +1,293 @@
+"""OneLayer: one network or many, with the hand-written gradient, as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from onelayer.core import autograd, formulas
+from onelayer.core.errors import InputError
+from onelayer.core.network import initial_parameters, parameter_shapes
+from onelayer.data.loader import Block, ResidentLoader
+from onelayer.training.measure import Measure
+
+MAX_BLOCK = 100
+"""Updates at most between two looks at the progress bar and for signals."""
+
+
+class Member(NamedTuple):
+    """What tells one network of the population from the others."""
+
+    l2: float
+    seed: int
+
+
+class OneLayer(LightningModule):
+    """A population of softmax networks without or with one hidden ReLU layer.
+
+    ``l2`` and ``seeds`` take a number or a list; lists make a population, their product, trained
+    in one pass. Members see the same batches, never influence each other, and end as each would
+    have alone.
+
+    Args:
+        hidden: hidden units; 0 is the linear softmax.
+        l2: λ of the penalty λ Σ W² (not λ/2; SGD's weight_decay would be 2λ), >= 0.
+        seeds: seed of the initial weights, >= 0.
+        lr: learning rate where no TriangularLR sets it.
+        init_std: standard deviation of the initial weights; 1/sqrt(fan_in) by default.
+        fused: update by one GEMM per layer instead of autograd.Function and optimizer.step().
+            The same formulas, and the same results up to rounding.
+        inputs: d, pixels of an image.
+        classes: k.
+
+    Raises:
+        InputError: naming the argument, its value and its range.
+
+    Example::
+
+        model = OneLayer(hidden=50, l2=0.01, seeds=[0, 1, 2])
+        trainer = Trainer(max_steps=4800, callbacks=[TriangularLR(step_size=800, cycles=3)])
+        trainer.fit(model, datamodule=CIFAR10DataModule())
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        hidden: int = 0,
+        l2: float | list[float] = 0.0,
+        seeds: int | list[int] = 0,
+        lr: float = 0.01,
+        init_std: float | None = None,
+        fused: bool = True,
+        inputs: int = 3072,
+        classes: int = 10,
+    ) -> None:
+        super().__init__()
+        _check_whole("hidden", hidden, at_least=0)
+        _check_whole("inputs", inputs, at_least=1)
+        _check_whole("classes", classes, at_least=2)
+        _check_number("lr", lr)
+        if init_std is not None:
+            _check_number("init_std", init_std)
+        l2s, seed_list = _as_list("l2", l2), _as_list("seeds", seeds)
+        for value in l2s:
+            _check_number("l2", value)
+        for value in seed_list:
+            _check_whole("seeds", value, at_least=0)
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.hidden, self.fused = hidden, fused
+        self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
+        if len(set(self.members)) < len(self.members):
+            raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
+
+        start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
+        for name, value in start.items():
+            self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
+        self.names = list(parameter_shapes(hidden, inputs, classes))
+        # Of the pixels of the training split, so that new images can be told without it.
+        self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
+        self.measured = Measure(len(self.members))
+        self._l2: formulas.Scalar = l2s[0]
+
+    # ---- the network
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
+        return [getattr(self, name) for name in self.names]
+
+    def l2_coefficient(self) -> formulas.Scalar:
+        """λ as formulas take it: a number where all members share it, else (m,)."""
+        l2s = [member.l2 for member in self.members]
+        if len(set(l2s)) == 1:
+            return l2s[0]
+        if not isinstance(self._l2, Tensor) or self._l2.device != self.device:
+            self._l2 = torch.tensor(l2s, dtype=self.weights[0].dtype, device=self.device)
+        return self._l2
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Logits (m, n, k) of standardised images X (n, d)."""
+        return formulas.logits(X, self.weights)
+
+    def cost(self, X: Tensor, y: Tensor) -> Tensor:
+        """Cost J (m,), differentiable with the analytic gradient. Differentiate its sum."""
+        return autograd.cost(X, y, self.weights, self.l2_coefficient())
+
+    @torch.no_grad()
+    def evaluate(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """``cost``, ``loss``, ``accuracy`` (0 to 1) of each member over a split, (m,) each."""
+        measure = Measure(len(self.members)).to(self.device)
+        measure.update(X, y, self.weights)
+        return self.figures(measure)
+
+    @torch.no_grad()
+    def figures(self, measure: Measure) -> dict[str, Tensor]:
+        """A measure's loss and accuracy, and the cost: loss plus the penalty."""
+        # torchmetrics makes a scalar of a result (1,)
+        result = {name: value.reshape(-1) for name, value in measure.compute().items()}
+        weights = [p.double() for p in self.weights]
+        l2 = torch.tensor([m.l2 for m in self.members], dtype=torch.float64, device=self.device)
+        return {"cost": result["loss"] + formulas.penalty(weights, l2), **result}
+
+    @torch.no_grad()
+    def predict_proba(self, X: Tensor) -> Tensor:
+        """Class probabilities (n, k) of standardised images, the mean over the members."""
+        return formulas.logits(X, self.weights).softmax(-1).mean(0)
+
+    # ---- training
+
+    def configure_optimizers(self) -> Optimizer:
+        """Plain SGD; the penalty is part of the gradient, so no weight_decay."""
+        return SGD(self.parameters(), lr=self.hparams["lr"])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Curves, unless the trainer has its own."""
+        from onelayer.training.curves import Curves
+
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(c, Curves) for c in present) else [Curves()]
+
+    def training_step(self, batch: Block | Sequence[Tensor], batch_idx: int) -> None:
+        """The updates of one block, or of one batch ``(X, y)`` of any other loader."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        for X, y in batch if isinstance(batch, Block) else [batch]:
+            for callback in self._rate_setters:
+                callback.before_update(optimizer, self.global_step)
+            self.update(X, y, optimizer)
+            self._count_update()
+
+    def update(self, X: Tensor, y: Tensor, optimizer: Optimizer) -> None:
+        """One update of every member: θ ← θ - η ∂J/∂θ. All training goes through here."""
+        if self.fused:
+            lr, X = optimizer.param_groups[0]["lr"], autograd.gemm_input(X)
+            with torch.no_grad(), autograd.plain(X):
+                formulas.descend_(X, y, self.weights, self.l2_coefficient(), lr)
+        else:
+            optimizer.zero_grad()
+            self.cost(X, y).sum().backward()
+            optimizer.step()
+
+    def _count_update(self) -> None:
+        """Tell Lightning, so that global_step and max_steps count updates, not blocks."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def next_stop(self, step: int) -> int:
+        """Where the block that starts after ``step`` updates must end, at the latest.
+
+        A block ends wherever somebody looks: at max_steps, at the updates that our callbacks name
+        in ``next_look``, where a ModelCheckpoint saves. A callback that wants to see every batch
+        and cannot say when gets blocks of one update.
+        """
+        stops: list[float] = [step + MAX_BLOCK]
+        if self.trainer.max_steps > 0:
+            stops.append(self.trainer.max_steps)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "next_look"):
+                stops.append(callback.next_look(step) or math.inf)
+            elif isinstance(callback, ModelCheckpoint):
+                every = callback._every_n_train_steps
+                stops.append((step // every + 1) * every if every else math.inf)
+            elif _sees_batches(callback):
+                stops.append(step + 1)
+        return int(min(stops))
+
+    # ---- hooks
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another network's checkpoint.
+
+        Raises:
+            InputError: naming the argument and both values.
+        """
+        saved = checkpoint.get("hyper_parameters", {})
+        for name, value in self.hparams.items():
+            if name in saved and saved[name] != value:
+                raise InputError(
+                    f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
+                    "use the run's own value, or start a new run."
+                )
+
+    def setup(self, stage: str) -> None:
+        """Take over the training split's statistics."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and hasattr(data, "statistics"):
+            statistics = data.statistics
+            self.mean.copy_(statistics.mean)
+            self.std.copy_(statistics.std)
+
+    def on_train_start(self) -> None:
+        """Let the loader follow the number of updates, and know who sets the rate."""
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, ResidentLoader):
+            loader.follow(step=lambda: self.global_step, stop=self.next_stop)
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Add a batch to the figures."""
+        self.measured.update(batch[0], batch[1], self.weights)
+
+    test_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the figures anew."""
+        self.measured.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over the members as ``val/cost`` and so on."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean over the members as ``test/cost`` and so on."""
+        self._log_figures("test")
+
+    def _log_figures(self, split: str) -> None:
+        for name, value in self.figures(self.measured).items():
+            self.log(f"{split}/{name}", value.mean(), rank_zero_only=False)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[str], Tensor]:
+        """Names of the images and their class probabilities (n, k)."""
+        X, names = batch
+        return list(names), self.predict_proba(X)
+
+
+def _sees_batches(callback: Callback) -> bool:
+    hooks = ("on_train_batch_start", "on_train_batch_end")
+    harmless = type(callback).__module__.startswith("lightning.pytorch.callbacks.")
+    return not harmless and any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks
+    )
+
+
+def _as_list(name: str, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise InputError(f"{name} must be a number or a list of at least one, not {value!r}.")
+    return values
+
+
+def _check_whole(name: str, value: Any, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise InputError(f"{name} must be a whole number >= {at_least}, not {value!r}.")
+
+
+def _check_number(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise InputError(f"{name} must be a finite number >= 0, not {value!r}.")

@@ -1,0 +1,397 @@
+"""Batches by index: their order, exact resumption, blocks, ranks, and what is refused."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onelayer.core.errors import InputError
+from onelayer.data.loader import Block, ResidentLoader, check_batch, epoch_order
+
+Batches = list[list[int]]
+T = TypeVar("T")
+
+sizes = st.integers(1, 40)
+seeds = st.integers(0, 3)
+epochs = st.integers(0, 3)
+
+
+def numbered(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples that tell their row in every feature and in the label."""
+    rows = torch.arange(n)
+    return rows[:, None].expand(n, 3).float(), rows
+
+
+def loader_of(n: int, batch_size: int, **options: int) -> ResidentLoader:
+    return ResidentLoader(*numbered(n), batch_size, **options)
+
+
+def rows_of(X: torch.Tensor, y: torch.Tensor) -> list[int]:
+    """Which samples a batch holds; features and labels must tell the same."""
+    assert X.dtype == torch.float32
+    assert X.tolist() == [[float(row)] * 3 for row in y.tolist()]
+    return y.tolist()
+
+
+def joined(lists: Iterable[list[T]]) -> list[T]:
+    return list(itertools.chain.from_iterable(lists))
+
+
+def take(loader: ResidentLoader, count: int | None = None) -> Batches:
+    return [rows_of(X, y) for X, y in itertools.islice(iter(loader), count)]
+
+
+def epoch_of(loader: ResidentLoader, epoch: int) -> Batches:
+    loader.sampler.set_epoch(epoch)
+    return take(loader)
+
+
+# ---- the order
+
+
+@given(n=sizes, seed=seeds, epoch=epochs)
+def test_an_epoch_visits_every_sample_once(n: int, seed: int, epoch: int) -> None:
+    order = epoch_order(n, seed, epoch)
+    assert order.dtype == torch.int64
+    assert order.sort().values.tolist() == list(range(n))
+    assert torch.equal(order, epoch_order(n, seed, epoch))
+
+
+def test_every_seed_and_epoch_has_its_own_order() -> None:
+    pairs = itertools.product(range(12), range(12))
+    assert len({tuple(epoch_order(30, *pair).tolist()) for pair in pairs}) == 144
+
+
+@given(n=sizes, batch_size=sizes, seed=seeds, epoch=epochs)
+def test_batches_cut_the_order(n: int, batch_size: int, seed: int, epoch: int) -> None:
+    batch_size = min(batch_size, n)
+    loader = loader_of(n, batch_size, seed=seed)
+    batches = epoch_of(loader, epoch)
+    assert len(batches) == len(loader) == math.ceil(n / batch_size)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert joined(batches) == epoch_order(n, seed, epoch).tolist()
+
+
+def test_without_shuffle_the_order_is_the_datas() -> None:
+    loader = ResidentLoader(*numbered(5), 2, shuffle=False)
+    assert epoch_of(loader, 0) == epoch_of(loader, 9) == [[0, 1], [2, 3], [4]]
+
+
+def test_an_epoch_can_be_repeated() -> None:
+    loader = loader_of(7, 2)
+    first = epoch_of(loader, 3)
+    assert epoch_of(loader, 4) != first
+    assert epoch_of(loader, 3) == first == take(loader)
+
+
+# ---- resuming without following
+
+
+@given(n=sizes, batch_size=sizes, epoch=epochs, data=st.data())
+def test_state_taken_at_any_batch_continues_there(
+    n: int, batch_size: int, epoch: int, data: st.DataObject
+) -> None:
+    batch_size = min(batch_size, n)
+    loader = loader_of(n, batch_size)
+    whole = epoch_of(loader, epoch)
+    position = data.draw(st.integers(0, len(loader)))
+
+    killed = loader_of(n, batch_size)
+    killed.sampler.set_epoch(epoch)
+    begun = take(killed, position)
+    state = killed.state_dict()
+    assert state == {"epoch": epoch, "position": position}
+
+    resumed = loader_of(n, batch_size)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert begun + epoch_of(resumed, epoch) == whole
+    assert epoch_of(resumed, epoch + 1) == epoch_of(loader, epoch + 1)
+
+
+def test_state_can_be_loaded_and_saved_again_and_again() -> None:
+    whole = epoch_of(loader_of(20, 3), 2)
+    seen: Batches = []
+    state = {"epoch": 2, "position": 0}
+    for count in (1, 0, 2, 1):
+        loader = loader_of(20, 3)
+        loader.load_state_dict(state)
+        loader.sampler.set_epoch(2)
+        seen += take(loader, count)
+        state = loader.state_dict()
+    loader.load_state_dict(state)
+    assert seen + take(loader) == whole
+
+
+def test_the_position_of_another_epoch_is_ignored() -> None:
+    loader = loader_of(20, 3)
+    loader.load_state_dict({"epoch": 1, "position": 4})
+    assert epoch_of(loader, 2) == epoch_of(loader_of(20, 3), 2)
+    assert epoch_of(loader, 1) == epoch_of(loader_of(20, 3), 1)
+
+
+def test_iterators_made_before_the_state_is_loaded_obey_it() -> None:
+    whole = epoch_of(loader_of(20, 3), 1)
+    loader = loader_of(20, 3)
+    _unused = iter(loader)  # Lightning makes two
+    iterator = iter(loader)
+    loader.load_state_dict({"epoch": 1, "position": 5})
+    loader.sampler.set_epoch(1)
+    assert [rows_of(X, y) for X, y in iterator] == whole[5:]
+
+
+def test_a_finished_epoch_has_no_more_batches() -> None:
+    loader = loader_of(20, 3)
+    loader.load_state_dict({"epoch": 1, "position": len(loader)})
+    assert epoch_of(loader, 1) == []
+    assert len(epoch_of(loader, 2)) == len(loader)
+
+
+def test_an_iteration_given_up_leaves_no_trace() -> None:
+    loader = loader_of(20, 3)
+    whole = take(loader)
+    take(loader, 2)
+    assert take(loader) == whole
+
+
+@pytest.mark.parametrize("position", [-1, 8])
+def test_a_position_beyond_the_epoch_is_refused(position: int) -> None:
+    with pytest.raises(InputError, match=f"batch {position} .* 7 batches.*batch size"):
+        loader_of(20, 3).load_state_dict({"epoch": 0, "position": position})
+
+
+# ---- following the number of updates
+
+
+class Training:
+    """Takes blocks as a training does: the number of updates is all that it remembers."""
+
+    def __init__(self, loader: ResidentLoader, stop: Callable[[int], int], step: int = 0) -> None:
+        self.loader, self.step = loader, step
+        self.blocks: list[tuple[int, int]] = []
+        self.seen: Batches = []
+        loader.follow(lambda: self.step, stop)
+
+    def update(self, block: Block) -> None:
+        assert block.step == self.step
+        self.blocks.append((block.step, len(block)))
+        for X, y in block:
+            self.seen.append(rows_of(X, y))
+            self.step += 1
+
+    def epoch(self) -> "Training":
+        for block in self.loader:
+            self.update(block)
+        return self
+
+
+def reference(n: int, batch_size: int, steps: int) -> Batches:
+    loader = loader_of(n, batch_size)
+    return joined(epoch_of(loader, e) for e in range(steps // len(loader) + 1))[:steps]
+
+
+def every(k: int) -> Callable[[int], int]:
+    return lambda step: (step // k + 1) * k
+
+
+@given(n=sizes, batch_size=sizes, k=st.integers(1, 9), start=st.integers(0, 60))
+def test_blocks_hold_the_very_batches_from_any_update_on(
+    n: int, batch_size: int, k: int, start: int
+) -> None:
+    batch_size = min(batch_size, n)
+    loader = loader_of(n, batch_size)
+    training = Training(loader, every(k), start)
+    end = (start // len(loader) + 1) * len(loader)
+    training.epoch()
+    assert training.step == end  # the epoch of the data
+    training.epoch()
+    assert training.step == end + len(loader)
+    assert training.seen == reference(n, batch_size, training.step)[start:]
+    for step, length in training.blocks:
+        stops = [i for i in range(step + 1, step + length) if i % k == 0 or i % len(loader) == 0]
+        assert stops == []  # no block runs over a stop or an epoch's end
+
+
+def test_blocks_end_where_they_are_told() -> None:
+    loader = loader_of(100, 10)
+    training = Training(loader, lambda step: {0: 3, 3: 4, 4: 50, 10: 17, 17: 20}[step])
+    assert training.epoch().blocks == [(0, 3), (3, 1), (4, 6)]
+    assert training.epoch().blocks[3:] == [(10, 7), (17, 3)]
+
+
+@given(kills=st.lists(st.integers(1, 12), max_size=8), k=st.integers(1, 7))
+def test_a_training_killed_anywhere_ends_as_one_that_was_not(kills: list[int], k: int) -> None:
+    seen: Batches = []
+    step = 0
+    for count in [*kills, 100]:
+        training = Training(loader_of(23, 4), every(k), step)  # a new process
+        while len(training.seen) < count and training.step < 20:
+            for block in training.loader:
+                training.update(block)
+                if len(training.seen) >= count:
+                    break
+        step = training.step
+        seen += training.seen
+    assert seen == reference(23, 4, len(seen))
+    assert len(seen) >= 20
+
+
+def test_iterators_made_before_follow_and_before_the_step_is_known() -> None:
+    loader = loader_of(20, 3)
+    first, second = iter(loader), iter(loader)
+    training = Training(loader, every(100))
+    training.step = 10
+    training.update(next(second))
+    assert training.seen == reference(20, 3, 14)[10:]
+    assert next(second, None) is None
+    training.update(next(first))  # begins now, at the update where the training is
+    assert training.seen == reference(20, 3, 21)[10:]
+
+
+def test_epochs_and_states_have_no_say_in_following() -> None:
+    loader = loader_of(20, 3)
+    loader.load_state_dict({"epoch": 5, "position": 2})
+    training = Training(loader, every(100), 9)
+    loader.sampler.set_epoch(3)
+    assert loader.state_dict() == {"epoch": 1, "position": 2}
+    assert training.epoch().seen == reference(20, 3, 14)[9:]
+
+
+def test_a_block_that_is_not_trained_on_comes_again() -> None:
+    loader = loader_of(20, 3)
+    training = Training(loader, every(2))
+    iterator = iter(loader)
+    for _ in range(2):
+        assert next(iterator).step == 0
+    training.step = 1
+    assert [len(block) for block in itertools.islice(iterator, 1)] == [1]
+
+
+@pytest.mark.parametrize("stop", [4, 5])
+def test_a_stop_that_is_passed_is_refused(stop: int) -> None:
+    loader = loader_of(20, 3)
+    loader.follow(lambda: 5, lambda step: stop)
+    with pytest.raises(ValueError, match=rf"stop\(5\) = {stop}"):
+        next(iter(loader))
+
+
+def test_a_block_names_its_sizes_and_moves_only_its_rows() -> None:
+    loader = loader_of(20, 6)
+    loader.follow(lambda: 2, every(100))
+    (block,) = itertools.islice(loader, 1)
+    assert block.sizes == [6, 2]
+    assert [len(rows) for rows in block.batches] == [6, 2]
+    assert block.X is loader.X
+    assert block.to("cpu") is block
+    moved = block.to("meta")
+    assert moved.X.device.type == moved.batches[0].device.type == "meta"
+    assert moved.X.shape == (8, 3)
+    assert moved.step == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_gpu_sees_the_same_batches(resident: bool) -> None:
+    loader = loader_of(20, 3).to("cuda" if resident else "cpu")
+    loader.follow(lambda: 2, every(100))
+    (block,) = (block.to("cuda") for block in loader)
+    seen = [(X.device.type, rows_of(X.cpu(), y.cpu())) for X, y in block]
+    assert seen == [("cuda", batch) for batch in reference(20, 3, 7)[2:]]
+
+
+# ---- several processes
+
+
+@given(n=st.integers(4, 40), batch_size=st.integers(4, 20), world=st.integers(1, 4), epoch=epochs)
+def test_ranks_share_each_batch(n: int, batch_size: int, world: int, epoch: int) -> None:
+    batch_size = min(batch_size, n)
+    whole = epoch_of(loader_of(n, batch_size), epoch)
+    ranks = [loader_of(n, batch_size, rank=r, world_size=world) for r in range(world)]
+    shares = [epoch_of(loader, epoch) for loader in ranks]
+    assert {len(share) for share in shares} == {len(whole)}
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert parts == [batch[r::world] for r in range(world)]
+
+    for rank, loader in enumerate(ranks):
+        loader.follow(lambda: epoch * len(whole), every(10**6))
+        (block,) = itertools.islice(loader, 1)
+        assert [rows_of(X, y) for X, y in block] == shares[rank]
+        assert block.sizes == [len(batch) for batch in whole]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0 .* from 1 .* to 8"),
+        ({"batch_size": -1}, "batch_size = -1"),
+        ({"batch_size": 9}, "batch_size = 9 .* to 8"),
+        ({"batch_size": 2, "world_size": 3}, "batch_size = 2 .* from 3"),
+        ({"rank": 2, "world_size": 2}, "rank = 2 of 2"),
+        ({"rank": -1}, "rank = -1"),
+        ({"seed": -1}, "seed = -1"),
+        ({"classes": 7}, r"y\[7\] = 7 .* 0 to 6"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ResidentLoader(*numbered(8), **{"batch_size": 4, **options})
+
+
+@pytest.mark.parametrize("row", [0, 4095, 4096, 4999])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_feature_that_is_no_number_is_named(row: int, value: float, dtype: torch.dtype) -> None:
+    X, y = torch.ones(5000, 3, dtype=dtype), torch.zeros(5000, dtype=torch.int64)
+    X[row, 2] = value
+    X[-1, 2] = value
+    with pytest.raises(InputError, match=rf"X\[{row}, 2\] = {value}"):
+        check_batch(X, y, 10)
+
+
+@pytest.mark.parametrize("label", [-1, -100, 10, 2**40])
+def test_a_label_that_is_none_is_named(label: int) -> None:
+    X, y = numbered(9)
+    y[4] = label
+    with pytest.raises(InputError, match=rf"y\[4\] = {label} .* 0 to 9"):
+        check_batch(X, y, 10)
+
+
+def test_without_classes_only_negative_labels_are_refused() -> None:
+    X, y = numbered(9)
+    check_batch(X, y + 1000)
+    with pytest.raises(InputError, match=r"y\[0\] = -1"):
+        check_batch(X, y - 1)
+
+
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [
+        (torch.ones(3, 2), torch.zeros(4, dtype=torch.int64)),
+        (torch.ones(3), torch.zeros(3, dtype=torch.int64)),
+        (torch.ones(3, 2, 1), torch.zeros(3, dtype=torch.int64)),
+        (torch.ones(3, 2), torch.zeros(3, 1, dtype=torch.int64)),
+        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64)),
+        (torch.ones(3, 0), torch.zeros(3, dtype=torch.int64)),
+        (torch.ones(3, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.ones(3, 2), torch.zeros(3, dtype=torch.int32)),
+        (torch.ones(3, 2), torch.zeros(3)),
+    ],
+)
+def test_shapes_and_types_that_do_not_fit_are_named(X: torch.Tensor, y: torch.Tensor) -> None:
+    with pytest.raises(InputError) as caught:
+        check_batch(X, y, 10)
+    for part in (X.dtype, tuple(X.shape), y.dtype, tuple(y.shape)):
+        assert str(part) in str(caught.value)
+
+
+def test_large_finite_features_are_not_refused() -> None:
+    X, y = torch.full((50, 4), 60000.0, dtype=torch.float16), torch.zeros(50, dtype=torch.int64)
+    check_batch(X, y, 10)  # though their sum is infinite

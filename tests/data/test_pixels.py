@@ -1,0 +1,147 @@
+"""Images, exact statistics, standardising."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onelayer.core.errors import InputError
+from onelayer.data import pixels
+from onelayer.data.pixels import Images, Statistics, concatenate, measure, standardise
+
+
+def random_bytes(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, d), generator=generator, dtype=torch.uint8)
+
+
+# ---- images
+
+
+def test_images_are_cut_and_joined() -> None:
+    images = Images(random_bytes(7, 5), torch.arange(7))
+    parts = [images[:2], images[2:3], images[3:]]
+    assert [len(part) for part in parts] == [2, 1, 4]
+    whole = concatenate(parts)
+    assert torch.equal(whole.x, images.x)
+    assert torch.equal(whole.y, images.y)
+
+
+def test_a_copy_holds_no_more_than_itself() -> None:
+    part = Images(random_bytes(100, 5), torch.arange(100))[:2].copy()
+    assert part.x.untyped_storage().nbytes() == 10
+    assert part.y.untyped_storage().nbytes() == 16
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "uint8"),
+        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2), "int64"),
+        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\(2, 3\)"),
+        (torch.zeros(6, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), r"\(6,\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Images(x, y)
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize("n", [2, 9, 10, 11, 299, 1000])
+def test_statistics_are_torchs(n: int) -> None:
+    x = random_bytes(n, 17)
+    scaled = x.double() / 255
+    statistics = measure(x)
+    assert statistics.mean.dtype == statistics.std.dtype == torch.float64
+    torch.testing.assert_close(statistics.mean, scaled.mean(0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(statistics.std, scaled.std(0), rtol=1e-13, atol=0)
+
+
+def test_statistics_do_not_depend_on_the_order() -> None:
+    x = random_bytes(1000, 17)
+    assert measure(x).equal(measure(x.flip(0)))
+    assert not measure(x).equal(measure(x[1:]))
+
+
+def test_bright_pixels_do_not_overflow() -> None:
+    x = torch.full((40_000, 1), 255, dtype=torch.uint8)
+    x[0] = 254
+    scaled = x.double() / 255
+    torch.testing.assert_close(measure(x).std, scaled.std(0), rtol=1e-6, atol=0)
+    assert measure(x[1:]).mean.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_pixel_that_never_varies_has_std_1(n: int) -> None:
+    x = torch.tensor([[7, 200]], dtype=torch.uint8).repeat(n, 1)
+    statistics = measure(x)
+    assert statistics.std.tolist() == [1, 1]
+    assert standardise(x, statistics).abs().max() < 1e-6
+
+
+def test_no_image_has_no_statistics() -> None:
+    with pytest.raises(InputError, match="no image"):
+        measure(torch.empty(0, 3, dtype=torch.uint8))
+
+
+# ---- standardising
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"),
+    [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 3e-3)],
+)
+def test_standardised_is_the_formula(dtype: torch.dtype, error: float) -> None:
+    x = random_bytes(53, 17)
+    statistics = measure(x)
+    X = standardise(x, statistics, dtype)
+    expected = (x.double() / 255 - statistics.mean) / statistics.std
+    assert X.dtype == dtype
+    assert X.shape == x.shape
+    assert (X.double() - expected).abs().max() < error
+
+
+def test_standardised_has_mean_0_and_std_1() -> None:
+    x = random_bytes(500, 9)
+    X = standardise(x, measure(x), torch.float64)
+    assert X.mean(0).abs().max() < 1e-12
+    assert (X.std(0) - 1).abs().max() < 1e-12
+
+
+@given(rows=st.integers(1, 60), n=st.integers(1, 50), seed=st.integers(0, 9))
+def test_the_chunks_leave_no_trace(rows: int, n: int, seed: int) -> None:
+    x = random_bytes(n, 6, seed)
+    statistics = measure(random_bytes(40, 6, seed + 100))
+    whole = standardise(x, statistics)
+    chunked = [standardise(part, statistics) for part in x.split(rows)]
+    assert torch.equal(torch.cat(chunked), whole)
+
+
+def test_the_size_of_a_chunk_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_bytes(100, 12)
+    statistics = measure(x)
+    X = standardise(x, statistics)
+    for rows in (1, 7, 100):
+        monkeypatch.setattr(pixels, "_ROWS", rows)
+        assert measure(x).equal(statistics)
+        assert torch.equal(standardise(x, statistics), X)
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_the_same_bits() -> None:
+    x = random_bytes(500, 3072)
+    statistics = measure(x)
+    assert measure(x.cuda()).equal(statistics)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        X = standardise(x.cuda(), statistics, dtype)
+        assert torch.equal(X.cpu(), standardise(x, statistics, dtype))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3,), (2, 3, 1)])
+def test_other_features_are_refused(shape: tuple[int, ...]) -> None:
+    statistics = Statistics(torch.zeros(3).double(), torch.ones(3).double())
+    with pytest.raises(InputError, match="3 features"):
+        standardise(torch.zeros(shape, dtype=torch.uint8), statistics)

@@ -1,0 +1,203 @@
+"""The command line: what a user types, what comes back, what a mistake costs."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from onelayer.__main__ import main
+from onelayer.cli import OneLayerCLI
+from onelayer.core import gradcheck
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SMALL = [
+    "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",
+    "--schedule.step_size=10", "--model.hidden=3",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONELAYER_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run made through the command line: its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "small.yaml").write_text("model:\n  l2: [0.0, 0.1]\n")
+        assert main(["fit", "-c", "small.yaml", *SMALL]) == 0
+    return folder / "lightning_logs" / "small" / "version_0"
+
+
+def test_fit_leaves_all_that_a_run_leaves(finished):
+    assert {p.name for p in finished.iterdir()} >= {
+        "config.yaml", "curves.csv", "curves.png", "summary.json", "checkpoints",
+    }  # fmt: skip
+    assert any(p.name.startswith("events.out.tfevents") for p in finished.iterdir())
+    assert (finished / "checkpoints" / "last.ckpt").is_file()
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["dataset"] == "synthetic"
+    assert (summary["hidden"], summary["steps"]) == (3, 20)
+    for member in summary["members"]:
+        for split in ("train", "val", "test"):
+            assert set(member[split]) == {"cost", "loss", "accuracy"}
+    with Image.open(finished / "curves.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_fit_ends_with_the_table_and_says_what_it_was_trained_on(capfd, empty_folder):
+    assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 0
+    out = capfd.readouterr().out
+    assert "3 hidden units, synthetic, 20 updates" in out
+    assert "train" in out
+    assert "not of CIFAR-10" in out
+
+
+def test_source_auto_falls_back_loudly(capfd):
+    small = [arg for arg in SMALL if "source" not in arg]
+    assert main(["fit", "--data.source=auto", *small]) == 0
+    captured = capfd.readouterr()
+    assert "BUILT-IN SYNTHETIC IMAGES" in captured.err
+    assert "not of CIFAR-10" in captured.out
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_checkpoint_can_be_measured_again(capfd, finished, command):
+    data = [arg for arg in SMALL if "--data" in arg]
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    assert main([command, *data, "--ckpt_path", checkpoint]) == 0
+    split = {"validate": "val", "test": "test"}[command]
+    members = json.loads((finished / "summary.json").read_text())["members"]
+    mean = sum(member[split]["accuracy"] for member in members) / len(members)
+    assert f"{split}/accuracy: {mean:.4f}" in capfd.readouterr().out
+
+
+def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):
+    for i in range(3):
+        Image.new("RGB", (40, 50), (80 * i, 10, 200)).save(empty_folder / f"{i}.png")
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    arguments = ["--ckpt_path", checkpoint, "--data.images", ".", "--output", "out.csv"]
+    assert main(["predict", *arguments]) == 0
+    with (empty_folder / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    for row in rows:
+        classes = list(row)[3:]
+        assert len(classes) == 10
+        assert sum(float(row[c]) for c in classes) == pytest.approx(1, abs=1e-5)
+        assert row["class"] == max(classes, key=lambda c: float(row[c]))
+        assert float(row["probability"]) == max(float(row[c]) for c in classes)
+
+
+def test_a_run_stopped_and_resumed_ends_as_one_that_was_not(empty_folder, finished):
+    (empty_folder / "small.yaml").write_text("model:\n  l2: [0.0, 0.1]\n")
+    fit = ["fit", "-c", "small.yaml", *SMALL, "--checkpoints.every=7"]
+    with pytest.warns(UserWarning, match="mid-cycle"):
+        assert main([*fit, "--trainer.max_steps=14"]) == 0
+    assert main([*fit, "--ckpt_path", "last"]) == 0
+    run = empty_folder / "lightning_logs" / "small" / "version_0"
+    ours = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    theirs = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value)
+
+
+def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
+    monkeypatch.chdir(finished.parents[2])
+    before = (finished / "curves.csv").read_text()
+    assert main(["fit", "-c", "small.yaml", *SMALL, "--ckpt_path", "last"]) == 0
+    assert (finished / "curves.csv").read_text() == before
+    assert not (finished.parent / "version_1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--model.hid", "3"], "--model.hid .*\n.*model.hidden"),
+        (["fit", "--model.hidden", "x"], "model.hidden.*\n.*int.* x"),
+        (["fit", "--model.hidden", "-1"], "hidden must be a whole number >= 0, not -1"),
+        (["fit", "--model.l2", "-0.1"], "l2 must be a finite number >= 0, not -0.1"),
+        (["fit", "--model.l2", ".inf"], "l2"),
+        (["fit", "--model.seeds", "-1"], "seeds must be .* >= 0, not -1"),
+        (["fit", "--schedule.step_size", "0"], "step_size must be .* >= 1, not 0"),
+        (["fit", "--schedule.max_lr", "1e-9"], "base_lr must be <= max_lr"),
+        (["fit", "--data.batch_size", "0"], "batch_size must be .* >= 1, not 0"),
+        (["fit", "--data.train_batches", "[6]"], r"train_batches must .* not \[6\]"),
+        (["fit", "--data.val_batches", "[1]"], r"train_batches and val_batches share \[1\]"),
+        (["fit", "-c", "missing.yaml"], "missing.yaml"),
+        (["fit", "-c", "."], "config.*not a file"),
+        (["fit", "--ckpt_path", "last"], "no run to resume"),
+        (["fit", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["fit", "--ckpt_path", "https://example.org/a.ckpt"], "URL"),
+        (["fit", "--trainer.gradient_clip_val", "1", *SMALL], "gradient_clip_val"),
+        (["fit", "--data.download", "false"], "no CIFAR-10 in .*data"),
+        (["test"], "needs --ckpt_path"),
+        (["predict", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["gradcheck", "--hidden", "0"], "--hidden must be .* >= 1, not 0"),
+        (["gradcheck", "--hid", "3"], "--hid"),
+    ],
+)
+def test_a_mistake_is_a_few_lines_and_exit_code_2(arguments, message, capfd, monkeypatch, tmp_path):
+    monkeypatch.delenv("ONELAYER_DATA", raising=False)
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert len(error.strip().splitlines()) <= 5
+    assert "Traceback" not in error
+    assert re.search(message, error)
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model:\n  hiden: 3\n", "model.hiden"),
+        (b"model:\n\thidden: 3\n", "config"),
+        (b"\xff\xfe\x00", "config"),
+        (b"", "config"),
+        (b"[1, 2]", "config"),
+        (b"model:\n  hidden: 3\n  hidden: 4\n", "hidden"),
+    ],
+    ids=["misspelt key", "tab", "not UTF-8", "empty", "list", "duplicate key"],
+)
+def test_a_config_that_is_none_is_named(content, message, capfd, tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    assert main(["fit", "-c", "bad.yaml"]) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) <= 5
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_understood(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(OneLayerCLI, "_run_subcommand", lambda cli, name: seen.append(cli.trainer))
+    assert main(["fit", "-c", str(config)]) == 0
+    schedule = yaml.safe_load(config.read_text()).get("schedule", {})
+    updates = 2 * schedule.get("step_size", 500) * schedule.get("cycles", 1)
+    assert seen[0].max_steps == updates
+
+
+def test_gradcheck_prints_a_table_or_json(capfd):
+    assert main(["gradcheck", "--hidden", "5", "--json"]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert content["passed"]
+    assert {check["parameter"] for check in content["checks"]} == {
+        "W", "b", "W1", "b1", "W2", "b2", "all",
+    }  # fmt: skip
+
+
+def test_gradcheck_exits_1_when_a_bound_is_missed(capfd, monkeypatch):
+    monkeypatch.setitem(gradcheck.BOUNDS, "central", 1e-30)
+    assert main(["gradcheck", "--hidden", "5"]) == 1
+    assert "MISSED" in capfd.readouterr().out

@@ -1,0 +1,72 @@
+"""Tiny data and short trainings for the tests."""
+
+import warnings
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+
+from onelayer.data.loader import ResidentLoader
+from onelayer.data.pixels import Images, measure, standardise
+from onelayer.training.module import OneLayer
+from onelayer.training.schedule import TriangularLR
+
+PIXELS, CLASSES = 12, 3
+
+
+def images(n, seed):
+    """Bytes whose brightness tells the class, nearly."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(CLASSES, (n,), generator=g)
+    noise = torch.randint(0, 120, (n, PIXELS), generator=g)
+    return Images((noise + 40 * y.unsqueeze(1)).to(torch.uint8), y)
+
+
+class SmallData(LightningDataModule):
+    """The interface of CIFAR10DataModule over 60 + 30 + 30 images of 12 pixels."""
+
+    dataset = "small"
+
+    def __init__(self, n=60, batch_size=8, dtype=torch.float32, seed=0):
+        super().__init__()
+        self.batch_size, self.dtype, self.seed = batch_size, dtype, seed
+        self.splits = {"train": images(n, 1), "val": images(30, 2), "test": images(30, 3)}
+        self.statistics = measure(self.splits["train"].x)
+
+    def tensors(self, split):
+        part = self.splits[split]
+        return standardise(part.x, self.statistics, self.dtype), part.y
+
+    def train_dataloader(self):
+        return ResidentLoader(*self.tensors("train"), self.batch_size, seed=self.seed)
+
+    def val_dataloader(self):
+        return ResidentLoader(*self.tensors("val"), 20, shuffle=False)
+
+    def test_dataloader(self):
+        return ResidentLoader(*self.tensors("test"), 20, shuffle=False)
+
+
+def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):
+    if "max_epochs" not in kwargs:
+        kwargs["max_steps"] = max_steps
+    return Trainer(
+        default_root_dir=tmp_path,
+        callbacks=list(callbacks),
+        logger=logger,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **{"enable_checkpointing": False, **kwargs},
+    )
+
+
+def fit(tmp_path, model=None, data=None, callbacks=None, max_steps=40, **kwargs):
+    """Train a small network; the module, and the trainer as ``module.trainer``."""
+    model = model or OneLayer(hidden=4, l2=0.01, inputs=PIXELS, classes=CLASSES)
+    callbacks = [TriangularLR(0.01, 0.3, step_size=10)] if callbacks is None else callbacks
+    run = trainer(tmp_path, max_steps, callbacks, **kwargs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="training stops in mid-cycle")
+        run.fit(model, datamodule=data or SmallData())
+    return model

@@ -1,0 +1,231 @@
+"""Training: what is updated, how often, with which rate; populations against single networks."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from onelayer.core import formulas
+from onelayer.core.errors import InputError
+from onelayer.core.network import initial_parameters
+from onelayer.data.loader import epoch_order
+from onelayer.training.module import OneLayer
+from onelayer.training.schedule import TriangularLR
+from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
+
+SMALL = {"inputs": PIXELS, "classes": CLASSES}
+
+
+def by_hand(data, hidden, l2, seed, steps, schedule):
+    """The training written as a loop, with torch's autograd: shares only the order of batches."""
+    X, y = data.tensors("train")
+    parameters = [
+        p[0].clone().requires_grad_() for p in initial_parameters([seed], hidden, **SMALL).values()
+    ]
+    per_epoch = -(-len(X) // data.batch_size)
+    for t in range(steps):
+        epoch, position = divmod(t, per_epoch)
+        rows = epoch_order(len(X), data.seed, epoch).split(data.batch_size)[position]
+        H = X[rows]
+        for W, b in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+            H = torch.relu(H @ W.T + b)
+        J = torch.nn.functional.cross_entropy(H @ parameters[-2].T + parameters[-1], y[rows])
+        J = J + l2 * sum(p.square().sum() for p in parameters if p.ndim == 2)
+        gradients = torch.autograd.grad(J, parameters)
+        with torch.no_grad():
+            for p, g in zip(parameters, gradients, strict=True):
+                p -= schedule.rate(t) * g
+    return [p.detach() for p in parameters]
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_fit_is_the_loop_written_by_hand(tmp_path, hidden, fused):
+    data = SmallData(dtype=torch.float64)
+    schedule = TriangularLR(0.01, 0.3, step_size=10)
+    model = OneLayer(hidden=hidden, l2=0.01, seeds=3, fused=fused, **SMALL).double()
+    model.load_state_dict(model.state_dict() | initial_parameters([3], hidden, **SMALL))
+    fit(tmp_path, model, data, [schedule], max_steps=60, precision="64-true")
+    expected = by_hand(data, hidden, 0.01, 3, 60, schedule)
+    for ours, theirs in zip(model.weights, expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_the_fused_update_trains_what_the_autograd_function_trains(tmp_path, hidden):
+    for dtype, precision, tolerance in (
+        (torch.float64, "64-true", 1e-10),
+        (torch.float32, "32-true", 1e-4),
+    ):
+        results = []
+        for fused in (True, False):
+            model = OneLayer(hidden, l2=[0.0, 0.1], seeds=[0, 1], fused=fused, **SMALL)
+            fit(tmp_path, model, SmallData(dtype=dtype), max_steps=200, precision=precision)
+            results.append(torch.cat([w.flatten() for w in model.weights]))
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+        assert results[0].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_members_end_as_they_would_alone_in_any_company_and_order(tmp_path, hidden):
+    def train(l2, seeds):
+        model = OneLayer(hidden, l2=l2, seeds=seeds, **SMALL)
+        fit(tmp_path, model, SmallData(dtype=torch.float64), max_steps=200, precision="64-true")
+        flat = torch.cat([w.flatten(1) for w in model.weights], 1)
+        return dict(zip(model.members, flat, strict=True))
+
+    many = train([0.0, 0.1, 0.02], [0, 7, 1])
+    reordered = train([0.02, 0.0], [1, 0])
+    assert len(many) == 9
+    for member, weights in reordered.items():
+        torch.testing.assert_close(many[member], weights, rtol=1e-10, atol=1e-12)
+    for member in [(0.1, 7), (0.0, 0)]:
+        (alone,) = train(*member).values()
+        torch.testing.assert_close(many[member], alone, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_a_member_driven_to_nan_leaves_the_others_bits_alone(tmp_path, hidden):
+    def train(broken):
+        model = OneLayer(hidden, l2=[0.0, 0.1, 0.02], **SMALL)
+        if broken:
+            with torch.no_grad():
+                model.weights[0][1] = float("nan")
+        return [w.detach().clone() for w in fit(tmp_path, model, max_steps=80).weights]
+
+    for whole, with_nan in zip(train(False), train(True), strict=True):
+        assert torch.equal(whole[[0, 2]], with_nan[[0, 2]])
+        assert with_nan[1].isnan().any()
+
+
+class Recorder(Callback):
+    """The rate of every update, as the optimizer had it, seen by replacing the update."""
+
+    def __init__(self, model):
+        self.rates, self.steps = [], []
+        right = model.update
+
+        def update(X, y, optimizer):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+            self.steps.append(model.global_step)
+            right(X, y, optimizer)
+
+        model.update = update
+
+
+def test_every_update_has_its_own_rate_and_its_own_number(tmp_path):
+    model = OneLayer(**SMALL)
+    seen = Recorder(model)
+    schedule = TriangularLR(0.01, 0.3, step_size=10)
+    fit(tmp_path, model, callbacks=[schedule], max_steps=37)
+    assert seen.steps == list(range(37))
+    assert seen.rates == [schedule.rate(t) for t in range(37)]
+    assert model.trainer.global_step == 37
+
+
+def test_blocks_end_where_somebody_looks(tmp_path):
+    class Looker(Callback):
+        def __init__(self):
+            self.ends = []
+
+        def next_look(self, step):
+            return (step // 7 + 1) * 7
+
+        def on_train_batch_end(self, trainer, *_):
+            self.ends.append(trainer.global_step)
+
+    looker = Looker()
+    fit(tmp_path, callbacks=[looker], max_steps=20)
+    # 60 images in batches of 8: an epoch of 8 updates; and Curves looks at every epoch's end.
+    assert looker.ends == [7, 8, 14, 16, 20]
+
+
+def test_a_callback_that_does_not_say_when_it_looks_sees_every_update(tmp_path):
+    class Counter(Callback):
+        def __init__(self):
+            self.steps = []
+
+        def on_train_batch_end(self, trainer, *_):
+            self.steps.append(trainer.global_step)
+
+    counter = Counter()
+    fit(tmp_path, callbacks=[counter], max_steps=20)
+    assert counter.steps == list(range(1, 21))
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+def test_model_checkpoint_saves_at_its_own_updates(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
+    model = OneLayer(**SMALL)
+    run = trainer(tmp_path, 20, [TriangularLR(step_size=10), saver], enable_checkpointing=True)
+    run.fit(model, datamodule=SmallData())
+    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == [
+        "step=12.ckpt", "step=18.ckpt", "step=6.ckpt",
+    ]  # fmt: skip
+
+
+def test_any_data_loader_will_do(tmp_path):
+    data = SmallData()
+    loader = DataLoader(TensorDataset(*data.tensors("train")), batch_size=8)
+    model = OneLayer(**SMALL)
+    run = trainer(tmp_path, max_epochs=3)
+    run.fit(model, loader, DataLoader(TensorDataset(*data.tensors("val")), batch_size=30))
+    assert run.global_step == 24
+    assert run.callback_metrics["val/accuracy"] > 0.5
+
+
+def test_without_a_schedule_the_rate_is_lr(tmp_path):
+    model = OneLayer(lr=0.07, **SMALL)
+    seen = Recorder(model)
+    fit(tmp_path, model, callbacks=[], max_steps=5)
+    assert seen.rates == [0.07] * 5
+
+
+def test_evaluate_is_cost_loss_and_accuracy(tmp_path):
+    model = fit(tmp_path, OneLayer(4, l2=[0.0, 0.1], **SMALL))
+    X, y = SmallData().tensors("val")
+    figures = model.evaluate(X, y)
+    torch.testing.assert_close(figures["cost"].float(), model.cost(X, y).detach())
+    Z = formulas.logits(X, model.weights)
+    accuracy = (Z.argmax(-1) == y).double().mean(1)
+    torch.testing.assert_close(figures["accuracy"], accuracy)
+
+
+def test_validate_and_test_log_the_mean_over_members(tmp_path):
+    model = fit(tmp_path, OneLayer(4, l2=[0.0, 0.1], **SMALL))
+    data = SmallData()
+    (logged,) = model.trainer.validate(model, data, verbose=False)
+    expected = model.evaluate(*data.tensors("val"))
+    assert logged == pytest.approx({f"val/{k}": float(v.mean()) for k, v in expected.items()})
+    (logged,) = model.trainer.test(model, data, verbose=False)
+    assert set(logged) == {"test/cost", "test/loss", "test/accuracy"}
+
+
+def test_a_checkpoint_carries_the_statistics_of_the_training_split(tmp_path):
+    model = fit(tmp_path)
+    model.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = OneLayer.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert torch.equal(loaded.mean, SmallData().statistics.mean)
+    assert torch.equal(loaded.std, SmallData().statistics.std)
+    assert loaded.members == model.members
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hidden": -1}, "hidden must be a whole number >= 0, not -1"),
+        ({"hidden": 2.5}, "hidden .* not 2.5"),
+        ({"l2": -0.1}, "l2 must be a finite number >= 0, not -0.1"),
+        ({"l2": float("nan")}, "l2 .* not nan"),
+        ({"l2": [0.1, float("inf")]}, "l2 .* not inf"),
+        ({"l2": []}, "l2 must be .* at least one"),
+        ({"seeds": -1}, "seeds must be a whole number >= 0, not -1"),
+        ({"seeds": [0, 0]}, "must not repeat"),
+        ({"lr": float("nan")}, "lr must be .* not nan"),
+        ({"classes": 1}, "classes must be a whole number >= 2"),
+    ],
+)
+def test_values_that_make_no_network_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        OneLayer(**arguments)

@@ -1,0 +1,104 @@
+"""TriangularLR as a callback: any module, warnings about mid-cycle, refusals."""
+
+import csv
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger
+
+from onelayer.core.errors import InputError
+from onelayer.training.module import OneLayer
+from onelayer.training.schedule import TriangularLR
+from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
+
+
+class Plain(LightningModule):
+    """An ordinary module with automatic optimisation and two param groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(PIXELS, CLASSES)
+        self.rates = []
+
+    def training_step(self, batch, batch_idx):
+        self.rates.append([g["lr"] for g in self.optimizers().param_groups])
+        return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        groups = [{"params": [self.layer.weight]}, {"params": [self.layer.bias]}]
+        return torch.optim.SGD(groups, lr=1.0)
+
+
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+def test_sets_every_group_of_any_module_before_each_update(tmp_path, mode):
+    schedule = TriangularLR(0.01, 0.3, step_size=5, cycles=2, mode=mode, gamma=0.9)
+    model = Plain()
+    trainer(tmp_path, schedule.total_steps, [schedule]).fit(model, SmallData().train_dataloader())
+    assert model.rates == [[schedule.rate(t)] * 2 for t in range(20)]
+    assert model.rates[5] == [schedule.max_lr] * 2 or mode == "exp_range"
+
+
+def test_accumulated_batches_share_the_rate_of_their_update(tmp_path):
+    schedule = TriangularLR(0.0, 1.0, step_size=4)
+    model = Plain()
+    run = trainer(tmp_path, 4, [schedule], accumulate_grad_batches=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(model, SmallData().train_dataloader())
+    assert [group[0] for group in model.rates] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
+
+
+def test_logs_lr_against_the_number_of_updates(tmp_path):
+    schedule = TriangularLR(0.0, 1.0, step_size=4)
+    logger = CSVLogger(tmp_path)
+    trainer(tmp_path, 8, [schedule], logger=logger).fit(Plain(), SmallData().train_dataloader())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        logged = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file)}
+    assert logged == {t: schedule.rate(t - 1) for t in range(1, 9)}
+
+
+def mid_cycle_warnings(run, model):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.fit(model, datamodule=SmallData())
+    return [str(w.message) for w in caught if "mid-cycle" in str(w.message)]
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 25}, {"max_epochs": 3}])
+def test_a_stop_in_mid_cycle_is_warned_about_with_both_numbers(tmp_path, limit):
+    updates = 25 if "max_steps" in limit else 24
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    run = trainer(tmp_path, callbacks=[TriangularLR(step_size=10)], **limit)
+    (warning,) = mid_cycle_warnings(run, model)
+    assert re.search(f"{updates} updates are .* cycles of 20 .*=20 or 40", warning)
+
+
+def test_whole_cycles_are_not_warned_about(tmp_path):
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    run = trainer(tmp_path, 40, [TriangularLR(step_size=10, cycles=2)])
+    assert mid_cycle_warnings(run, model) == []
+
+
+def test_two_schedules_are_refused(tmp_path):
+    with pytest.raises(InputError, match="two TriangularLR"):
+        fit(tmp_path, callbacks=[TriangularLR(), TriangularLR(max_lr=0.2)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step_size": 0}, "step_size must be .* not 0"),
+        ({"base_lr": 0.5}, "base_lr must be <= max_lr, but 0.5 > 0.1"),
+        ({"max_lr": float("nan")}, "max_lr .* not nan"),
+        ({"cycles": 0}, "cycles must be a whole number >= 1, not 0"),
+        ({"cycles": 1.5}, "cycles .* not 1.5"),
+        ({"mode": "cosine"}, "mode must be triangular, .* not 'cosine'"),
+    ],
+)
+def test_values_that_make_no_schedule_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        TriangularLR(**arguments)
