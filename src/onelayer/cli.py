@@ -8,17 +8,23 @@ from __future__ import annotations
 import csv
 import difflib
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+import onelayer.training  # noqa: F401 - it makes lightning importable
 
-# isort: split  (onelayer.training first: it makes lightning importable)
+# isort: split
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    LightningArgumentParser,
+    LightningCLI,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.config_files import check_configs
@@ -54,6 +60,8 @@ def run(argv: list[str]) -> int:
 
         return main(rest)
     check_configs(rest)
+    if command == "search":
+        return search(rest)
     try:
         OneLayerCLI(argv)
     except MisconfigurationException as error:  # options that Lightning refuses together
@@ -104,6 +112,41 @@ def _shorten(message: str) -> str:
     if expected and given:
         return f"{lines[0]} expected {' or '.join(expected)}. {given[0]}"
     return "\n".join(lines[:3])
+
+
+def search(argv: list[str]) -> int:
+    """``onelayer search``."""
+    from onelayer.study.search import Plan
+    from onelayer.study.tuning import Final, Search
+
+    parser = Parser(
+        prog="onelayer search", description="Search the regulariser λ (l2) from coarse to fine."
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of options.")
+    parser.add_class_arguments(Plan, "search")
+    parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
+    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    parser.add_class_arguments(TriangularLR, "schedule")
+    parser.add_class_arguments(Final, "final")
+    parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    config = parser.parse_args(argv)
+    output = config.output or os.path.join(RUNS, _stem(config.config) or "search")
+    Search(
+        plan=Plan(**config.search.as_dict()),
+        hidden=config.model.hidden,
+        data=config.data.as_dict(),
+        schedule=config.schedule.as_dict(),
+        final=Final(**config.final.as_dict()),
+        output=Path(output),
+        storage=config.storage,
+    ).run()
+    return 0
+
+
+def _stem(configs: list[Any] | None) -> str:
+    """A name for runs of these configuration files."""
+    return "+".join(Path(str(path)).stem for path in configs or [])
 
 
 class OneLayerCLI(LightningCLI):
@@ -220,8 +263,7 @@ class OneLayerCLI(LightningCLI):
 
     def _runs_folder(self) -> Path:
         """Where the versions of this configuration lie: lightning_logs/<config name>."""
-        configs = self._get(self.config, "config") or []
-        name = "+".join(Path(str(path)).stem for path in configs) or "fit"
+        name = _stem(self._get(self.config, "config")) or "fit"
         root = self._get(self.config, "trainer").default_root_dir or "."
         return Path(str(root)) / RUNS / name
 

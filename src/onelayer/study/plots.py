@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from onelayer.training.curves import Row, read_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from onelayer.study.search import Candidate
 
 COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
@@ -100,3 +102,60 @@ def _draw_rate(axis: Axes, rows: Sequence[Row]) -> None:
     axis.plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
     axis.set_ylabel("learning rate η")
     axis.legend()
+
+
+def plot_search(
+    rows: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    best: Candidate,
+    output: str | Path,
+    dataset: str = "",
+) -> None:
+    """Validation accuracy against λ: every trial, each λ's mean and standard error, the choice.
+
+    Args:
+        rows: as in search.csv.
+        candidates: the λ that did not diverge.
+        chosen: the choice, by whichever rule.
+        best: the best mean.
+        output: PNG to write.
+        dataset: "synthetic" is said in the title.
+    """
+    figure, axes = new_figure(1, 1, (9, 5.5))
+    axis = axes[0, 0]
+    stages = sorted({row["stage"] for row in rows})
+    for stage, colour in zip(stages, _stage_colours(len(stages)), strict=True):
+        trials = [row for row in rows if row["stage"] == stage and not row["diverged"]]
+        axis.scatter(
+            [row["l2"] for row in trials],
+            [100 * float(row["val_accuracy"]) for row in trials],
+            s=9, color=colour, alpha=0.5,
+        )  # fmt: skip
+        points = [c for c in candidates if c.stage == stage]
+        axis.errorbar(
+            [c.l2 for c in points],
+            [100 * c.mean for c in points],
+            [100 * c.error for c in points],
+            fmt="o", ms=4, lw=1, capsize=2, color=colour, label=f"stage {stage}",
+        )  # fmt: skip
+    axis.plot(best.l2, 100 * best.mean, "s", ms=12, mfc="none", color="black", label="best mean")
+    axis.plot(chosen.l2, 100 * chosen.mean, "*", ms=16, color="#d62728", label="chosen")
+    axis.set_xscale("log")
+    axis.set_xlabel("λ")
+    axis.set_ylabel("validation accuracy (%), mean ± standard error")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    gone = sum(bool(row["diverged"]) for row in rows)
+    parts = [f"search for λ, {len(rows)} networks", f"{gone} diverged" if gone else ""]
+    if dataset == "synthetic":
+        parts.append("built-in synthetic images, NOT CIFAR-10")
+    figure.suptitle(", ".join(filter(None, parts)))
+    figure.savefig(output, dpi=110)
+
+
+def _stage_colours(n: int) -> list[str]:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis"](0.85 * i / max(n - 1, 1))) for i in range(n)]

@@ -13,10 +13,14 @@ class Progress(ProgressBar):
     """Updates done of those to do, and the accuracies last measured.
 
     Lightning's own bars count batches of an epoch, which here are blocks of updates.
+
+    Args:
+        title: what stands before the bar.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "train") -> None:
         super().__init__()
+        self.title = title
         self._bar: tqdm[Any] | None = None
         self._enabled = True
 
@@ -34,7 +38,7 @@ class Progress(ProgressBar):
         self._bar = tqdm(
             total=int(total) if total != float("inf") else None,
             initial=trainer.global_step,
-            desc="train",
+            desc=self.title,
             unit=" updates",
             disable=not self._enabled,
             mininterval=0.5,

@@ -1,0 +1,358 @@
+"""``onelayer search``: trains what the plan says, keeps the ledger, trains the final network."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from onelayer.core.errors import InputError
+from onelayer.core.network import parameter_shapes
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.pixels import Images
+from onelayer.study.ledger import Ledger, Planned, is_finite
+from onelayer.study.plots import plot_curves, plot_search
+from onelayer.study.search import (
+    Candidate,
+    Plan,
+    choose,
+    plan_stage,
+    ranking,
+    standard_error,
+    top_range,
+)
+from onelayer.training.checkpoint import LAST, AtomicCheckpointIO, Checkpoints
+from onelayer.training.curves import Curves, last_figures
+from onelayer.training.measure import QUANTITIES
+from onelayer.training.module import OneLayer
+from onelayer.training.progress import Progress
+from onelayer.training.results import Results, format_summary, write_json
+from onelayer.training.schedule import TriangularLR
+
+POLL = 1.0
+"""Seconds between two looks for work while other processes train the rest of a stage."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final training, with the chosen λ.
+
+    Args:
+        seeds: of the initial weights; one network each.
+        val_size: images that still validate; the others train.
+        batch_size: images of an update.
+        step_size: n_s of its schedule.
+        cycles: how many.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    val_size: int = 1000
+    batch_size: int = 200
+    step_size: int = 600
+    cycles: int = 5
+
+
+class SealedData(CIFAR10DataModule):
+    """The data of the search: the test split cannot be had from it."""
+
+    @property
+    def test(self) -> Images:
+        """Refused: λ is chosen on validation alone."""
+        raise PermissionError("the test split is sealed until λ has been chosen.")
+
+    def test_dataloader(self) -> Any:
+        """Refused, as ``test`` is."""
+        return self.test
+
+    def tensors(self, split: Any, dtype: torch.dtype | None = None) -> Any:
+        """The training or validation split."""
+        return self.test if split == "test" else super().tensors(split, dtype)
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: everything that decides its outcome, and where it is kept.
+
+    Args:
+        plan: which λ.
+        hidden: hidden units.
+        data: arguments of CIFAR10DataModule.
+        schedule: arguments of TriangularLR, of the stages.
+        final: the final training.
+        output: folder for search.csv, search.png, best.yaml, search.json, search.db and final/.
+        storage: database of the ledger; SQLite in ``output`` by default.
+    """
+
+    plan: Plan
+    hidden: int
+    data: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    final: Final
+    output: Path
+    storage: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What the ledger is compared by: all but places."""
+        places = ("root", "mirror", "download", "download_seconds", "images")
+        groups = {
+            "search": asdict(self.plan),
+            "data": {k: v for k, v in self.data.items() if k not in places},
+            "schedule": dict(self.schedule),
+        }
+        flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
+        # The rule is applied afterwards: it may be changed without training anything again.
+        del flat["search.rule"], flat["search.members"]
+        return {"model.hidden": self.hidden, **flat}
+
+    def run(self) -> dict[str, Any]:
+        """Run it, or what is left of it, and return what search.json holds.
+
+        Raises:
+            InputError: if every network diverged, or the ledger is another search's.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        storage = self.storage or f"sqlite:///{self.output / 'search.db'}"
+        data = SealedData(**self.data)
+        data.prepare_data()
+        ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
+        members = self._members(ledger)
+        low, high = self.plan.l2_min, self.plan.l2_max
+        rows: list[dict[str, Any]] = []
+        candidates: list[Candidate] = []
+        for stage in range(1, self.plan.stages + 1):
+            if stage > 1:
+                low, high = top_range(candidates, self.plan.top)
+            plan = plan_stage(self.plan, stage, low, high, members)
+            self._train_stage(ledger, plan, low, high, data)
+            rows += stage_rows(ledger, plan)
+            candidates = aggregate(rows, images=count_validation(data))
+            write_csv(self.output / "search.csv", rows)
+        top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
+        best, chosen = choose(candidates, "best"), choose(candidates, self.plan.rule)
+        one_se = choose(candidates, "one_se")
+        plot_search(rows, candidates, chosen, best, self.output / "search.png", data.dataset)
+        self._write_best(chosen.l2)
+        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule), flush=True)
+        content = {
+            "settings": self.settings(),
+            "candidates": [asdict(c) for c in candidates],
+            "best": asdict(best),
+            "one_se": asdict(one_se),
+            "rule": self.plan.rule,
+            "l2": chosen.l2,
+            "final": self._train_final(chosen.l2),
+        }
+        write_json(self.output / "search.json", content)
+        left = f"search.csv, search.png, best.yaml, {final_name(chosen.l2)}/"
+        print(f"search: {self.output} ({left})")
+        print(f"ledger: {storage}", flush=True)
+        return content
+
+    def _members(self, ledger: Ledger) -> int:
+        """Networks trained at once: kept in the ledger, because passes are part of the plan."""
+        kept = ledger.study.user_attrs.get("members")
+        if kept is None:
+            kept = self.plan.members or members_in_memory(self.hidden)
+            ledger.study.set_user_attr("members", kept)
+        elif self.plan.members not in (None, kept):
+            raise InputError(
+                f"search.members is {self.plan.members} here but {kept} in the ledger: "
+                "leave it out."
+            )
+        return int(kept)
+
+    def _train_stage(
+        self, ledger: Ledger, plan: Sequence[Planned], low: float, high: float, data: SealedData
+    ) -> None:
+        """Train the passes of a stage that nobody else trains, until all are done."""
+        ledger.enqueue(plan, low, high)
+        stage = plan[0].stage
+        span = f"stage {stage} of {self.plan.stages}"
+        print(f"{span}: {self.plan.number} l2 in [{low:.3g}, {high:.3g}]", flush=True)
+        while not ledger.is_complete(plan):
+            ledger.release_abandoned(plan)
+            members = ledger.claim(plan)
+            if members is None:
+                time.sleep(POLL)  # others are at it
+                continue
+            with ledger.alive(members):
+                figures = self.train(members, data, span)
+            ledger.record(members, figures)
+
+    def train(
+        self, members: Sequence[Planned], data: SealedData, title: str
+    ) -> list[dict[str, float]]:
+        """Train one pass as a population; each network's final figures."""
+        l2s = list(dict.fromkeys(planned.l2 for planned in members))
+        model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
+        schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
+        trainer = make_trainer(schedule, [curves, Progress(title)])
+        trainer.fit(model, datamodule=data)
+        figures: dict[tuple[float, int], dict[str, float]] = {}
+        for split in ("train", "val"):
+            for row in last_figures(curves.rows, split):
+                values = {f"{split}_{name}": getattr(row, name) for name in QUANTITIES}
+                figures.setdefault((row.l2, row.seed), {}).update(values)
+        return [figures[planned.l2, planned.seed] for planned in members]
+
+    def _final_data(self) -> dict[str, Any]:
+        return {
+            **self.data,
+            "val_size": self.final.val_size,
+            "batch_size": self.final.batch_size,
+        }
+
+    def _final_schedule(self) -> dict[str, Any]:
+        return {
+            **self.schedule,
+            "step_size": self.final.step_size,
+            "cycles": self.final.cycles,
+        }
+
+    def _write_best(self, l2: float) -> None:
+        """best.yaml: ``onelayer fit --config best.yaml`` trains the final networks."""
+        default = {"root", "mirror", "download", "download_seconds", "images"}
+        content = {
+            "model": {"hidden": self.hidden, "l2": l2, "seeds": list(self.final.seeds)},
+            "data": {k: v for k, v in self._final_data().items() if k not in default},
+            "schedule": self._final_schedule(),
+        }
+        text = "# The final networks of a search, with the λ it chose.\n" + yaml.safe_dump(
+            content, sort_keys=False
+        )
+        temporary = self.output / "best.yaml.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.output / "best.yaml")
+
+    def _train_final(self, l2: float) -> dict[str, Any]:
+        """Train the final networks and measure them, once, on the test split."""
+        folder = self.output / final_name(l2)
+        checkpoint = folder / "checkpoints" / LAST
+        schedule, results = TriangularLR(**self._final_schedule()), Results()
+        model = OneLayer(self.hidden, l2=l2, seeds=list(self.final.seeds))
+        data = CIFAR10DataModule(**self._final_data())
+        logger = TensorBoardLogger(
+            self.output, name="", version=folder.name, default_hp_metric=False
+        )
+        callbacks = [results, Curves(), Checkpoints(), Progress("final")]
+        trainer = make_trainer(schedule, callbacks, logger)
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+        trainer.test(model, datamodule=data, verbose=False)
+        assert results.summary is not None
+        print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(results.summary)}", flush=True)
+        plot_curves(folder / "curves.csv", folder / "curves.png", data.dataset, "final networks")
+        return results.summary
+
+
+def final_name(l2: float) -> str:
+    """Folder of the final networks; another rule may choose another λ later."""
+    return f"final-{l2:.6g}"
+
+
+def make_trainer(
+    schedule: TriangularLR, callbacks: Sequence[Callback], logger: Any = False
+) -> Trainer:
+    """A Trainer for one population: its length is the schedule's."""
+    return Trainer(
+        max_steps=schedule.total_steps,
+        callbacks=[schedule, *callbacks],
+        logger=logger,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+def members_in_memory(hidden: int) -> int:
+    """How many networks fit half of the memory that is free now, with what training them needs."""
+    shapes = parameter_shapes(hidden).values()
+    numbers = sum(torch.Size(shape).numel() for shape in shapes)
+    per_network = 4 * (3 * numbers + 8000 * (hidden or 10))  # weights, update, activations
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, free // 2 // per_network)
+
+
+def count_validation(data: CIFAR10DataModule) -> int:
+    """Images of the validation split.
+
+    Raises:
+        InputError: if there is none to choose λ on.
+    """
+    split = data.tensors("val")
+    if split is None:
+        raise InputError("a search needs a validation split: set data.val_size or val_batches.")
+    return len(split[1])
+
+
+def stage_rows(ledger: Ledger, plan: Sequence[Planned]) -> list[dict[str, Any]]:
+    """The finished trials of a stage, as search.csv has them."""
+    trials = ledger.trials(plan[0].stage)
+    names = [f"{split}_{name}" for split in ("train", "val") for name in QUANTITIES]
+    rows = []
+    for planned in plan:
+        attrs = trials[planned.index, planned.seed].user_attrs
+        figures = {name: attrs[name] for name in names}
+        known = {"stage": planned.stage, "index": planned.index, "l2": planned.l2}
+        rows.append({**known, "seed": planned.seed, **figures, "diverged": not is_finite(figures)})
+    return rows
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]:
+    """One candidate per λ: the mean over seeds. A λ with a diverged network is none."""
+    groups: dict[tuple[int, int, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["stage"], row["index"], row["l2"]), []).append(row)
+    result = []
+    for (stage, index, l2), members in groups.items():
+        if any(row["diverged"] for row in members):
+            continue
+        accuracies = [float(row["val_accuracy"]) for row in members]
+        mean = sum(accuracies) / len(accuracies)
+        error = standard_error(accuracies, images)
+        result.append(Candidate(stage, index, l2, mean, error, len(accuracies)))
+    return result
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write search.csv beside its target and rename."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def format_candidates(
+    candidates: Sequence[Candidate],
+    best: Candidate,
+    one_se: Candidate,
+    chosen: Candidate,
+    rule: str,
+) -> str:
+    """The ten best λ, and the choice by either rule."""
+    lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
+    marked = list(dict.fromkeys([*ranking(candidates)[:10], one_se]))
+    for c in marked:
+        notes = [name for name, which in (("best", best), ("one_se", one_se)) if c == which]
+        if c == chosen:
+            notes.append("<- chosen")
+        value = f"{100 * c.mean:.2f} ± {100 * c.error:.2f}"
+        lines.append(
+            f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {', '.join(notes)}".rstrip()
+        )
+    lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
+    return "\n".join(lines)
