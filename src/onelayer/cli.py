@@ -62,6 +62,8 @@ def run(argv: list[str]) -> int:
     check_configs(rest)
     if command == "search":
         return search(rest)
+    if command == "report":
+        return report(rest)
     try:
         OneLayerCLI(argv)
     except MisconfigurationException as error:  # options that Lightning refuses together
@@ -141,6 +143,44 @@ def search(argv: list[str]) -> int:
         output=Path(output),
         storage=config.storage,
     ).run()
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    """``onelayer report``."""
+    from onelayer.study.report import Report
+    from onelayer.study.search import Plan
+
+    parser = Parser(
+        prog="onelayer report", description="Repeat the exercises beside their published figures."
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of options.")
+    parser.add_argument("--output", type=str, default="docs/report", help="Folder of report.md.")
+    parser.add_argument("--runs", type=str, default=f"{RUNS}/report", help="Folder of the runs.")
+    parser.add_argument(
+        "--seeds", type=list[int], default=list(range(10)), help="Of each training."
+    )
+    parser.add_class_arguments(Plan, "search")
+    for name, kind, what in (
+        ("root", str | None, "Folder of CIFAR-10; ONELAYER_DATA or data."),
+        ("source", str, "cifar10, synthetic or auto."),
+        ("limit", int | None, "Keep only so many images of each split: a quick look."),
+    ):
+        default = "cifar10" if name == "source" else None
+        parser.add_argument(f"--data.{name}", type=kind, default=default, help=what)
+    parser.add_argument("--step_size", type=int | None, help="n_s of every training: a quick look.")
+    config = parser.parse_args(argv)
+    data = {k: v for k, v in config.data.as_dict().items() if v is not None}
+    short = {"step_size": config.step_size} if config.step_size else None
+    path = Report(
+        output=Path(config.output),
+        runs=Path(config.runs),
+        data=data,
+        seeds=config.seeds,
+        search=Plan(**config.search.as_dict()),
+        schedule=short,
+    ).write()
+    print(f"report: {path}")
     return 0
 
 

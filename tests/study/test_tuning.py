@@ -152,5 +152,3 @@ def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, c
     assert "every network of the search diverged" in capsys.readouterr().err
     with (tmp_path / "out" / "search.csv").open() as file:
         assert {row["diverged"] for row in csv.DictReader(file)} == {"True"}
-
-

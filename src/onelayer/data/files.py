@@ -56,8 +56,8 @@ def read_image(path: Path) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error")  # PIL warns of images that would fill the memory
+        # PIL only warns of images that would fill the memory
+        with warnings.catch_warnings(action="error"), Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are {image.mode}, and 8-bit ones are needed")
             image.load()

@@ -193,7 +193,7 @@ class ResidentLoader:
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; a position in this very epoch stays."""
         if epoch != self._epoch:
-            self._epoch, self._position, self._resume = epoch, 0, False
+            self._epoch, self._position = epoch, 0
 
     def follow(self, step: Callable[[], int], stop: Callable[[int], int]) -> None:
         """From now on give :class:`Block` objects, placed by the number of updates alone.
@@ -248,7 +248,7 @@ class ResidentLoader:
     def _blocks(self, following: _Following) -> Iterator[Block]:
         epoch = following.step() // len(self)
         start, end = epoch * len(self), (epoch + 1) * len(self)
-        while start <= (step := following.step()) < end:
+        while (step := following.step()) < end:
             stop = following.stop(step)
             if stop <= step:
                 raise ValueError(f"stop({step}) = {stop}: a block must end after it begins.")

@@ -79,6 +79,12 @@ class Ledger:
             _check_same(kept, settings, storage)
         self._storage = self.study._storage
 
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._storage.remove_session()
+        backend: Any = getattr(self._storage, "_backend", self._storage)
+        backend.engine.dispose()
+
     def trials(self, stage: int) -> dict[tuple[int, int], FrozenTrial]:
         """The trial that counts for each (index, seed) of a stage: the first that did not fail."""
         result: dict[tuple[int, int], FrozenTrial] = {}

@@ -12,6 +12,7 @@ import numpy as np
 from onelayer.training.curves import Row, read_rows
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -159,3 +160,25 @@ def _stage_colours(n: int) -> list[str]:
     from matplotlib.colors import to_hex
 
     return [to_hex(colormaps["viridis"](0.85 * i / max(n - 1, 1))) for i in range(n)]
+
+
+def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str] | None = None) -> None:
+    """Weights as images, each scaled to its own range.
+
+    Args:
+        W: (units, 3072), the weights of one layer of one member.
+        output: PNG to write.
+        titles: one per unit.
+    """
+    columns = 5 if len(W) <= 10 else 10
+    rows = -(-len(W) // columns)
+    figure, axes = new_figure(rows, columns, (1.3 * columns, (1.5 if titles else 1.35) * rows))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, (axis, w) in enumerate(zip(axes.flat, W, strict=False)):
+        picture = w.view(3, 32, 32).permute(1, 2, 0).double()
+        low, high = picture.min(), picture.max()
+        axis.imshow(((picture - low) / (high - low)).numpy())
+        if titles:
+            axis.set_title(titles[i], fontsize=9)
+    figure.savefig(output, dpi=110)

@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.pixels import Images
 from onelayer.study.ledger import Ledger, Planned, is_finite
-from onelayer.study.plots import plot_curves, plot_search
+from onelayer.study.plots import plot_search
+from onelayer.study.runs import make_trainer, train_and_test
 from onelayer.study.search import (
     Candidate,
     Plan,
@@ -30,12 +29,11 @@ from onelayer.study.search import (
     standard_error,
     top_range,
 )
-from onelayer.training.checkpoint import LAST, AtomicCheckpointIO, Checkpoints
 from onelayer.training.curves import Curves, last_figures
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
-from onelayer.training.results import Results, format_summary, write_json
+from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
 
 POLL = 1.0
@@ -195,7 +193,7 @@ class Search:
         l2s = list(dict.fromkeys(planned.l2 for planned in members))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
-        trainer = make_trainer(schedule, [curves, Progress(title)])
+        trainer = make_trainer(schedule.total_steps, [schedule, curves, Progress(title)])
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
@@ -235,42 +233,18 @@ class Search:
 
     def _train_final(self, l2: float) -> dict[str, Any]:
         """Train the final networks and measure them, once, on the test split."""
-        folder = self.output / final_name(l2)
-        checkpoint = folder / "checkpoints" / LAST
-        schedule, results = TriangularLR(**self._final_schedule()), Results()
         model = OneLayer(self.hidden, l2=l2, seeds=list(self.final.seeds))
-        data = CIFAR10DataModule(**self._final_data())
-        logger = TensorBoardLogger(
-            self.output, name="", version=folder.name, default_hp_metric=False
+        folder = self.output / final_name(l2)
+        summary = train_and_test(
+            model, self._final_data(), self._final_schedule(), folder, "final networks"
         )
-        callbacks = [results, Curves(), Checkpoints(), Progress("final")]
-        trainer = make_trainer(schedule, callbacks, logger)
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint if checkpoint.is_file() else None)
-        trainer.test(model, datamodule=data, verbose=False)
-        assert results.summary is not None
-        print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(results.summary)}", flush=True)
-        plot_curves(folder / "curves.csv", folder / "curves.png", data.dataset, "final networks")
-        return results.summary
+        print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(summary)}", flush=True)
+        return summary
 
 
 def final_name(l2: float) -> str:
     """Folder of the final networks; another rule may choose another λ later."""
     return f"final-{l2:.6g}"
-
-
-def make_trainer(
-    schedule: TriangularLR, callbacks: Sequence[Callback], logger: Any = False
-) -> Trainer:
-    """A Trainer for one population: its length is the schedule's."""
-    return Trainer(
-        max_steps=schedule.total_steps,
-        callbacks=[schedule, *callbacks],
-        logger=logger,
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
 
 
 def members_in_memory(hidden: int) -> int:
