@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files, whatever display there is
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it: before torch
 
 from onelayer._compat import ensure_torchvision_operators
 

@@ -227,6 +227,8 @@ class OneLayerCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # the figures are printed once, by us
         if subcommand == "predict":
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="CSV file to write."

@@ -100,10 +100,6 @@ class TriangularLR(Callback):
                     f"schedule.{name} is {value!r} here but {self._saved[name]!r} in the "
                     "checkpoint: resume with the run's own schedule, or start a new run."
                 )
-        if sum(isinstance(c, TriangularLR) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise InputError(
-                "two TriangularLR callbacks would each set the learning rate: keep one."
-            )
         if trainer.lr_scheduler_configs:
             raise InputError(
                 "TriangularLR and an lr_scheduler would both set the rate: keep one of them."
