@@ -2,7 +2,7 @@
 #   make test ARGS="-k schedule"        more arguments for the command
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean FORCE
+.PHONY: help train test lint format bench clean FORCE
 
 PYTHON ?=
 BIN := .venv/bin
@@ -23,6 +23,9 @@ lint: $(STAMP)  ## check style, format and types
 format: $(STAMP)  ## mend what lint can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(STAMP)  ## time the contenders side by side
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -175,6 +175,55 @@ def test_any_data_loader_will_do(tmp_path):
     assert run.callback_metrics["val/accuracy"] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("X", "label", "message"),
+    [
+        (float("nan"), 0, "nan: every feature must be a finite number"),
+        (float("inf"), 0, "inf: every feature must be a finite number"),
+        (0.0, -1, r"y\[3\] = -1 is no label"),
+        (0.0, -100, r"y\[3\] = -100 is no label"),
+        (0.0, CLASSES, rf"y\[3\] = {CLASSES} is no label"),
+    ],
+)
+def test_what_any_data_loader_gives_is_checked(tmp_path, X, label, message):
+    features, labels = torch.ones(8, PIXELS), torch.zeros(8, dtype=torch.int64)
+    features[3, 5], labels[3] = X, label
+    loader = DataLoader(TensorDataset(features, labels), batch_size=8)
+    with pytest.raises(InputError, match=message):
+        trainer(tmp_path, max_epochs=1).fit(OneLayer(**SMALL), loader, loader)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"limit_train_batches": 3}, "trainer.limit_train_batches .* data.limit"),
+        ({"overfit_batches": 2}, "trainer.overfit_batches .* data.limit"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_options_that_blocks_cannot_honour_are_refused_by_name(tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path, **option)
+
+
+@pytest.mark.gpu
+def test_float16_is_refused(tmp_path):
+    run = trainer(tmp_path, 4, accelerator="gpu", precision="16-mixed")
+    with pytest.raises(InputError, match="16-mixed needs a gradient scaler"):
+        run.fit(OneLayer(**SMALL), datamodule=SmallData())
+
+
+def test_bfloat16_products_train_nearly_the_same(tmp_path):
+    low, full = (
+        fit(tmp_path, OneLayer(4, **SMALL), max_steps=40, precision=precision)
+        for precision in ("bf16-mixed", "32-true")
+    )
+    for a, b in zip(low.weights, full.weights, strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+
+
 def test_without_a_schedule_the_rate_is_lr(tmp_path):
     model = OneLayer(lr=0.07, **SMALL)
     seen = Recorder(model)

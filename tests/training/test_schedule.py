@@ -84,7 +84,7 @@ def test_whole_cycles_are_not_warned_about(tmp_path):
 
 
 def test_two_schedules_are_refused(tmp_path):
-    with pytest.raises(RuntimeError, match="more than one stateful callback of type `TriangularLR`"):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `Triangular"):
         fit(tmp_path, callbacks=[TriangularLR(), TriangularLR(max_lr=0.2)])
 
 

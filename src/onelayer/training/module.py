@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from onelayer.core import autograd, formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
-from onelayer.data.loader import Block, ResidentLoader
+from onelayer.data.loader import Block, ResidentLoader, check_batch
 from onelayer.training.measure import Measure
 
 MAX_BLOCK = 100
@@ -162,11 +162,22 @@ class OneLayer(LightningModule):
         """The updates of one block, or of one batch ``(X, y)`` of any other loader."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        for X, y in batch if isinstance(batch, Block) else [batch]:
+        for X, y in batch if isinstance(batch, Block) else [self._checked(batch)]:
             for callback in self._rate_setters:
                 callback.before_update(optimizer, self.global_step)
             self.update(X, y, optimizer)
             self._count_update()
+
+    def _checked(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch of a loader that may not be ours, and have checked nothing.
+
+        Values are looked at in host memory only: on a device it would wait for every batch.
+        """
+        X, y = batch
+        autograd.check_shapes(X, y, self.weights)
+        if X.device.type == "cpu":
+            check_batch(X, y, classes=self.weights[-1].shape[1])
+        return X, y
 
     def update(self, X: Tensor, y: Tensor, optimizer: Optimizer) -> None:
         """One update of every member: θ ← θ - η ∂J/∂θ. All training goes through here."""
@@ -230,16 +241,37 @@ class OneLayer(LightningModule):
             self.std.copy_(statistics.std)
 
     def on_train_start(self) -> None:
-        """Let the loader follow the number of updates, and know who sets the rate."""
+        """Let the loader follow the number of updates, and know who sets the rate.
+
+        Raises:
+            InputError: naming an option of the Trainer that blocks of updates cannot honour.
+        """
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResidentLoader):
+            self._refuse_what_blocks_cannot()
             loader.follow(step=lambda: self.global_step, stop=self.next_stop)
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
 
+    def _refuse_what_blocks_cannot(self) -> None:
+        trainer: Any = self.trainer
+        if trainer.precision == "16-mixed":
+            raise InputError(
+                "trainer.precision 16-mixed needs a gradient scaler, which the analytic update has "
+                "not: use bf16-mixed, or 32-true."
+            )
+        if trainer.fast_dev_run:
+            return
+        for name, usual in (("overfit_batches", 0.0), ("limit_train_batches", 1.0)):
+            if getattr(trainer, name) != usual:
+                raise InputError(
+                    f"trainer.{name} counts Lightning's batches, which here are blocks of many "
+                    f"updates: use data.limit or trainer.max_steps instead of {name}."
+                )
+
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add a batch to the figures."""
-        self.measured.update(batch[0], batch[1], self.weights)
+        self.measured.update(*self._checked(batch), self.weights)
 
     test_step = validation_step
 

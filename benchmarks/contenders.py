@@ -1,0 +1,243 @@
+"""The contenders: each trains for a number of updates and says how long one took.
+
+All see the same images, batch size and learning rate. A contender is a function of (task, updates)
+that returns the seconds of those updates in steady state: set-up, imports and the first updates are
+outside the clock, logging, curves, checkpoints and whatever else a run does while it trains inside.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LR = 0.01
+L2 = 0.001
+WARM_UP = 50
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: standardised images X (n, 3072) in memory, labels, and how."""
+
+    X: Tensor
+    y: Tensor
+    pictures: Tensor  # uint8 (n, 3072), for the customary pipeline
+    hidden: int
+    batch_size: int = 100
+    members: int = 1
+
+    def batches(self, updates: int):
+        """Index batches in shuffled order, as many as are needed."""
+        generator = torch.Generator().manual_seed(0)
+        given = 0
+        while given < updates:
+            for rows in torch.randperm(len(self.X), generator=generator).split(self.batch_size):
+                if given == updates:
+                    return
+                given += 1
+                yield rows
+
+
+def clock(task: Task, updates: int, update: Callable[[Tensor, Tensor], None]) -> float:
+    """Seconds of a bare loop, after a warm-up."""
+    for rows in task.batches(WARM_UP):
+        update(task.X[rows], task.y[rows])
+    start = time.perf_counter()
+    for rows in task.batches(updates):
+        update(task.X[rows], task.y[rows])
+    return time.perf_counter() - start
+
+
+def bare_analytic(task: Task, updates: int) -> float:
+    """(a) A loop written by hand: analytic gradient, updated in place."""
+    k, d, h, n = 10, task.X.shape[1], task.hidden, task.batch_size
+    W1 = torch.randn(h or k, d) * d**-0.5
+    b1 = torch.zeros(h or k)
+    W2, b2 = torch.randn(k, h or 1) * max(h, 1) ** -0.5, torch.zeros(k)
+    rows = torch.arange(n)
+    shrink = 1 - 2 * LR * L2
+
+    @torch.no_grad()
+    def linear(X: Tensor, y: Tensor) -> None:
+        G = torch.addmm(b1, X, W1.T).softmax(1)
+        G[rows, y] -= 1
+        G /= n
+        W1.addmm_(G.T, X, beta=shrink, alpha=-LR)
+        b1.sub_(G.sum(0), alpha=LR)
+
+    @torch.no_grad()
+    def with_hidden(X: Tensor, y: Tensor) -> None:
+        H = torch.addmm(b1, X, W1.T).relu_()
+        G = torch.addmm(b2, H, W2.T).softmax(1)
+        G[rows, y] -= 1
+        G /= n
+        D = (G @ W2).mul_(H > 0)
+        W2.addmm_(G.T, H, beta=shrink, alpha=-LR)
+        b2.sub_(G.sum(0), alpha=LR)
+        W1.addmm_(D.T, X, beta=shrink, alpha=-LR)
+        b1.sub_(D.sum(0), alpha=LR)
+
+    return clock(task, updates, with_hidden if h else linear)
+
+
+def network(hidden: int) -> nn.Module:
+    """The network as people write it."""
+    if not hidden:
+        return nn.Linear(3072, 10)
+    return nn.Sequential(nn.Linear(3072, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+def bare_autograd(task: Task, updates: int) -> float:
+    """(b) A bare loop with nn.Linear, cross_entropy and SGD."""
+    model = network(task.hidden)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, weight_decay=2 * L2)
+
+    def update(X: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(X), y).backward()
+        optimizer.step()
+
+    return clock(task, updates, update)
+
+
+def heads(task: Task, updates: int) -> float:
+    """(f) The population as a ModuleDict of networks on shared batches."""
+    models = nn.ModuleDict({str(i): network(task.hidden) for i in range(task.members)})
+    optimizer = torch.optim.SGD(models.parameters(), lr=LR, weight_decay=2 * L2)
+
+    def update(X: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        sum(F.cross_entropy(model(X), y) for model in models.values()).backward()
+        optimizer.step()
+
+    return clock(task, updates, update)
+
+
+def customary_lightning(task: Task, updates: int) -> float:
+    """(c) Lightning as people write it: transforms, DataLoader with 2 workers, CyclicLR per step."""
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    class Pictures(Dataset):
+        """What torchvision.datasets.CIFAR10 gives: a PIL image, then the transforms."""
+
+        data = task.pictures.view(-1, 3, 32, 32).permute(0, 2, 3, 1).contiguous().numpy()
+        labels = task.y.tolist()
+        transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))]
+        )
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def __getitem__(self, i: int) -> tuple[Tensor, int]:
+            return self.transform(Image.fromarray(self.data[i])).flatten(), self.labels[i]
+
+    class Model(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network(task.hidden)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self.net(batch[0]), batch[1])
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=LR, weight_decay=2 * L2)
+            cycle = torch.optim.lr_scheduler.CyclicLR(
+                optimizer, 1e-5, LR, step_size_up=500, cycle_momentum=False
+            )
+            return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == WARM_UP:
+                self.start = time.perf_counter()
+            self.seconds = time.perf_counter() - getattr(self, "start", time.perf_counter())
+
+    timer = Clock()
+    loader = DataLoader(Pictures(), batch_size=task.batch_size, shuffle=True, num_workers=2)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Trainer(
+            max_steps=WARM_UP + updates,
+            logger=TensorBoardLogger(folder),
+            callbacks=[timer],
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        ).fit(Model(), loader)
+    return timer.seconds
+
+
+def onelayer(task: Task, updates: int) -> float:
+    """(d) ``onelayer fit`` as shipped: TensorBoard, bar, TriangularLR, curves, checkpoints on.
+
+    The clock is Results' own, the seconds of summary.json, less that of a run of WARM_UP updates'
+    share: it runs from the first measurement to the last checkpoint.
+    """
+    from lightning.pytorch import LightningDataModule
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from onelayer.data.loader import ResidentLoader
+    from onelayer.study.runs import make_trainer
+    from onelayer.training.checkpoint import Checkpoints
+    from onelayer.training.curves import Curves
+    from onelayer.training.module import OneLayer
+    from onelayer.training.progress import Progress
+    from onelayer.training.results import Results
+    from onelayer.training.schedule import TriangularLR
+
+    class Data(LightningDataModule):
+        def tensors(self, split: str) -> tuple[Tensor, Tensor] | None:
+            return (task.X, task.y) if split == "train" else None
+
+        def train_dataloader(self) -> ResidentLoader:
+            return ResidentLoader(task.X, task.y, task.batch_size)
+
+    results = Results()
+    schedule = TriangularLR(1e-5, LR, step_size=updates // 2)
+    model = OneLayer(task.hidden, l2=L2, seeds=list(range(task.members)))
+    with tempfile.TemporaryDirectory() as folder:
+        logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
+        callbacks = [schedule, results, Curves(per_cycle=CURVES), Checkpoints(), Progress()]
+        make_trainer(updates, callbacks, logger).fit(model, datamodule=Data())
+    assert results.summary is not None
+    return float(results.summary["seconds"])
+
+
+CURVES = 1
+"""Measurements per cycle in (d): measuring a split is no part of an update, and the others do not."""
+
+
+def sklearn(task: Task, updates: int) -> float:
+    """(e) scikit-learn at equal batch size: SGDClassifier (log loss), MLPClassifier (sgd)."""
+    import numpy as np
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    X, y, classes = task.X.numpy(), task.y.numpy(), np.arange(10)
+    model: Any
+    if task.hidden:
+        model = MLPClassifier((task.hidden,), solver="sgd", alpha=L2, batch_size=task.batch_size,
+                              learning_rate_init=LR, momentum=0.0)  # fmt: skip
+    else:
+        model = SGDClassifier(loss="log_loss", alpha=L2, learning_rate="constant", eta0=LR)
+    for rows in task.batches(3):
+        model.partial_fit(X[rows.numpy()], y[rows.numpy()], classes=classes)
+    start = time.perf_counter()
+    for rows in task.batches(updates):
+        model.partial_fit(X[rows.numpy()], y[rows.numpy()])
+    return time.perf_counter() - start

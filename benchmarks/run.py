@@ -1,0 +1,121 @@
+"""Speed side by side: ``python benchmarks/run.py``, or ``make bench``.
+
+All contenders run in turn, several rounds, in one process; a row of the CSV is one contender's
+median over the rounds, with the hardware and versions. On screen: microseconds per update and the
+ratios. Nothing here is asserted: these machines are shared, and a ratio is worth more than a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+
+import onelayer.training  # noqa: F401 - it makes lightning importable
+
+# isort: split
+import lightning
+import torch
+
+from benchmarks import contenders as c
+from onelayer.data import cifar10, synthetic
+from onelayer.data.pixels import concatenate, measure, standardise
+
+
+def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
+    """Standardised X, y, the bytes, and the data set: CIFAR-10 where it is there."""
+    root = cifar10.root_folder()
+    real = cifar10.find(root) is not None
+    batches = range(1, -(-images // 10_000) + 1)
+    parts = [
+        cifar10.load(root, [cifar10.train_batch(i)]) if real else synthetic.make(10_000, 0, i)
+        for i in batches
+    ]
+    whole = concatenate(parts)[:images]
+    return standardise(whole.x, measure(whole.x)), whole.y, whole.x, "cifar10" if real else "synthetic"
+
+
+def jobs(args: argparse.Namespace):
+    """Contender, hidden units, members and updates of every row."""
+    for hidden in (0, 50):
+        yield "a bare, analytic", c.bare_analytic, hidden, 1, args.updates
+        yield "b bare, autograd", c.bare_autograd, hidden, 1, args.updates
+        yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
+        yield "d onelayer", c.onelayer, hidden, 1, args.updates
+        yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
+        for members in (20, 64):
+            yield "d onelayer", c.onelayer, hidden, members, args.updates // 4
+            yield "f ModuleDict of heads", c.heads, hidden, members, args.updates // 20
+
+
+def hardware() -> dict[str, str]:
+    """What the figures depend on."""
+    model = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line),
+        platform.processor(),
+    )
+    return {
+        "cpu": model,
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def main() -> None:
+    """Run the rounds, print the table, write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=1000, help="of the fast contenders")
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--only", default="", help="contenders by letter, such as abd")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results.csv"))
+    args = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    X, y, pictures, dataset = load(args.images)
+    chosen = [job for job in jobs(args) if not args.only or job[0][0] in args.only]
+    times: dict[tuple[str, int, int], list[float]] = {}
+    for round_ in range(args.rounds):
+        for name, contender, hidden, members, updates in chosen:
+            task = c.Task(X, y, pictures, hidden, members=members)
+            seconds = contender(task, updates)
+            times.setdefault((name, hidden, members), []).append(1e6 * seconds / updates)
+            print(f"round {round_ + 1}: {name}, hidden {hidden}, members {members}: "
+                  f"{1e6 * seconds / updates:.0f} µs an update", file=sys.stderr)  # fmt: skip
+
+    rows = []
+    print(f"{'contender':<24} {'hidden':>6} {'members':>7} {'µs/update':>10} {'of b':>6}")
+    for (name, hidden, members), values in times.items():
+        median = statistics.median(values)
+        b = times.get(("b bare, autograd", hidden, 1))
+        ratio = f"{median / statistics.median(b):.2f}" if b else ""
+        print(f"{name:<24} {hidden:>6} {members:>7} {median:>10.0f} {ratio:>6}")
+        rows.append(
+            {"contender": name, "hidden": hidden, "members": members,
+             "us_per_update": round(median, 1), "min": round(min(values), 1),
+             "max": round(max(values), 1), "rounds": args.rounds, "batch_size": 100,
+             "images": args.images, "dataset": dataset, **hardware()}  # fmt: skip
+        )
+    with args.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
