@@ -259,6 +259,7 @@ class OneLayerCLI(LightningCLI):
         """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint."""
         self._resumed_step = int(read_checkpoint(path)["global_step"])
         self._resumed_run = path.resolve().parent.parent
+        print(f"resuming {path} after {self._resumed_step} updates")
         self.config[self.config.subcommand]["ckpt_path"] = str(path)
 
     def _take_network_from(self, checkpoint: dict[str, Any], path: str) -> None:

@@ -90,7 +90,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 
 def find_checkpoint(path: str, runs: Path) -> Path:
-    """The checkpoint meant by ``path``: a file, or "last" for the newest run's in ``runs``.
+    """The checkpoint meant by ``path``: a file, or "last" for that of the newest run in ``runs``.
+
+    A run that was killed before its first checkpoint has nothing to go on from and is passed over.
 
     Raises:
         InputError: if there is none.
@@ -101,6 +103,7 @@ def find_checkpoint(path: str, runs: Path) -> Path:
         (int(match[1]), version / "checkpoints" / LAST)
         for version in runs.glob("version_*")
         if (match := re.fullmatch(r"version_(\d+)", version.name))
+        and (version / "checkpoints" / LAST).is_file()
     ]
     if not found:
         raise InputError(
