@@ -123,7 +123,7 @@ def heads(task: Task, updates: int) -> float:
 
 
 def customary_lightning(task: Task, updates: int) -> float:
-    """(c) Lightning as people write it: transforms, DataLoader with 2 workers, CyclicLR per step."""
+    """(c) Lightning as people write it: transforms, DataLoader with 2 workers, CyclicLR a step."""
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
     from PIL import Image
@@ -219,7 +219,7 @@ def onelayer(task: Task, updates: int) -> float:
 
 
 CURVES = 1
-"""Measurements per cycle in (d): measuring a split is no part of an update, and the others do not."""
+"""Measurements per cycle in (d); the other contenders measure nothing."""
 
 
 def sklearn(task: Task, updates: int) -> float:

@@ -39,7 +39,8 @@ def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
         for i in batches
     ]
     whole = concatenate(parts)[:images]
-    return standardise(whole.x, measure(whole.x)), whole.y, whole.x, "cifar10" if real else "synthetic"
+    X = standardise(whole.x, measure(whole.x))
+    return X, whole.y, whole.x, "cifar10" if real else "synthetic"
 
 
 def jobs(args: argparse.Namespace):
@@ -105,10 +106,19 @@ def main() -> None:
         ratio = f"{median / statistics.median(b):.2f}" if b else ""
         print(f"{name:<24} {hidden:>6} {members:>7} {median:>10.0f} {ratio:>6}")
         rows.append(
-            {"contender": name, "hidden": hidden, "members": members,
-             "us_per_update": round(median, 1), "min": round(min(values), 1),
-             "max": round(max(values), 1), "rounds": args.rounds, "batch_size": 100,
-             "images": args.images, "dataset": dataset, **hardware()}  # fmt: skip
+            {
+                "contender": name,
+                "hidden": hidden,
+                "members": members,
+                "us_per_update": round(median, 1),
+                "min": round(min(values), 1),
+                "max": round(max(values), 1),
+                "rounds": args.rounds,
+                "batch_size": 100,
+                "images": args.images,
+                "dataset": dataset,
+                **hardware(),
+            }
         )
     with args.output.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -30,7 +30,8 @@ def scalars(run):
 def outcome(folder):
     (run,) = (c.parents[1] for c in folder.glob("lightning_logs/fit/*/checkpoints/last.ckpt"))
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    return checkpoint["state_dict"], checkpoint["global_step"], (run / "curves.csv").read_text(), run
+    curves = (run / "curves.csv").read_text()
+    return checkpoint["state_dict"], checkpoint["global_step"], curves, run
 
 
 @pytest.fixture(scope="module")
