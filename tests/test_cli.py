@@ -26,6 +26,7 @@ SMALL = [
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONELAYER_OFFLINE", "1")
+    monkeypatch.delenv("ONELAYER_DATA", raising=False)
     return tmp_path
 
 

@@ -95,6 +95,13 @@ def test_splits_are_cut_as_described(
     assert same(module.test, batch(6)[: arguments.get("limit")])
 
 
+def test_a_split_holds_no_more_memory_than_itself(root: str) -> None:
+    module = data(root)
+    module.setup("fit")
+    assert module.val is not None
+    assert module.val.x.untyped_storage().nbytes() == 4 * 3072
+
+
 def test_only_the_files_asked_for_are_read(root: str, tiny: Tiny) -> None:
     for number in (3, 4, 5):
         Path(root, tiny.published.folder, f"data_batch_{number}").unlink()
@@ -186,13 +193,17 @@ def test_statistics_are_the_training_splits_and_serve_all(root: str) -> None:
         assert torch.equal(y, images.y)
 
 
-def test_tensors_are_made_once_and_the_bytes_let_go(root: str) -> None:
+def test_tensors_are_made_once_and_the_bytes_let_go(root: str, tiny: Tiny) -> None:
     module = data(root)
     module.setup("fit")
+    module.tensors("val")
     bytes_ = weakref.ref(module.train.x)
     first = module.tensors("train")
     assert bytes_() is None
+    files = Path(root, tiny.published.folder)
+    files.rename(files.with_name("away"))
     module.setup("fit")
+    files.with_name("away").rename(files)
     second = module.tensors("train")
     assert first[0] is second[0]
     assert module.train_dataloader().X is first[0]
@@ -402,6 +413,7 @@ def test_the_statistics_travel_in_the_checkpoint(root: str, tmp_path: Path, tiny
 def test_a_checkpoint_replaces_statistics_already_used(root: str, tmp_path: Path) -> None:
     trained = data(root, train_batches=[1, 2], val_batches=[3])
     module = data(root)
+    module.setup("test")
     before = module.tensors("test")[0]
     module.load_state_dict(through_a_file(trained.state_dict(), tmp_path / "state"))
     after = module.tensors("test")[0]
@@ -470,43 +482,70 @@ def test_a_network_is_judged_on_the_data_set_it_was_trained_on(root: str) -> Non
 
 
 class Look(LightningModule):
-    """Returns what it is given."""
+    """Trains a number, and predicts what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        return batch[0].mean() * self.number
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def validation_step(self, batch: Any) -> None:
+        self.validated = len(batch[0])
 
     def predict_step(self, batch: Any) -> Any:
         return batch
 
 
-def predict(module: CIFAR10DataModule) -> list[Any]:
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+def trainer_for(folder: Path) -> Trainer:
+    return Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
-    batches = trainer.predict(Look(), module)
-    assert batches is not None
-    return batches
 
 
-def test_pictures_are_predicted_without_any_data(
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+@pytest.mark.parametrize("val_size", [0, 4])
+def test_lightning_validates_where_there_is_a_split(tmp_path: Path, val_size: int) -> None:
+    model = Look()
+    trainer_for(tmp_path).fit(model, data(source="synthetic", val_size=val_size))
+    assert getattr(model, "validated", 0) == val_size
+
+
+def test_pictures_are_predicted_from_a_checkpoint_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = data(source="synthetic", seed=2)
-    state = trained.state_dict()
-    (tmp_path / "pictures").mkdir()
+    trainer = trainer_for(tmp_path)
+    trainer.fit(Look(), trained)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for i, x in enumerate(trained.test.x):
         planes = x.reshape(3, 32, 32).permute(1, 2, 0)
-        Image.fromarray(planes.numpy()).save(tmp_path / "pictures" / f"{i}.png")
+        Image.fromarray(planes.numpy()).save(pictures / f"{i}.png")
 
-    module = data("nowhere", images=str(tmp_path / "pictures"))  # source: cifar10
-    module.load_state_dict = lambda _: None  # type: ignore[method-assign]
-    module.trainer = trainer_of(state=SimpleNamespace(fn="predict"))
-    CIFAR10DataModule.load_state_dict(module, state)
-    assert module.class_names == synthetic.CLASS_NAMES
     monkeypatch.setattr("onelayer.data.datamodule._PREDICTION_BATCH", 4)
-    found = predict(module)
+    # source: cifar10, which is neither there nor to be had nor needed
+    module = data("nowhere", mirror="file:///nowhere", images=str(pictures))
+    found = trainer_for(tmp_path).predict(
+        Look(), module, ckpt_path=tmp_path / "a.ckpt", weights_only=True
+    )
+    assert found is not None
     assert [len(names) for _, names in found] == [4, 2]
     names = [name for _, names in found for name in names]
-    assert names == [str(tmp_path / "pictures" / f"{i}.png") for i in range(IMAGES)]
-    X = torch.cat([X for X, _ in found])
-    assert torch.equal(X, trained.tensors("test")[0])
+    assert names == [str(pictures / f"{i}.png") for i in range(IMAGES)]
+    assert torch.equal(torch.cat([X for X, _ in found]), trained.tensors("test")[0])
+    assert module.class_names == synthetic.CLASS_NAMES
     assert not Path("nowhere").exists()
 
 
@@ -517,7 +556,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: str | None) -> Non
         path.write_text(content)
     module = data(source="synthetic", images=[str(path)])
     with pytest.raises(InputError, match=r"images: .*a\.png"):
-        predict(module)
+        trainer_for(tmp_path).predict(Look(), module)
     with pytest.raises(InputError, match=r"--data\.images"):
         data(source="synthetic").setup("predict")
 

@@ -137,6 +137,7 @@ def test_damaged_pictures_are_refused_by_name(tmp_path: Path) -> None:
             read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore")  # whatever the user's filters are
 def test_a_picture_that_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_state_taken_at_any_batch_continues_there(
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
     assert begun + epoch_of(resumed, epoch) == whole
+    assert take(resumed) == whole
     assert epoch_of(resumed, epoch + 1) == epoch_of(loader, epoch + 1)
 
 

@@ -58,7 +58,7 @@ def test_logs_lr_against_the_number_of_updates(tmp_path):
     trainer(tmp_path, 8, [schedule], logger=logger).fit(Plain(), SmallData().train_dataloader())
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
         logged = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file)}
-    assert logged == {t: schedule.rate(t - 1) for t in range(1, 9)}
+    assert logged == {t: schedule.rate(t) for t in range(9)}
 
 
 def mid_cycle_warnings(run, model):

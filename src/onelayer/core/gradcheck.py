@@ -168,8 +168,9 @@ def _by_one_sided_differences(
     X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
 ) -> dict[str, Tensor]:
     above = _shifted_costs(X, y, parameters, l2, STEP)
-    here = _member_cost(X, y, parameters, l2)
-    return {name: (above[name] - here) / STEP for name in parameters}
+    # Shifted by 0, so that both costs are rounded alike: a unit that is off differs by exactly 0.
+    here = _shifted_costs(X, y, parameters, l2, 0.0)
+    return {name: (above[name] - here[name]) / STEP for name in parameters}
 
 
 def _shifted_costs(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
@@ -122,6 +124,12 @@ class Search:
         data = SealedData(**self.data)
         data.prepare_data()
         ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
+        try:
+            return self._run(ledger, data)
+        finally:
+            ledger.close()
+
+    def _run(self, ledger: Ledger, data: SealedData) -> dict[str, Any]:
         members = self._members(ledger)
         low, high = self.plan.l2_min, self.plan.l2_max
         rows: list[dict[str, Any]] = []
@@ -133,11 +141,23 @@ class Search:
             self._train_stage(ledger, plan, low, high, data)
             rows += stage_rows(ledger, plan)
             candidates = aggregate(rows, images=count_validation(data))
-            write_csv(self.output / "search.csv", rows)
+            with alone_in(self.output):
+                write_csv(self.output / "search.csv", rows)
+        with alone_in(self.output):
+            return self._finish(ledger, rows, candidates, data.dataset)
+
+    def _finish(
+        self,
+        ledger: Ledger,
+        rows: Sequence[Mapping[str, Any]],
+        candidates: Sequence[Candidate],
+        dataset: str,
+    ) -> dict[str, Any]:
+        """Choose λ, train with it, and write what the search leaves."""
         top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
         best, chosen = choose(candidates, "best"), choose(candidates, self.plan.rule)
         one_se = choose(candidates, "one_se")
-        plot_search(rows, candidates, chosen, best, self.output / "search.png", data.dataset)
+        plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
         self._write_best(chosen.l2)
         print(format_candidates(candidates, best, one_se, chosen, self.plan.rule), flush=True)
         content = {
@@ -152,16 +172,13 @@ class Search:
         write_json(self.output / "search.json", content)
         left = f"search.csv, search.png, best.yaml, {final_name(chosen.l2)}/"
         print(f"search: {self.output} ({left})")
-        print(f"ledger: {storage}", flush=True)
+        print(f"trials: {ledger.place}", flush=True)
         return content
 
     def _members(self, ledger: Ledger) -> int:
         """Networks trained at once: kept in the ledger, because passes are part of the plan."""
-        kept = ledger.study.user_attrs.get("members")
-        if kept is None:
-            kept = self.plan.members or members_in_memory(self.hidden)
-            ledger.study.set_user_attr("members", kept)
-        elif self.plan.members not in (None, kept):
+        kept = ledger.keep("members", self.plan.members or members_in_memory(self.hidden))
+        if self.plan.members not in (None, kept):
             raise InputError(
                 f"search.members is {self.plan.members} here but {kept} in the ledger: "
                 "leave it out."
@@ -177,7 +194,7 @@ class Search:
         span = f"stage {stage} of {self.plan.stages}"
         print(f"{span}: {self.plan.number} l2 in [{low:.3g}, {high:.3g}]", flush=True)
         while not ledger.is_complete(plan):
-            ledger.release_abandoned(plan)
+            ledger.release_abandoned(plan, low, high)
             members = ledger.claim(plan)
             if members is None:
                 time.sleep(POLL)  # others are at it
@@ -240,6 +257,21 @@ class Search:
         )
         print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(summary)}", flush=True)
         return summary
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other searches from writing the files of a folder meanwhile."""
+    lock = FileLock(folder / "search.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"another process writes {folder}: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def final_name(l2: float) -> str:

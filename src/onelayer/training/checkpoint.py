@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,20 @@ class Checkpoints(Checkpoint):
             logger.save()  # what came before the checkpoint is not told again after it
         last = folder / LAST
         if trainer.is_global_zero and last.is_file():
-            os.replace(last, last.with_name(PREVIOUS))
+            _keep_as_previous(last)
         trainer.save_checkpoint(last, weights_only=False)
         self._saved = trainer.global_step
+
+
+def _keep_as_previous(last: Path) -> None:
+    """Give the file a second name; it keeps its own until the next one replaces it."""
+    partial = last.with_name(f"{PREVIOUS}.{os.getpid()}{SUFFIX}")
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(last, partial)
+    except OSError:  # a filesystem without hard links
+        shutil.copyfile(last, partial)
+    os.replace(partial, last.with_name(PREVIOUS))
 
 
 def _folder(trainer: Trainer) -> Path | None:

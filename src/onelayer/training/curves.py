@@ -144,8 +144,9 @@ class Curves(Callback):
         trainer.callback_metrics.update(means)  # what EarlyStopping and ModelCheckpoint monitor
         if not trainer.is_global_zero:
             return
-        for logger in trainer.loggers:
-            logger.log_metrics({name: float(v) for name, v in means.items()} | {"lr": lr}, step)
+        if split != "test":  # Results logs those
+            for logger in trainer.loggers:
+                logger.log_metrics({name: float(v) for name, v in means.items()}, step)
         if folder := run_folder(trainer):
             whole = split == "test" or len(self.rows) == len(
                 new

@@ -162,11 +162,12 @@ class OneLayer(LightningModule):
         """The updates of one block, or of one batch ``(X, y)`` of any other loader."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        for X, y in batch if isinstance(batch, Block) else [self._checked(batch)]:
+        batches = batch if isinstance(batch, Block) else [self._checked(batch)]
+        for i, (X, y) in enumerate(batches):
             for callback in self._rate_setters:
                 callback.before_update(optimizer, self.global_step)
             self.update(X, y, optimizer)
-            self._count_update()
+            self._count_update(first_of_block=i == 0)
 
     def _checked(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """A batch of a loader that may not be ours, and have checked nothing.
@@ -190,11 +191,14 @@ class OneLayer(LightningModule):
             self.cost(X, y).sum().backward()
             optimizer.step()
 
-    def _count_update(self) -> None:
-        """Tell Lightning, so that global_step and max_steps count updates, not blocks."""
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    def _count_update(self, first_of_block: bool) -> None:
+        """Tell Lightning, so that global_step, max_steps and every x-axis count updates."""
+        loop = self.trainer.fit_loop.epoch_loop
+        progress = loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
+        if not first_of_block:  # Lightning counts every block as one batch itself
+            loop._batches_that_stepped += 1
 
     def next_stop(self, step: int) -> int:
         """Where the block that starts after ``step`` updates must end, at the latest.
@@ -290,8 +294,13 @@ class OneLayer(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
+        # Results writes the end of a run as a whole, whatever kills came before.
+        told = split == "test" and any(
+            hasattr(callback, "writes_test_figures")
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+        )
         for name, value in self.figures(self.measured).items():
-            self.log(f"{split}/{name}", value.mean(), rank_zero_only=False)
+            self.log(f"{split}/{name}", value.mean(), logger=False if told else None)
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[str], Tensor]:
         """Names of the images and their class probabilities (n, k)."""

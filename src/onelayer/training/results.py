@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from onelayer.training.curves import Curves, last_figures
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
 
+SUFFIX = ".results"
+"""Of the TensorBoard file with the final figures."""
 SPLITS = ("train", "val", "test")
 
 
@@ -26,6 +30,8 @@ class Results(Callback):
     ``summary`` is None until a fit has ended; the test figures join it when ``trainer.test``
     follows.
     """
+
+    writes_test_figures = True
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] | None = None
@@ -78,16 +84,14 @@ class Results(Callback):
         if not trainer.is_global_zero or folder is None:
             return
         write_json(folder / "summary.json", self.summary)
+        means = {
+            (split, name): statistics.fmean(values)
+            for split in SPLITS
+            for name in QUANTITIES
+            if (values := collect(self.summary["members"], split, name))
+        }
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                means = {
-                    f"final/{split}_{name}": statistics.fmean(values)
-                    for split in SPLITS
-                    for name in QUANTITIES
-                    if (values := collect(self.summary["members"], split, name))
-                }
-                logger.log_hyperparams(_flat(trainer), means)
-                logger.save()
+            _log(logger, _flat(trainer), means, self.summary["steps"])
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far."""
@@ -96,6 +100,31 @@ class Results(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the clock of the run that is resumed."""
         self._seconds = state_dict["seconds"]
+
+
+def _log(
+    logger: Logger, settings: dict[str, Any], means: dict[tuple[str, str], float], step: int
+) -> None:
+    """Log the test figures, and in TensorBoard the hyperparameters with all final figures.
+
+    TensorBoard gets an event file of its own, written anew each time: a run that was killed while
+    it was writing, and resumed, has every figure once.
+    """
+    test = {f"test/{name}": mean for (split, name), mean in means.items() if split == "test"}
+    if not isinstance(logger, TensorBoardLogger):
+        logger.log_metrics(test, step)
+        return
+    logger.save()  # first what came before
+    for earlier in Path(logger.log_dir).glob(f"events.out.tfevents.*{SUFFIX}"):
+        earlier.unlink()
+    final = {f"final/{split}_{name}": mean for (split, name), mean in means.items()}
+    with SummaryWriter(logger.log_dir, filename_suffix=SUFFIX) as writer:
+        for summary in hparams(settings, final):
+            writer._get_file_writer().add_summary(summary)
+        for name, mean in final.items():
+            writer.add_scalar(name, mean, 0)
+        for name, mean in test.items():
+            writer.add_scalar(name, mean, step)
 
 
 def _callback(trainer: Trainer, kind: type[Any]) -> Any:

@@ -108,7 +108,12 @@ class TriangularLR(Callback):
             self._warn_in_mid_cycle(trainer.max_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about a stop in mid-cycle where epochs, now countable, decide the length."""
+        """Warn about a stop in mid-cycle where epochs, now countable, decide the length.
+
+        The first rate is logged here.
+        """
+        if trainer.global_step == 0:
+            self._log_rate(trainer)
         if trainer.max_steps <= 0 and (trainer.max_epochs or -1) > 0:
             self._warn_in_mid_cycle(int(trainer.estimated_stepping_batches))
 
@@ -132,11 +137,14 @@ class TriangularLR(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the rate last used; ours has no scheduler for LearningRateMonitor to read."""
+        """Log the rate; there is no scheduler for LearningRateMonitor to read."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_rate(trainer)
+
+    def _log_rate(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for logger in trainer.loggers:
-                logger.log_metrics({"lr": self.rate(max(step - 1, 0))}, step=step)
+        for logger in trainer.loggers:
+            logger.log_metrics({"lr": self.rate(step)}, step=step)
 
     def next_look(self, step: int) -> int | None:
         """No update is of more interest than another (see OneLayer.next_stop)."""

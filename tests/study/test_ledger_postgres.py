@@ -1,0 +1,76 @@
+"""Searches that share a ledger on a real PostgreSQL server, started by the test itself."""
+
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from optuna.trial import TrialState
+
+from onelayer.core.errors import InputError
+from tests.claiming import HIGH, LOW, make_plan, open_ledger
+from tests.killing import run_killed
+from tests.postgres import Server
+from tests.study.tiny import TINY, read_ledger, read_trials
+
+pytestmark = pytest.mark.postgres
+
+
+def start_search(folder, storage):
+    """``onelayer search`` in a folder of its own, as on another machine."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "onelayer", "search", *TINY]
+    log = (folder / "log").open("a")
+    with log:
+        return subprocess.Popen(
+            [*command, "--output", "out", "--storage", storage],
+            cwd=folder, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def finish(process, folder):
+    try:
+        assert process.wait(200) == 0, (folder / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_searches_share_the_trials_and_train_none_twice(postgres, undisturbed, tmp_path):
+    storage = postgres.create_database()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    started = [start_search(folder, storage) for folder in folders]
+    for process, folder in zip(started, folders, strict=True):
+        finish(process, folder)
+    assert read_ledger(storage) == read_ledger(f"sqlite:///{undisturbed / 'search.db'}")
+    assert [t.state for t in read_trials(storage)] == [TrialState.COMPLETE] * 16
+    tables = [(folder / "out" / "search.csv").read_text() for folder in folders]
+    assert tables == [(undisturbed / "search.csv").read_text()] * 2
+
+
+def test_one_of_two_searches_is_killed_again_and_again(postgres, undisturbed, tmp_path):
+    storage = postgres.create_database()
+    command = ["search", *TINY, "--output", "out", "--storage", storage]
+    rng = random.Random(2)
+    kills = {"one": [rng.uniform(0.1, 1.5) for _ in range(4)], "two": []}
+    for name in kills:
+        (tmp_path / name).mkdir()
+    with ThreadPoolExecutor() as pool:
+        runs = {n: pool.submit(run_killed, tmp_path / n, command, kills=kills[n]) for n in kills}
+    assert runs["one"].result() >= 1
+    assert runs["two"].result() == 0
+    assert read_ledger(storage) == read_ledger(f"sqlite:///{undisturbed / 'search.db'}")
+
+
+def test_a_server_that_goes_away_ends_in_a_clear_error():
+    if Server.missing():
+        pytest.skip(Server.missing())
+    with Server() as server:
+        ledger = open_ledger(server.create_database())
+        ledger.enqueue(make_plan(1), LOW, HIGH)
+        server.stop()
+        for use in (ledger.claim, ledger.is_complete):
+            with pytest.raises(InputError, match="the same command goes on from there"):
+                use(make_plan(1))
+        ledger.close()
