@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 1 where a check has failed, 2 where the input is wrong,
-        130 after Ctrl-C, 141 where the reader of standard output has gone.
+        130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of standard output has gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's end
     except KeyboardInterrupt:
-        print("onelayer: interrupted", file=sys.stderr)
+        print(f"onelayer: interrupted{_way_on(words)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The interpreter flushes once more when it ends: let that go nowhere.
@@ -96,13 +97,37 @@ def _run(words: list[str]) -> int:
     # takes its share and no more.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from onelayer.cli import run
-    from onelayer.core.errors import InputError
+    from onelayer.core.errors import InputError, TrainingError
+    from onelayer.training.interrupt import Stopped
 
     try:
         return run(words)
     except InputError as error:
         print(f"onelayer: error: {error}", file=sys.stderr)
         return 2
+    except TrainingError as error:
+        print(f"onelayer: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        way_on = _way_on(words, stop.checkpoint)
+        print(f"onelayer: stopped after {stop.step} updates{way_on}", file=sys.stderr)
+        return 128 + stop.signum
+    except SystemExit as ending:
+        # Lightning's way to end after Ctrl+C.
+        if isinstance(ending.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _way_on(words: Sequence[str], checkpoint: str = "last") -> str:
+    """How to go on with a command that was stopped."""
+    if words[:1] != ["fit"]:
+        return ": the same command goes on from there" if words[0] in ("search", "report") else ""
+    kept = [word for word in words if not word.startswith("--ckpt_path=")]
+    while "--ckpt_path" in kept:
+        at = kept.index("--ckpt_path")
+        del kept[at : at + 2]
+    return f". To go on: onelayer {shlex.join(kept)} --ckpt_path {shlex.quote(checkpoint)}"
 
 
 def help_text() -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,9 +27,10 @@ from lightning.pytorch.cli import (  # type: ignore[attr-defined]
     LightningCLI,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.distributed import DistError
 
 from onelayer.config_files import check_configs
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, TrainingError
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
     LAST,
@@ -52,8 +54,14 @@ def run(argv: list[str]) -> int:
 
     Raises:
         InputError: for a mistake in what the user gave.
+        DivergedError: if a training cannot come back.
+        Stopped: if a signal stopped a training.
     """
-    _quiet()
+    with _quiet():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     command, *rest = argv
     if command == "gradcheck":
         from onelayer.study.gradients import main
@@ -68,13 +76,28 @@ def run(argv: list[str]) -> int:
         OneLayerCLI(argv)
     except MisconfigurationException as error:  # options that Lightning refuses together
         raise InputError(str(error)) from error
+    except RuntimeError as error:
+        if "gloo" in str(error).lower() or isinstance(error, DistError):
+            raise TrainingError(
+                "another process of this training has ended, and so does this one. What was saved "
+                "is whole:\nthe same command with --ckpt_path last goes on from there."
+            ) from error
+        raise
     return 0
 
 
-def _quiet() -> None:
-    """Leave out what Lightning says to its own developers and customers."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Lightning says to its own developers; warn in plain lines."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        as_before = warnings.formatwarning
+        warnings.formatwarning = lambda message, *_: f"onelayer: warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = as_before
 
 
 class Parser(LightningArgumentParser):
@@ -278,8 +301,9 @@ class OneLayerCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Our logger and bar where nothing else was asked for."""
         asked = self._get(self.config_init, "trainer")
+        if self.subcommand != "fit" or self._resumed_run is not None:
+            self.save_config_callback = None  # a resumed run has its own
         if self.subcommand != "fit":
-            self.save_config_callback = None
             kwargs["logger"] = asked.logger or False
         elif asked.logger in (None, True):
             kwargs["logger"] = self._tensorboard()
@@ -314,7 +338,10 @@ class OneLayerCLI(LightningCLI):
         """The test figures, once, and everything a run leaves."""
         from onelayer.study.plots import plot_curves
 
-        self.trainer.test(self.model, self.datamodule, verbose=False)
+        if self.results.finished:
+            print("the run is finished: nothing was left to do.")
+        else:
+            self.trainer.test(self.model, self.datamodule, verbose=False)
         summary = self.results.summary
         if summary is None or not self.trainer.is_global_zero:
             return

@@ -1,12 +1,14 @@
 """Tiny data and short trainings for the tests."""
 
 import warnings
+from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pixels import Images, measure, standardise
+from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
 
@@ -56,7 +58,11 @@ def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        **{"enable_checkpointing": False, "accelerator": "cpu", **kwargs},
+        **{
+            "enable_checkpointing": any(isinstance(c, Checkpoints) for c in callbacks),
+            "accelerator": "cpu",
+            **kwargs,
+        },
     )
 
 
@@ -69,3 +75,12 @@ def fit(tmp_path, model=None, data=None, callbacks=None, max_steps=40, **kwargs)
         warnings.filterwarnings("ignore", message="training stops in mid-cycle")
         run.fit(model, datamodule=data or SmallData())
     return model
+
+
+@contextmanager
+def warned(beginning):
+    """Expect a warning that begins so, whatever else Lightning warns about."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    assert any(str(warning.message).startswith(beginning) for warning in caught)

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""What can go wrong, other than our own mistakes."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,14 @@ class InputError(ValueError):
     The message says what is wrong, which value, what is legal and what to do, in a few lines;
     the command line prints it as it is and exits with code 2.
     """
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on, through no mistake in what the user typed.
+
+    The command line prints the message as it is and exits with code 1.
+    """
+
+
+class DivergedError(TrainingError):
+    """The cost of every network is NaN or infinite."""

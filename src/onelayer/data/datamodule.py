@@ -325,7 +325,8 @@ class CIFAR10DataModule(LightningDataModule):
     def _arguments(self) -> dict[str, Any]:
         """Return what decides which images come when, in types that checkpoints may hold."""
         names = ("train_batches", "val_batches", "val_size", "limit", "batch_size", "seed")
-        return {name: getattr(self, name) for name in names}
+        processes = 1 if self.trainer is None else self.trainer.world_size
+        return {name: getattr(self, name) for name in names} | {"processes": processes}
 
     def _runs(self, function: TrainerFn) -> bool:
         return self.trainer is not None and self.trainer.state.fn == function

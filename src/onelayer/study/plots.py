@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onelayer.training.curves import Row, read_rows
+from onelayer.training.divergence import diverged
 
 if TYPE_CHECKING:
     import torch
@@ -75,11 +76,6 @@ def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
     return ", ".join(parts)
 
 
-def diverged(rows: Sequence[Row]) -> set[int]:
-    """Members with a loss or cost that is not finite."""
-    return {row.member for row in rows if not np.isfinite([row.loss, row.cost]).all()}
-
-
 def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
     gone = diverged(rows)
     by_step: dict[int, list[float]] = defaultdict(list)
@@ -89,6 +85,7 @@ def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
                 getattr(row, quantity) * (100 if quantity == "accuracy" else 1)
             )
     if not by_step:
+        axis.plot([], [], marker=".", color=COLOURS[split], label=f"{LABELS[split]}: all diverged")
         return
     steps = sorted(by_step)
     mean = np.array([np.mean(by_step[step]) for step in steps])

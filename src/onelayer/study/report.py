@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -272,14 +273,13 @@ def _row(
     members: Sequence[dict[str, Any]],
 ) -> str:
     ours = [100 * value for value in collect(members, split, "accuracy")]
-    mean = statistics.fmean(ours)
+    gone = len(members) - len(ours)
+    mean = statistics.fmean(ours) if ours else math.nan
     std = statistics.stdev(ours) if len(ours) > 1 else 0.0
     within = "" if published is None else ("yes" if abs(published - mean) <= 2 * std else "no")
+    figures = (f"{mean:.2f} ± {std:.2f}" if ours else "") + (f" ({gone} diverged)" if gone else "")
     cells = ["" if value is None else f"{value:g}" for value in (published, handout)]
-    return (
-        f"| {title} | {network} | {split} | {cells[0]} | {cells[1]} | {mean:.2f} ± {std:.2f} "
-        f"| {within} |"
-    )
+    return f"| {title} | {network} | {split} | {cells[0]} | {cells[1]} | {figures} | {within} |"
 
 
 def search_table(
@@ -291,7 +291,8 @@ def search_table(
         "| as published: best val ± SE at λ |",
         "|---|---|---|---|",
     ]
-    coarse = max(as_published["members"], key=lambda m: float(m["val"]["accuracy"]))
+    sound = [m for m in as_published["members"] if not m.get("diverged")]
+    coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]))
     error = 100 * standard_error([coarse["val"]["accuracy"]], images)
     variant = f"{100 * coarse['val']['accuracy']:.2f} ± {error:.2f} at {coarse['l2']:.2e}"
     for stage in sorted({c["stage"] for c in found["candidates"]}):

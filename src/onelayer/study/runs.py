@@ -66,7 +66,8 @@ def train_and_test(
     callbacks = [rates, results, Curves(), Checkpoints(), Progress(title)]
     trainer = make_trainer(max_steps or rates.total_steps, callbacks, logger)
     trainer.fit(model, datamodule=module, ckpt_path=None if resumed is None else last)
-    trainer.test(model, datamodule=module, verbose=False)
+    if not results.finished:
+        trainer.test(model, datamodule=module, verbose=False)
     assert results.summary is not None
     plot_curves(folder / "curves.csv", folder / "curves.png", module.dataset, title)
     return results.summary

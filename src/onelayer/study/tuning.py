@@ -32,6 +32,7 @@ from onelayer.study.search import (
     top_range,
 )
 from onelayer.training.curves import Curves, last_figures
+from onelayer.training.divergence import Divergence
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
@@ -159,7 +160,8 @@ class Search:
         one_se = choose(candidates, "one_se")
         plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
         self._write_best(chosen.l2)
-        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule), flush=True)
+        gone = sorted({row["l2"] for row in rows if row["diverged"]})
+        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule, gone), flush=True)
         content = {
             "settings": self.settings(),
             "candidates": [asdict(c) for c in candidates],
@@ -210,7 +212,8 @@ class Search:
         l2s = list(dict.fromkeys(planned.l2 for planned in members))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
-        trainer = make_trainer(schedule.total_steps, [schedule, curves, Progress(title)])
+        callbacks = [schedule, curves, Divergence(stop=False), Progress(title)]
+        trainer = make_trainer(schedule.total_steps, callbacks)
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
@@ -348,8 +351,9 @@ def format_candidates(
     one_se: Candidate,
     chosen: Candidate,
     rule: str,
+    diverged: Sequence[float] = (),
 ) -> str:
-    """The ten best λ, and the choice by either rule."""
+    """The ten best λ, the choice by either rule, and the λ of which a network diverged."""
     lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
     marked = list(dict.fromkeys([*ranking(candidates)[:10], one_se]))
     for c in marked:
@@ -360,5 +364,7 @@ def format_candidates(
         lines.append(
             f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {', '.join(notes)}".rstrip()
         )
+    if diverged:
+        lines.append(f"diverged, and no choice: l2 = {', '.join(f'{l2:.3e}' for l2 in diverged)}")
     lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
     return "\n".join(lines)

@@ -6,7 +6,9 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.errors import InputError
 from onelayer.training.folder import run_folder
+from onelayer.training.interrupt import Stopped, StopRequest
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -67,24 +70,29 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             code; nothing of it is executed.
     """
     path = _local(path)
+    try:
+        return _read(path, map_location)
+    except InputError as error:
+        raise InputError(f"{error}\n{_what_is_left(path)}".strip()) from error
+
+
+def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}.\n{_what_is_left(path)}".strip())
+        raise InputError(f"there is no checkpoint {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not look at the checksums
         if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} holds pickled code or objects other than tensors and plain values: refused, "
-            f"nothing of it was run.\n{_what_is_left(path)}".strip()
+            "nothing of it was run."
         ) from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path} is not a whole checkpoint: {reason}.\n{_what_is_left(path)}".strip()
-        ) from error
+        raise InputError(f"{path} is not a whole checkpoint: {reason}.") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
     return content
@@ -120,9 +128,14 @@ def _local(path: str | Path) -> Path:
 
 
 def _what_is_left(path: Path) -> str:
-    others = [other for name in (LAST, PREVIOUS) if (other := path.with_name(name)) != path]
-    whole = [other for other in others if other.is_file() and zipfile.is_zipfile(other)]
-    return f"The checkpoint before it is whole: {whole[0]}.\n" if whole else ""
+    """A line that offers the other checkpoint of the folder, if it is whole."""
+    for name in (LAST, PREVIOUS):
+        other = path.with_name(name)
+        if other != path and other.is_file():
+            with suppress(InputError):
+                step = _read(other).get("global_step")
+                return f"This one is whole: --ckpt_path {other} (after {step} updates).\n"
+    return ""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -136,6 +149,10 @@ def _sync_folder(folder: Path) -> None:
 class Checkpoints(Checkpoint):
     """Saves last.ckpt every so many updates and at the end, keeping the one before.
 
+    Also when SIGINT or SIGTERM ask the training to stop, which it does then, with
+    :class:`~onelayer.training.interrupt.Stopped`. Networks that have all diverged are not saved:
+    what was good before them stays.
+
     Args:
         every: updates between checkpoints.
     """
@@ -146,6 +163,7 @@ class Checkpoints(Checkpoint):
             raise InputError(f"every must be a whole number of updates >= 1, not {every!r}.")
         self.every = every
         self._saved = -1
+        self._request = StopRequest()
 
     def next_look(self, step: int) -> int | None:
         """The next multiple of ``every``."""
@@ -164,21 +182,53 @@ class Checkpoints(Checkpoint):
 
         Lightning's counters of a checkpoint made in between would count that epoch twice.
         """
-        if trainer.global_step % self.every == 0 and not _epoch_is_over(trainer):
-            self._save(trainer)
+        if not _epoch_is_over(trainer):
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what ``on_train_batch_end`` put off."""
-        if trainer.global_step % self.every == 0:
-            self._save(trainer)
+        self._save_if_due(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a signal ends a block of updates, not the process."""
+        if _folder(trainer) is not None:
+            self._request.watch()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final networks."""
         self._save(trainer)
+        self._request.release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back, however the training ended."""
+        self._request.release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._request.release()
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        signum = self._asked_to_stop(trainer)
+        if signum or trainer.global_step % self.every == 0:
+            self._save(trainer)
+        if signum:
+            raise Stopped(signum, trainer.global_step, f"{_folder(trainer)}/{LAST}")
+
+    def _asked_to_stop(self, trainer: Trainer) -> int:
+        """The signal; of several processes any one's stops all, after the same update."""
+        signum = self._request.signum
+        if trainer.world_size == 1:
+            return signum
+        asked = trainer.strategy.reduce_boolean_decision(bool(signum), all=False)
+        return signum or (signal.SIGTERM if asked else 0)
 
     def _save(self, trainer: Trainer) -> None:
         folder = _folder(trainer)
         if folder is None or self._saved == trainer.global_step:
+            return
+        if not _has_finite_member(trainer.lightning_module):
             return
         for logger in trainer.loggers:
             logger.save()  # what came before the checkpoint is not told again after it
@@ -187,6 +237,10 @@ class Checkpoints(Checkpoint):
             _keep_as_previous(last)
         trainer.save_checkpoint(last, weights_only=False)
         self._saved = trainer.global_step
+
+
+def _has_finite_member(module: Any) -> bool:
+    return not hasattr(module, "finite_members") or bool(module.finite_members().any())
 
 
 def _keep_as_previous(last: Path) -> None:

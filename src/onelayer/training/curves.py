@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from onelayer.core.errors import InputError
 from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.measure import QUANTITIES, mean_of_finite
 from onelayer.training.schedule import TriangularLR
 
 CHARTS = {
@@ -38,11 +39,17 @@ class Row(NamedTuple):
     accuracy: float
 
 
+def is_finite(row: Row) -> bool:
+    """Whether the member has not diverged."""
+    return math.isfinite(row.cost) and math.isfinite(row.loss)
+
+
 class Curves(Callback):
     """Measures both splits, writes curves.csv and TensorBoard, logs ``train/…`` and ``val/…``.
 
     The splits come whole from the data module; the first look is before the first update. What is
-    logged for a population is the mean over its members; curves.csv has every member.
+    logged for a population is the mean over its members that have not diverged; curves.csv has
+    every member.
 
     Args:
         per_cycle: looks per cycle of TriangularLR, evenly spaced; without one, looks per epoch
@@ -140,7 +147,7 @@ class Curves(Callback):
         if split == "test":
             self.rows = [row for row in self.rows if row.split != "test"]
         self.rows += new
-        means = {f"{split}/{name}": value.mean() for name, value in figures.items()}
+        means = {f"{split}/{name}": value for name, value in mean_of_finite(figures).items()}
         trainer.callback_metrics.update(means)  # what EarlyStopping and ModelCheckpoint monitor
         if not trainer.is_global_zero:
             return

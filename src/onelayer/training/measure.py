@@ -15,6 +15,13 @@ CHUNK = 1000
 """Images measured at once: the hidden layer of a population must fit the cache, not the memory."""
 
 
+def mean_of_finite(figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each figure's mean over the members (m,) that have not diverged, or over all if all have."""
+    finite = torch.stack(list(figures.values())).isfinite().all(0)
+    kept = finite if bool(finite.any()) else torch.ones_like(finite)
+    return {name: value[kept].mean() for name, value in figures.items()}
+
+
 class Measure(Metric):
     """Loss and accuracy of each member: sums and counts, so that unequal batches weigh right.
 

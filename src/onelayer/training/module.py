@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -16,7 +17,8 @@ from onelayer.core import autograd, formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.data.loader import Block, ResidentLoader, check_batch
-from onelayer.training.measure import Measure
+from onelayer.training.distributed import descend_together_
+from onelayer.training.measure import Measure, mean_of_finite
 
 MAX_BLOCK = 100
 """Updates at most between two looks at the progress bar and for signals."""
@@ -99,6 +101,7 @@ class OneLayer(LightningModule):
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
         self._l2: formulas.Scalar = l2s[0]
+        self._processes = 1
 
     # ---- the network
 
@@ -141,9 +144,17 @@ class OneLayer(LightningModule):
         return {"cost": result["loss"] + formulas.penalty(weights, l2), **result}
 
     @torch.no_grad()
+    def finite_members(self) -> Tensor:
+        """Which members have finite weights, bool (m,)."""
+        return torch.stack([p.flatten(1).isfinite().all(1) for p in self.weights]).all(0)
+
+    @torch.no_grad()
     def predict_proba(self, X: Tensor) -> Tensor:
-        """Class probabilities (n, k) of standardised images, the mean over the members."""
-        return formulas.logits(X, self.weights).softmax(-1).mean(0)
+        """Class probabilities (n, k) of standardised images: the mean over the members.
+
+        Members that have diverged know none and are left out.
+        """
+        return formulas.logits(X, self.weights).softmax(-1).nanmean(0)
 
     # ---- training
 
@@ -152,22 +163,36 @@ class OneLayer(LightningModule):
         return SGD(self.parameters(), lr=self.hparams["lr"])
 
     def configure_callbacks(self) -> list[Callback]:
-        """Curves, unless the trainer has its own."""
+        """Curves, and Divergence that judges them, unless the trainer has its own."""
         from onelayer.training.curves import Curves
+        from onelayer.training.divergence import Divergence
 
-        present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(c, Curves) for c in present) else [Curves()]
+        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [
+            kind()
+            for kind in (Curves, Divergence)
+            if not any(isinstance(callback, kind) for callback in present)
+        ]
 
     def training_step(self, batch: Block | Sequence[Tensor], batch_idx: int) -> None:
         """The updates of one block, or of one batch ``(X, y)`` of any other loader."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        batches = batch if isinstance(batch, Block) else [self._checked(batch)]
-        for i, (X, y) in enumerate(batches):
+        for i, (X, y, n) in enumerate(self._batches(batch)):
             for callback in self._rate_setters:
                 callback.before_update(optimizer, self.global_step)
-            self.update(X, y, optimizer)
+            self.update(X, y, optimizer, n)
             self._count_update(first_of_block=i == 0)
+
+    def _batches(
+        self, batch: Block | Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, int | None]]:
+        """X, y of each update, and the size of its batch over all processes where it is known."""
+        if isinstance(batch, Block):
+            for (X, y), n in zip(batch, batch.sizes, strict=True):
+                yield X, y, n
+        else:
+            yield *self._checked(batch), None
 
     def _checked(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """A batch of a loader that may not be ours, and have checked nothing.
@@ -180,12 +205,18 @@ class OneLayer(LightningModule):
             check_batch(X, y, classes=self.weights[-1].shape[1])
         return X, y
 
-    def update(self, X: Tensor, y: Tensor, optimizer: Optimizer) -> None:
-        """One update of every member: θ ← θ - η ∂J/∂θ. All training goes through here."""
-        if self.fused:
+    def update(self, X: Tensor, y: Tensor, optimizer: Optimizer, n: int | None = None) -> None:
+        """One update of every member: θ ← θ - η ∂J/∂θ. All training goes through here.
+
+        ``n`` is the size of the batch over all processes, where there are several.
+        """
+        if self.fused or self._processes > 1:
             lr, X = optimizer.param_groups[0]["lr"], autograd.gemm_input(X)
             with torch.no_grad(), autograd.plain(X):
-                formulas.descend_(X, y, self.weights, self.l2_coefficient(), lr)
+                if self._processes > 1:
+                    descend_together_(X, y, self.weights, self.l2_coefficient(), lr, n)
+                else:
+                    formulas.descend_(X, y, self.weights, self.l2_coefficient(), lr)
         else:
             optimizer.zero_grad()
             self.cost(X, y).sum().backward()
@@ -250,6 +281,12 @@ class OneLayer(LightningModule):
         Raises:
             InputError: naming an option of the Trainer that blocks of updates cannot honour.
         """
+        self._processes = self.trainer.world_size
+        if self._processes > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise InputError(
+                "several processes train together with --trainer.strategy ddp, not "
+                f"{type(self.trainer.strategy).__name__}."
+            )
         loader = self.trainer.train_dataloader
         if isinstance(loader, ResidentLoader):
             self._refuse_what_blocks_cannot()
@@ -299,8 +336,8 @@ class OneLayer(LightningModule):
             hasattr(callback, "writes_test_figures")
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
         )
-        for name, value in self.figures(self.measured).items():
-            self.log(f"{split}/{name}", value.mean(), logger=False if told else None)
+        for name, value in mean_of_finite(self.figures(self.measured)).items():
+            self.log(f"{split}/{name}", value, logger=False if told else None, sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[str], Tensor]:
         """Names of the images and their class probabilities (n, k)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
@@ -28,13 +29,15 @@ class Results(Callback):
     """Collects each member's final figures and writes summary.json in the run's folder.
 
     ``summary`` is None until a fit has ended; the test figures join it when ``trainer.test``
-    follows.
+    follows. A run that had all of it, and was resumed all the same, keeps what it has: then
+    ``finished`` is true, and there is nothing to test.
     """
 
     writes_test_figures = True
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] | None = None
+        self.finished = False
         self._seconds = 0.0
         self._started = 0.0
 
@@ -51,12 +54,16 @@ class Results(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The summary of training and validation."""
+        kept = _read_summary(run_folder(trainer))
+        if kept is not None and kept["steps"] == trainer.global_step:
+            self.summary, self.finished = kept, True
+            return
         curves = _callback(trainer, Curves)
         module = cast(Any, pl_module)
         members: list[dict[str, Any]] = [m._asdict() for m in module.members]
         for split in ("train", "val"):
             for row in last_figures(curves.rows, split) if curves else []:
-                members[row.member][split] = {name: getattr(row, name) for name in QUANTITIES}
+                _enter(members[row.member], split, row._asdict())
         self.summary = {
             "dataset": getattr(getattr(trainer, "datamodule", None), "dataset", "custom"),
             "hidden": module.hidden,
@@ -68,12 +75,12 @@ class Results(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the test figures to the summary of the fit before, and to curves.csv."""
-        if self.summary is None:
+        if self.summary is None or self.finished:
             return
         module = cast(Any, pl_module)
         figures = module.figures(module.measured)
         for i, member in enumerate(self.summary["members"]):
-            member["test"] = {name: float(figures[name][i]) for name in QUANTITIES}
+            _enter(member, "test", {name: float(figures[name][i]) for name in QUANTITIES})
         if curves := _callback(trainer, Curves):
             curves.add(trainer, pl_module, "test", figures)
         self._write(trainer)
@@ -143,9 +150,29 @@ def _flat(trainer: Trainer) -> dict[str, Any]:
     return {k: v if isinstance(v, simple) else str(v) for k, v in sorted(hparams.items())}
 
 
+def _enter(member: dict[str, Any], split: str, figures: dict[str, Any]) -> None:
+    """Enter a split's figures; JSON knows neither NaN nor infinity: null is what diverged."""
+    member[split] = {
+        name: figures[name] if math.isfinite(figures[name]) else None for name in QUANTITIES
+    }
+    if None in member[split].values():
+        member["diverged"] = True
+
+
 def collect(members: Sequence[dict[str, Any]], split: str, name: str) -> list[float]:
-    """One figure of every member that has it."""
-    return [member[split][name] for member in members if split in member]
+    """One figure of every member that has it and has not diverged."""
+    return [m[split][name] for m in members if split in m and not m.get("diverged")]
+
+
+def _read_summary(folder: Path | None) -> dict[str, Any] | None:
+    """The summary.json that an earlier process left, if it has test figures."""
+    if folder is None or not (path := folder / "summary.json").is_file():
+        return None
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary if all("test" in member for member in summary["members"]) else None
+    except (ValueError, KeyError, TypeError):  # damaged: made anew
+        return None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -157,7 +184,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-    """The closing table: a line per λ, mean ± standard deviation over seeds."""
+    """The closing table: a line per λ, mean ± standard deviation over the seeds not diverged."""
     by_l2: dict[float, list[dict[str, Any]]] = {}
     for member in summary["members"]:
         by_l2.setdefault(member["l2"], []).append(member)
@@ -169,15 +196,18 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"{'val cost':>9} {'val loss':>9}",
     ]
     for l2, members in by_l2.items():
+        gone = sum(member.get("diverged", False) for member in members)
+        seeds = f"{len(members) - gone}/{len(members)}" if gone else str(len(members))
         cells = [_mean_std(collect(members, split, "accuracy")) for split in SPLITS]
         means = [
             f"{statistics.fmean(values):9.4f}" if values else f"{'-':>9}"
             for values in (collect(members, "val", name) for name in ("cost", "loss"))
         ]
         lines.append(
-            f"{l2:>9.3g} {len(members):>5} "
+            f"{l2:>9.3g} {seeds:>5} "
             + " ".join(f"{cell:>14}" for cell in cells)
             + f" {' '.join(means)}"
+            + (f"  {gone} diverged, left out" if gone else "")
         )
     return "\n".join(lines)
 

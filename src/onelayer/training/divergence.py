@@ -1,0 +1,94 @@
+"""Divergence: networks whose cost is NaN or infinite, told from the measurements of Curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from onelayer.core.errors import DivergedError
+from onelayer.training.checkpoint import LAST
+from onelayer.training.curves import Curves, Row, is_finite
+from onelayer.training.folder import run_folder
+
+
+class Divergence(Callback):
+    """Names a network that has diverged, and stops the training when none is left.
+
+    Members never influence each other, so a population goes on with the others; the diverged ones
+    are left out of every mean and marked in tables and figures.
+
+    Args:
+        stop: whether to stop when every network has diverged.
+
+    Raises:
+        DivergedError: naming member, update and learning rate.
+    """
+
+    def __init__(self, stop: bool = True) -> None:
+        self.stop = stop
+        self._named: set[int] = set()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Judge what Curves has just measured."""
+        self._judge(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the last measurement, which ``on_train_batch_end`` may not have seen."""
+        self._judge(trainer)
+
+    def _judge(self, trainer: Trainer) -> None:
+        rows = next((c.rows for c in trainer.callbacks if isinstance(c, Curves)), [])  # type: ignore[attr-defined]
+        if not rows or rows[-1].step != trainer.global_step:
+            return
+        latest = {row.member: row for row in rows if row.step == trainer.global_step}
+        gone = diverged(list(latest.values()))
+        for member in sorted(gone - self._named):
+            self._named.add(member)
+            if len(gone) < len(latest):
+                rank_zero_warn(
+                    f"{describe(rows, member)}\nThe other networks go on; this one is left out of "
+                    "every mean and marked as diverged."
+                )
+        if self.stop and len(gone) == len(latest):
+            every = "" if len(latest) == 1 else f"all {len(latest)} networks have diverged.\n"
+            raise DivergedError(
+                f"{every}{describe(rows, min(gone))}\n"
+                f"Lower schedule.max_lr (or model.lr) or model.l2.{_good_checkpoint(trainer)}"
+            )
+
+    def next_look(self, step: int) -> int | None:
+        """Wherever Curves looks (see OneLayer.next_stop)."""
+        return None
+
+
+def _good_checkpoint(trainer: Trainer) -> str:
+    folder = run_folder(trainer)
+    last = folder / "checkpoints" / LAST if folder else None
+    return f"\nThe last good checkpoint is kept: {last}" if last and last.is_file() else ""
+
+
+def diverged(rows: Sequence[Row]) -> set[int]:
+    """Members with a loss or cost that is not finite."""
+    return {row.member for row in rows if not is_finite(row)}
+
+
+def describe(rows: Sequence[Row], member: int) -> str:
+    """Where a member's figures stopped being finite: its name, the updates and learning rates."""
+    own = [row for row in rows if row.member == member and row.split != "test"]
+    at = next(row for row in own if not is_finite(row))
+    value = at.cost if not math.isfinite(at.cost) else at.loss
+    before = [row for row in own if row.step < at.step and row.split == at.split]
+    text = (
+        f"diverged: member {member} (l2={at.l2:g}, seed={at.seed}): its {at.split} cost is {value} "
+        f"after update {at.step}, at learning rate {at.lr:.4g}"
+    )
+    if before:
+        last = before[-1]
+        text += f" (after update {last.step} it was {last.cost:.4g}, at {last.lr:.4g})"
+    return text + "."

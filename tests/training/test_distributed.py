@@ -1,0 +1,93 @@
+"""Two processes on the CPU train what one trains, and neither outlives the other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from onelayer.core.errors import InputError
+from onelayer.training.checkpoint import LAST, read_checkpoint
+from onelayer.training.module import OneLayer
+from tests.training.small import CLASSES, PIXELS, fit
+
+FIT = [
+    "fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",
+    "--data.batch_size=10", "--schedule.step_size=1000000", "--checkpoints.every=50",
+    "--model.hidden=4", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    # Batches of 7: shares of 4 and 3, and a last batch of 2.
+    fit_ = ["fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",
+            "--data.batch_size=7", "--schedule.step_size=20", "--model.hidden=4",
+            "--model.l2=[0.01,0.1]", "--model.seeds=[0,1]", "--trainer.precision=64-true",
+            "--trainer.enable_progress_bar=false"]  # fmt: skip
+    checkpoints, summaries = [], []
+    for name, options in (("one", []), ("two", TWO)):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, "-m", "onelayer", *fit_, *options]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+        run = folder / "lightning_logs" / "fit" / "version_0"
+        checkpoints.append(read_checkpoint(run / "checkpoints" / LAST))
+        summaries.append(json.loads((run / "summary.json").read_text()))
+    single, double = checkpoints
+    assert double["global_step"] == single["global_step"] == 40
+    for name, value in single["state_dict"].items():
+        assert torch.allclose(double["state_dict"][name], value, rtol=1e-10, atol=1e-13), name
+    rows = [checkpoint["callbacks"]["Curves"]["rows"] for checkpoint in checkpoints]
+    assert len(rows[0]) == len(rows[1]) == 2 * 4 * 11
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-10)
+    for ours, theirs in zip(summaries[0]["members"], summaries[1]["members"], strict=True):
+        assert ours["test"] == pytest.approx(theirs["test"], rel=1e-10)
+
+
+def test_other_strategies_are_refused(tmp_path, monkeypatch):
+    model = OneLayer(4, inputs=PIXELS, classes=CLASSES)
+    fit(tmp_path, model, max_steps=40)
+    monkeypatch.setattr(type(model.trainer), "world_size", 2)
+    with pytest.raises(InputError, match="--trainer.strategy ddp, not SingleDeviceStrategy"):
+        model.on_train_start()
+
+
+def children(pid):
+    return [int(p) for p in subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "onelayer"], capture_output=True, text=True, check=False
+    ).stdout.split()]  # fmt: skip
+
+
+def test_a_killed_process_ends_the_other_and_what_was_saved_is_whole(tmp_path):
+    command = [sys.executable, "-m", "onelayer", *FIT, *TWO]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    last = tmp_path / "lightning_logs" / "fit" / "version_0" / "checkpoints" / LAST
+    try:
+        end = time.monotonic() + 120
+        while not last.is_file():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        (rank_1,) = children(process.pid)
+        os.kill(rank_1, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in err
+    assert "go" in err.splitlines()[-1]
+    assert read_checkpoint(last)["global_step"] % 50 == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        from onelayer.__main__ import main
+
+        assert main([*FIT, "--ckpt_path=last"]) == 2
