@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-import torch
 
 from onelayer.core.errors import InputError
 from onelayer.training.checkpoint import LAST, read_checkpoint
@@ -26,9 +25,9 @@ TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 def test_two_processes_train_what_one_does(tmp_path):
     # Batches of 7: shares of 4 and 3, and a last batch of 2.
     fit_ = ["fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",
-            "--data.batch_size=7", "--schedule.step_size=20", "--model.hidden=4",
-            "--model.l2=[0.01,0.1]", "--model.seeds=[0,1]", "--trainer.precision=64-true",
-            "--trainer.enable_progress_bar=false"]  # fmt: skip
+            "--data.batch_size=7", "--schedule.step_size=20", "--schedule.max_lr=0.02",
+            "--model.hidden=4", "--model.l2=[0.01,0.1]", "--model.seeds=[0,1]",
+            "--trainer.precision=64-true", "--trainer.enable_progress_bar=false"]  # fmt: skip
     checkpoints, summaries = [], []
     for name, options in (("one", []), ("two", TWO)):
         folder = tmp_path / name
@@ -41,11 +40,13 @@ def test_two_processes_train_what_one_does(tmp_path):
     single, double = checkpoints
     assert double["global_step"] == single["global_step"] == 40
     for name, value in single["state_dict"].items():
-        assert torch.allclose(double["state_dict"][name], value, rtol=1e-10, atol=1e-13), name
+        difference = (double["state_dict"][name] - value).norm()
+        assert difference <= 1e-10 * value.norm(), name
     rows = [checkpoint["callbacks"]["Curves"]["rows"] for checkpoint in checkpoints]
     assert len(rows[0]) == len(rows[1]) == 2 * 4 * 11
     for ours, theirs in zip(*rows, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-10)
+        assert ours[:5] == theirs[:5]
+        assert ours[5:] == pytest.approx(theirs[5:], rel=1e-10)
     for ours, theirs in zip(summaries[0]["members"], summaries[1]["members"], strict=True):
         assert ours["test"] == pytest.approx(theirs["test"], rel=1e-10)
 
@@ -54,7 +55,7 @@ def test_other_strategies_are_refused(tmp_path, monkeypatch):
     model = OneLayer(4, inputs=PIXELS, classes=CLASSES)
     fit(tmp_path, model, max_steps=40)
     monkeypatch.setattr(type(model.trainer), "world_size", 2)
-    with pytest.raises(InputError, match="--trainer.strategy ddp, not SingleDeviceStrategy"):
+    with pytest.raises(InputError, match=r"--trainer\.strategy ddp, not SingleDeviceStrategy"):
         model.on_train_start()
 
 
