@@ -16,7 +16,9 @@ import statistics
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+from onelayer._compat import share_cores
+
+share_cores()  # as the command line does
 
 import onelayer.training  # noqa: F401 - it makes lightning importable
 
@@ -50,9 +52,10 @@ def jobs(args: argparse.Namespace):
         yield "b bare, autograd", c.bare_autograd, hidden, 1, args.updates
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "d onelayer", c.onelayer, hidden, 1, args.updates
+        yield "d less curves", c.without_curves, hidden, 1, args.updates
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
         for members in (20, 64):
-            yield "d onelayer", c.onelayer, hidden, members, args.updates // 4
+            yield "d less curves", c.without_curves, hidden, members, args.updates // 4
             yield "f ModuleDict of heads", c.heads, hidden, members, args.updates // 20
 
 
@@ -80,7 +83,7 @@ def main() -> None:
     """Run the rounds, print the table, write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=1000, help="of the fast contenders")
+    parser.add_argument("--updates", type=int, default=2000, help="of the fast contenders")
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--only", default="", help="contenders by letter, such as abd")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results.csv"))

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files, whatever display there is
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it: before torch
 
-from onelayer._compat import ensure_torchvision_operators
+from onelayer._compat import ensure_torchvision_operators, share_cores
 
+share_cores()  # as the command line does, before torch
 ensure_torchvision_operators()  # before anything imports lightning
 
 import torch

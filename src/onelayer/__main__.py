@@ -92,10 +92,9 @@ def _answer(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    # OpenMP reads it when torch is loaded. By default its threads spin while they wait for each
-    # other, and a second process on the same cores then slows training twentyfold; asleep, it
-    # takes its share and no more.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from onelayer._compat import share_cores
+
+    share_cores()
     from onelayer.cli import run
     from onelayer.core.errors import InputError, TrainingError
     from onelayer.training.interrupt import Stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,17 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 # torch withdraws a library's declarations when the object that made them is freed.
 _declarations: Library | None = None
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads sleep soon while they wait for each other. Call it before torch loads.
+
+    By default they spin, and a second process on the same cores then slows training twentyfold.
+    Asleep at once, each of the many short parallel regions of an update waits to be woken: 1.6
+    times as long. A short spin, some 5 microseconds, has the better part of both.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def ensure_torchvision_operators() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onelayer.core import formulas
+from onelayer.core.network import initial_parameters
 from tests.core.test_autograd import population
 
 
@@ -62,3 +63,16 @@ def test_shards_of_a_batch_add_up_to_its_gradient():
         total = [t + s for t, s in zip(total, shard, strict=True)]
     for a, b in zip(whole, total, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("hidden", [0, 7])
+def test_many_rows_give_the_logits_of_few(hidden):
+    """Many rows go another way, see formulas.MANY_ROWS."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(formulas.MANY_ROWS + 3, 40, generator=generator)
+    start = initial_parameters([0, 1], hidden, inputs=40).values()
+    parameters = [p.float() + 0.1 for p in start]
+    few = torch.cat([formulas.logits(x, parameters) for x in X.split(100)], dim=1)
+    many = formulas.logits(X, parameters)
+    assert many.shape == few.shape == (2, len(X), 10)
+    assert torch.allclose(many, few, rtol=1e-5, atol=1e-5)

@@ -32,6 +32,10 @@ Learning* (2006), eq. 4.109.
 
 GEMMs run in the dtype of ``X`` (bfloat16 under autocast), everything else in that of the
 parameters. Nothing here checks values or reads them back from the device.
+
+Whatever is (m, n, k) or (m, n, h) lies in memory as (m, k, n), samples innermost (``.mT``): the
+softmax then runs along whole vectors instead of ten numbers at a time, and the residuals of all
+members are, as they lie there, the factor of one GEMM.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 Parameters = Sequence[Tensor]
 """``(W, b)`` or ``(W1, b1, W2, b2)``: weights (m, out, in) and biases (m, out), in turn."""
@@ -59,9 +64,26 @@ def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     W_, b_ = W.to(A.dtype), b.to(A.dtype)
     if A.ndim == 2:
         m, k, d = W.shape
-        Z = torch.addmm(b_.reshape(m * k), A, W_.reshape(m * k, d).T)  # one GEMM for all members
-        return Z.view(A.shape[0], m, k).transpose(0, 1).to(W.dtype)
-    return torch.baddbmm(b_.unsqueeze(1), A, W_.transpose(1, 2)).to(W.dtype)
+        Z = _shared_affine(A, W_.reshape(m * k, d), b_.reshape(m * k))  # all members in one GEMM
+        return Z.view(m, k, A.shape[0]).mT.to(W.dtype)
+    return torch.baddbmm(b_.unsqueeze(2), W_, A.mT).mT.to(W.dtype)
+
+
+def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """``W Aᵀ + b`` (k, n) of A (n, d), W (k, d), b (k).
+
+    Of many rows and few units a 1x1 convolution, whose pixels the rows are, is up to twice as fast
+    on a CPU as the BLAS of torch's wheels; it reads A as it lies in memory.
+    """
+    n, d = A.shape
+    if n < MANY_ROWS or A.device.type != "cpu" or A.dtype != torch.float32:
+        return torch.addmm(b.unsqueeze(1), W, A.T)
+    pixels = A.reshape(1, n, 1, d).permute(0, 3, 1, 2)
+    return conv2d(pixels, W.view(-1, d, 1, 1), b).view(-1, n).contiguous()
+
+
+MANY_ROWS = 1000
+"""From here on a convolution is faster: measured with 1, 20 and 64 networks of either kind."""
 
 
 def forward(X: Tensor, parameters: Parameters) -> tuple[list[Tensor], Tensor]:
@@ -85,8 +107,12 @@ def logits(X: Tensor, parameters: Parameters) -> Tensor:
 
 def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
     """Each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits."""
-    index = y.expand(Z.shape[:-1]).unsqueeze(-1)
-    return -Z.log_softmax(-1).gather(-1, index).squeeze(-1)
+    return -Z.mT.log_softmax(1).gather(1, _label_index(Z, y)).squeeze(1)
+
+
+def _label_index(Z: Tensor, y: Tensor) -> Tensor:
+    """The labels as an index (m, 1, n) into the classes of ``Z.mT``."""
+    return y.expand(Z.shape[0], 1, -1)
 
 
 def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
@@ -103,15 +129,14 @@ def residual(Z: Tensor, y: Tensor, n: int | None = None) -> Tensor:
         n: the mean's divisor where the batch is a shard of a larger one; the batch's own size
             otherwise.
     """
-    G = Z.softmax(-1)
-    index = y.expand(Z.shape[:-1]).unsqueeze(-1)
-    G.scatter_add_(-1, index, G.new_full((), -1.0).expand(index.shape))
-    return G.div_(n or Z.shape[1])
+    G, index = Z.mT.softmax(1), _label_index(Z, y)
+    G.scatter_add_(1, index, G.new_full((), -1.0).expand(index.shape))
+    return G.div_(n or Z.shape[1]).mT
 
 
 def input_gradient(D: Tensor, W: Tensor) -> Tensor:
     """``∂A[m,n,d] = sum_k D[m,n,k] W[m,k,d]``: a layer's residual carried back to its input."""
-    return torch.bmm(D, W.to(D.dtype))
+    return torch.bmm(W.to(D.dtype).mT, D.mT).mT
 
 
 def relu_mask(D: Tensor, H: Tensor) -> Tensor:
@@ -153,12 +178,12 @@ def combine(
         product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
         return torch.add(W * beta, product.to(W.dtype), alpha=alpha, out=out)
     if A.ndim == 2:
-        Dt = D.transpose(0, 1).reshape(A.shape[0], m * k).T
+        Dt = D.mT.reshape(m * k, A.shape[0])
         flat = None if out is None else out.view(m * k, d)
         return torch.addmm(W.reshape(m * k, d), Dt, A, beta=beta, alpha=alpha, out=flat).view(
             m, k, d
         )
-    return torch.baddbmm(W, D.transpose(1, 2), A, beta=beta, alpha=alpha, out=out)
+    return torch.baddbmm(W, D.mT, A, beta=beta, alpha=alpha, out=out)
 
 
 def weight_gradient(D: Tensor, A: Tensor, W: Tensor, l2: Scalar) -> Tensor:
@@ -213,5 +238,5 @@ def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tenso
     """
     Z = logits(X, parameters)
     loss = cross_entropy(Z, y).sum(1, dtype=torch.float64)
-    correct = (Z.argmax(-1) == y) & Z.isfinite().all(-1)
+    correct = (Z.mT.max(1).indices == y) & (Z.mT.abs().amax(1) < torch.inf)
     return loss, correct.sum(1, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def train_and_test(
     Returns:
         What summary.json holds.
     """
+    gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     rates, results, module = TriangularLR(**schedule), Results(), CIFAR10DataModule(**data)
     last = folder / "checkpoints" / LAST
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else None

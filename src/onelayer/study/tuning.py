@@ -33,7 +33,7 @@ from onelayer.study.search import (
 )
 from onelayer.training.curves import Curves, last_figures
 from onelayer.training.divergence import Divergence
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.measure import CHUNK, QUANTITIES
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
 from onelayer.training.results import format_summary, write_json
@@ -286,7 +286,7 @@ def members_in_memory(hidden: int) -> int:
     """How many networks fit half of the memory that is free now, with what training them needs."""
     shapes = parameter_shapes(hidden).values()
     numbers = sum(torch.Size(shape).numel() for shape in shapes)
-    per_network = 4 * (3 * numbers + 8000 * (hidden or 10))  # weights, update, activations
+    per_network = 4 * (3 * numbers + 4 * CHUNK * (hidden or 10))  # weights, update, activations
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
     else:
