@@ -2,9 +2,10 @@
 #   make test ARGS="-k schedule"        more arguments for the command
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench clean FORCE
+.PHONY: help train test lint format bench soak clean FORCE
 
 PYTHON ?=
+SECONDS ?= 60
 BIN := .venv/bin
 STAMP := .venv/.complete# written last, holds the checkout's path: a half-made or copied .venv is made again
 INTACT := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] && $(BIN)/python -c "" 2>/dev/null && echo yes)
@@ -26,6 +27,9 @@ format: $(STAMP)  ## mend what lint can mend
 
 bench: $(STAMP)  ## time the contenders side by side
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+soak: $(STAMP)  ## kill and resume at random, for SECONDS=60
+	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,9 +1,9 @@
-"""Runs onelayer commands in children that are killed with SIGKILL at given moments.
+"""Runs onelayer commands in children that are killed at given moments.
 
 As a program: ``python -m tests.killing JOB.json``. It imports everything once and forks a child per
-attempt, so that an attempt costs no imports. The job: {"first": argv, "again": argv, "kills":
-[seconds, ...], "until": path or null}. "again" is used once the path exists. After the kills an
-attempt is left alone; its exit code is this program's. Prints the attempts that were killed.
+attempt, so that an attempt costs no imports. The job: {"command": argv, "kills": [seconds, ...]}.
+After the kills an attempt is left alone; its exit code is this program's. Prints how many kills
+hit a live run.
 """
 
 import json
@@ -12,21 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def run_killed(folder, first, again=None, kills=(), until=None, timeout=300, env=None):
+def run_killed(folder, command, kills, timeout=300, env=None):
     """Run a command in ``folder`` with kills after the given seconds; how many hit a live run."""
-    job = {
-        "first": first,
-        "again": again or first,
-        "kills": list(kills),
-        "until": str(until) if until else None,
-    }
     path = Path(folder) / "job.json"
-    path.write_text(json.dumps(job))
+    path.write_text(json.dumps({"command": command, "kills": kills}))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}  # for tests
     done = subprocess.run(
         [sys.executable, "-m", "tests.killing", str(path)],
@@ -36,45 +31,61 @@ def run_killed(folder, first, again=None, kills=(), until=None, timeout=300, env
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def main(path):
-    from onelayer._compat import ensure_torchvision_operators
+def load_everything():
+    """Import what any command needs. What forks later must not have computed with torch yet:
+    OpenMP's threads do not survive a fork."""
+    from onelayer._compat import ensure_torchvision_operators, share_cores
 
+    share_cores()
     ensure_torchvision_operators()
     import onelayer.cli
     import onelayer.study.tuning  # noqa: F401
-    from onelayer.__main__ import main as onelayer_main
 
+
+def fork(function):
+    """Call a function in a child, whose exit code is what it returns; the child's id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        code = function()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def attempt(command, seconds=None, signum=signal.SIGKILL):
+    """Run a command, and after so many seconds send it a signal; the exit code, negative for one
+    that a signal ended."""
+    from onelayer.__main__ import main
+
+    child = fork(lambda: main(command))
+    end = time.monotonic() + (seconds if seconds is not None else float("inf"))
+    while time.monotonic() < end:
+        finished, status = os.waitpid(child, 0 if seconds is None else os.WNOHANG)
+        if finished:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signum)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(path):
+    load_everything()
     job = json.loads(Path(path).read_text())
-
-    def start():
-        resumed = job["until"] is None or any(Path().glob(job["until"]))
-        child = os.fork()
-        if child:
-            return child
-        code = 1
-        try:
-            code = onelayer_main(job["again" if resumed else "first"])
-        finally:
-            os._exit(code)
-
     killed = 0
     for seconds in job["kills"]:
-        child, end = start(), time.monotonic() + seconds
-        while time.monotonic() < end:
-            finished, status = os.waitpid(child, os.WNOHANG)
-            if finished:
-                break
-            time.sleep(0.002)
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            killed += 1
-            continue
-        if status:  # not killed, and failed: that is what the caller wants to know
-            sys.exit(os.waitstatus_to_exitcode(status))
-    _, status = os.waitpid(start(), 0)
+        code = attempt(job["command"], seconds)
+        killed += code == -signal.SIGKILL
+        if code > 0:  # not killed, and failed: that is what the caller wants to know
+            sys.exit(code)
+    code = attempt(job["command"])
     print(killed)
-    sys.exit(os.waitstatus_to_exitcode(status))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,6 +81,12 @@ def _run(argv: list[str]) -> int:
             raise TrainingError(
                 "another process of this training has ended, and so does this one. What was saved "
                 "is whole:\nthe same command with --ckpt_path last goes on from there."
+            ) from error
+        if _is_of_another_network(error):
+            told = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+            raise InputError(
+                f"the checkpoint is of another network than this: {told[:300]}\n"
+                "Name a checkpoint that onelayer fit wrote."
             ) from error
         raise
     return 0
@@ -207,6 +213,39 @@ def report(argv: list[str]) -> int:
     return 0
 
 
+def _read_run(path: str | Path) -> dict[str, Any]:
+    """The content of a run's checkpoint.
+
+    Raises:
+        InputError: as :func:`read_checkpoint`, and for weights alone.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"the checkpoint {str(path)!r} is a folder: name the file {LAST} in it.")
+    content = read_checkpoint(path)
+    for key, kind in (("global_step", int), ("pytorch-lightning_version", str)):
+        if not isinstance(content.get(key), kind):
+            raise InputError(
+                f"{path} is not a Lightning checkpoint: it has no {key}.\n"
+                f"Name one that onelayer fit wrote, {RUNS}/<config>/version_N/checkpoints/{LAST}."
+            )
+    return content
+
+
+def _is_of_another_network(error: BaseException) -> bool:
+    """Whether torch has found other names or shapes in a checkpoint."""
+    return isinstance(error, RuntimeError) and "loading state_dict" in str(error)
+
+
+def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Delete these files, then those folders that are empty."""
+    for path in files:
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+    for folder in folders:
+        with suppress(OSError):  # somebody else's files are in it
+            folder.rmdir()
+
+
 def _stem(configs: list[Any] | None) -> str:
     """A name for runs of these configuration files."""
     return "+".join(Path(str(path)).stem for path in configs or [])
@@ -276,12 +315,16 @@ class OneLayerCLI(LightningCLI):
                 f"{RUNS}/<config>/version_N/checkpoints/{LAST}."
             )
         else:
-            self._take_network_from(read_checkpoint(config.ckpt_path), config.ckpt_path)
+            self._take_network_from(_read_run(config.ckpt_path), config.ckpt_path)
 
     def _resume_from(self, path: Path) -> None:
-        """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint."""
-        self._resumed_step = int(read_checkpoint(path)["global_step"])
-        self._resumed_run = path.resolve().parent.parent
+        """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint.
+
+        A checkpoint that lies elsewhere starts a new one.
+        """
+        self._resumed_step = _read_run(path)["global_step"]
+        folder = path.resolve().parent
+        self._resumed_run = folder.parent if folder.name == "checkpoints" else None
         print(f"resuming {path} after {self._resumed_step} updates")
         self.config[self.config.subcommand]["ckpt_path"] = str(path)
 
@@ -314,7 +357,10 @@ class OneLayerCLI(LightningCLI):
         ]
         if asked.enable_progress_bar is not False:
             kwargs["callbacks"] = [*(asked.callbacks or []), Progress()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # what Lightning finds no word for in its types
+            raise InputError(str(error)) from error
 
     def _tensorboard(self) -> TensorBoardLogger:
         if self._resumed_run is None:
@@ -333,6 +379,21 @@ class OneLayerCLI(LightningCLI):
         name = _stem(self._get(self.config, "config")) or "fit"
         root = self._get(self.config, "trainer").default_root_dir or "."
         return Path(str(root)) / RUNS / name
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; what is refused before the first update leaves nothing behind."""
+        folder = run_folder(self.trainer) if self.trainer.is_global_zero else None
+        if folder is None:
+            return self.trainer.fit(**kwargs)
+        there = set(folder.glob("*"))
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            self.trainer.fit(**kwargs)
+        except (InputError, RuntimeError) as error:
+            refused = isinstance(error, InputError) or _is_of_another_network(error)
+            if refused and self.trainer.global_step <= max(self._resumed_step, 0):
+                _remove(set(folder.glob("*")) - there, made)
+            raise
 
     def after_fit(self) -> None:
         """The test figures, once, and everything a run leaves."""

@@ -15,6 +15,11 @@ import yaml
 
 from onelayer.core.errors import InputError
 
+SECTIONS = (
+    "model", "data", "schedule", "trainer", "curves", "checkpoints", "search", "final",
+)  # fmt: skip
+"""Keys whose value is a mapping."""
+
 
 def check_configs(argv: Sequence[str]) -> None:
     """Check every file that ``-c`` or ``--config`` names in a command line."""
@@ -46,11 +51,21 @@ def check_config(path: Path) -> None:
         raise InputError(
             f"config {path}{where}: {getattr(error, 'problem', None) or 'no YAML'}."
         ) from error
+    except (ValueError, TypeError, RecursionError) as error:  # 2024-13-01, a list as a key, [[[[…
+        raise InputError(f"config {path}: {error}.") from error
     if not isinstance(content, dict) or not content:
         found = "empty" if not content else f"a {type(content).__name__}"
         raise InputError(
             f"config {path} is {found}: it must be a mapping, such as 'model:' over '  hidden: 50'."
         )
+    for section in SECTIONS:
+        value = content.get(section, {})
+        if not isinstance(value, dict):
+            found = "empty" if value is None else f"a {type(value).__name__}"
+            raise InputError(
+                f"config {path}: {section} is {found}: it must be a mapping, "
+                "such as 'model:' over '  hidden: 50', or be left out."
+            )
 
 
 class _Loader(yaml.SafeLoader):

@@ -85,7 +85,7 @@ def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
 def test_kills_change_nothing_in_the_ledger(undisturbed, tmp_path):
     rng = random.Random(1)
     kills = [rng.uniform(0.1, 0.8) for _ in range(3)]
-    killed = run_killed(tmp_path, ["search", *TINY, "--output", "out"], kills=kills)
+    killed = run_killed(tmp_path, ["search", *TINY, "--output", "out"], kills)
     assert killed >= 2
     assert trials(tmp_path / "out" / "search.db") == trials(undisturbed / "search.db")
 

@@ -57,17 +57,18 @@ def train_and_test(
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     rates, results, module = TriangularLR(**schedule), Results(), CIFAR10DataModule(**data)
     last = folder / "checkpoints" / LAST
-    resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else None
+    # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
+    resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = TensorBoardLogger(
         folder.parent,
         name="",
         version=folder.name,
         default_hp_metric=False,
-        purge_step=None if resumed is None else resumed + 1,
+        purge_step=resumed + 1,
     )
     callbacks = [rates, results, Curves(), Checkpoints(), Progress(title)]
     trainer = make_trainer(max_steps or rates.total_steps, callbacks, logger)
-    trainer.fit(model, datamodule=module, ckpt_path=None if resumed is None else last)
+    trainer.fit(model, datamodule=module, ckpt_path=last if resumed >= 0 else None)
     if not results.finished:
         trainer.test(model, datamodule=module, verbose=False)
     assert results.summary is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -39,17 +40,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Save; whatever happens, ``path`` is then the old file or the new one, whole."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
+        content = io.BytesIO()  # torch's own errors while it writes to a full disk name no cause
+        torch.save(checkpoint, content)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                torch.save(checkpoint, file)
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
             _sync_folder(path.parent)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise InputError(
                 f"cannot write the checkpoint {path}: {error.strerror or error}.\n"
                 f"{_what_is_left(path)}Free or choose another place and resume with --ckpt_path."
@@ -164,6 +168,11 @@ class Checkpoints(Checkpoint):
         self.every = every
         self._saved = -1
         self._request = StopRequest()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write through AtomicCheckpointIO unless the user brought another plugin."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def next_look(self, step: int) -> int | None:
         """The next multiple of ``every``."""

@@ -189,15 +189,36 @@ def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a curves.csv."""
-    with path.open(newline="") as file:
-        return [
-            Row(
-                int(r["step"]), r["split"], int(r["member"]), float(r["l2"]), int(r["seed"]),
-                float(r["lr"]), float(r["cost"]), float(r["loss"]), float(r["accuracy"]),
-            )
-            for r in csv.DictReader(file)
-        ]  # fmt: skip
+    """The rows of a curves.csv.
+
+    Raises:
+        InputError: there is no such file, or it is not whole; naming the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the curves {path}: {error}.") from error
+    header, *lines = text.splitlines() or [""]
+    if header != ",".join(Row._fields):
+        raise InputError(
+            f"{path} is not a curves.csv: its first line is {header[:80]!r}, and it must be\n"
+            f"{','.join(Row._fields)}"
+        )
+    if not lines:
+        raise InputError(f"{path} has no figures: nothing stands below its first line.")
+    if not text.endswith("\n"):  # a number cut short is a number still
+        raise InputError(f"{path} is cut short: its last line, {len(lines) + 1}, is not whole.")
+    return [_row(f"{path}, line {i}", line) for i, line in enumerate(lines, start=2)]
+
+
+def _row(where: str, line: str) -> Row:
+    kinds: list[Any] = [int, str, int, float, int, float, float, float, float]
+    try:
+        return Row(*(kind(value) for kind, value in zip(kinds, line.split(","), strict=True)))
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {line[:80]!r} is not\n{','.join(Row._fields)}\nThe file is damaged."
+        ) from error
 
 
 def last_figures(rows: Sequence[Row], split: str) -> list[Row]:

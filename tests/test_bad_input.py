@@ -1,0 +1,610 @@
+"""Whatever is wrong with the input: exit code 2, a few lines that help, and nothing left behind."""
+
+import pickle
+import re
+import shutil
+import socket
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from onelayer.__main__ import main
+from onelayer.core.autograd import hidden_cost, linear_cost
+from onelayer.core.errors import InputError
+from onelayer.data import cifar10, fetch
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.loader import check_batch
+from onelayer.study.plots import plot_curves
+from onelayer.training.curves import read_rows
+from onelayer.training.module import OneLayer
+from tests.data.test_cifar10 import Touch, damage_empty, damage_flip, damage_folder
+from tests.data.test_cifar10 import damage_remove, damage_swap, damage_truncate
+from tests.data.test_download import Server
+from tests.data.tiny import Tiny, make_tiny, md5
+from tests.training.small import CLASSES, PIXELS, trainer
+
+DATA = [
+    "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",
+    "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+FIT = ["fit", *DATA, "--schedule.step_size=10", "--model.hidden=3", "--checkpoints.every=10"]
+FILES = [
+    "fit", "--data.root=root", "--data.val_size=6", "--data.batch_size=6",
+    "--schedule.step_size=2", "--model.hidden=3", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+RUN = Path("lightning_logs/fit/version_0")
+LAST, PREVIOUS = (RUN / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+WHAT_TO_DO = ["--data.root", "ONELAYER_DATA", "--data.mirror", "--data.source synthetic"]
+
+
+# ---- what is made once
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return make_tiny()
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Tiny) -> Iterator[Server]:
+    import threading
+
+    with Server(tiny.archive) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "*")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.stopped.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run of 20 updates: previous.ckpt is after 10 of them."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(FIT) == 0
+    return folder / RUN
+
+
+@dataclass
+class Place:
+    """An empty working folder, and what a row may want in it."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest
+
+    @property
+    def tiny(self) -> Tiny:
+        """The small data set, from now on the one that is published."""
+        tiny = self.request.getfixturevalue("tiny")
+        self.patch.setattr(CIFAR10DataModule, "published", tiny.published)
+        return tiny
+
+    def files(self) -> Path:
+        """The folder of its files, all whole."""
+        return self.tiny.write(self.folder / "root")
+
+    def server(self, kind: str) -> str:
+        """An option with the URL of a server of that kind; a download may be tried."""
+        assert self.tiny
+        (self.folder / "root").mkdir()
+        self.patch.setenv("ONELAYER_OFFLINE", "0")
+        patient = partial(cifar10.download, silence=1.0)
+        self.patch.setattr(cifar10, "download", patient)
+        return f"--data.mirror={self.request.getfixturevalue('server').url(kind)}"
+
+    def run(self) -> Path:
+        """The finished run's folder."""
+        return shutil.copytree(self.request.getfixturevalue("finished"), self.folder / RUN)
+
+    @property
+    def marker(self) -> Path:
+        """The file that hostile pickles would make."""
+        return self.folder / "executed"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, request) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONELAYER_OFFLINE", "1")
+    monkeypatch.delenv("ONELAYER_DATA", raising=False)
+    yield Place(tmp_path, monkeypatch, request)
+    socket.setdefaulttimeout(None)
+
+
+# ---- what is asked of every row
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder but the lock of the downloads."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != ".cifar-10.lock"
+    }
+
+
+def refused(act: Callable[[], int], told: list[str], folder: Path, capfd) -> None:
+    """The act fails with code 2 and at most five lines that say all of ``told``; no file changes."""
+    before = tree(folder)
+    capfd.readouterr()
+    assert act() == 2
+    error = capfd.readouterr().err
+    message = [line for line in error.splitlines() if line.strip() and not re.search(r"\d%", line)]
+    assert len(message) <= 5, error
+    assert "Traceback" not in error
+    for part in told:
+        assert part in error
+    assert tree(folder) == before
+
+
+def command(act: Callable[[], object]) -> int:
+    """Do as the command line does with what a Python call raises."""
+    try:
+        act()
+    except InputError as error:
+        print(f"onelayer: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is typed, what the message must name, and what is made ready before.
+
+    ``ready`` may return more words to type.
+    """
+
+    name: str
+    typed: list[str]
+    told: list[str]
+    ready: Callable[[Place], str | None] = field(default=lambda place: None)
+
+
+# ---- data files
+
+
+def damaged(name: str, damage: Callable[[Path], object]) -> Row:
+    def ready(place: Place) -> None:
+        damage(place.files() / "data_batch_2")
+
+    expected = make_tiny().published.files["data_batch_2"]
+    told = ["data_batch_2", f"MD5 expected: {expected}", "MD5 found:", "Bring a whole copy", "root"]
+    return Row(f"data-{name}", FILES, told, ready)
+
+
+def damage_hostile(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Touch(path.parents[2] / "executed")))
+
+
+def hostile_with_the_right_digest(place: Place) -> None:
+    path = place.files() / "data_batch_2"
+    damage_hostile(path)
+    published = place.tiny.published
+    digests = {**published.files, path.name: md5(path.read_bytes())}
+    place.patch.setattr(CIFAR10DataModule, "published", replace(published, files=digests))
+
+
+def a_batch_of_the_test_split(place: Place) -> None:
+    folder = place.files()
+    assert main(FILES) == 0
+    damage_flip(folder / "test_batch")
+
+
+def an_empty_folder(place: Place) -> None:
+    (place.folder / "root" / place.tiny.published.folder).mkdir(parents=True)
+
+
+def a_file_for_a_root(place: Place) -> None:
+    place.patch.setenv("ONELAYER_OFFLINE", "0")
+    (place.folder / "root").write_text("")
+
+
+def a_read_only_root(place: Place) -> str:
+    mirror = place.server("healthy")
+    root = place.folder / "root"
+    root.chmod(0o500)
+    try:
+        (root / "probe").touch()
+    except PermissionError:
+        return mirror
+    (root / "probe").unlink()
+    pytest.skip("this user, root, may write everywhere: chmod has no effect")
+
+
+def a_variable_that_names_nothing(place: Place) -> None:
+    place.patch.setenv("ONELAYER_DATA", "not/there")
+
+
+def served(kind: str, why: str) -> Row:
+    def ready(place: Place) -> str:
+        # To start a child takes seconds, so what it does is done here; but only a child can end a
+        # download that drips.
+        if kind != "drips":
+            place.patch.setattr(
+                fetch, "_ask_child", lambda order: fetch.attempt(order, pytest.fail)
+            )
+        return place.server(kind)
+
+    told = ["cannot download CIFAR-10 from http://127.0.0.1", why, *WHAT_TO_DO]
+    return Row(f"server-{kind}", [*FILES, "--data.download_seconds=20"], told, ready)
+
+
+# Two processes that download at once, and a download or an extraction that is killed, are in
+# tests/data/test_download.py: test_two_processes_at_once_both_succeed_with_one_download,
+# test_a_download_killed_leaves_nothing_visible_and_the_next_succeeds,
+# test_an_extraction_killed_leaves_nothing_visible_and_the_next_succeeds.
+DATA_FILES = [
+    damaged("truncated", damage_truncate),
+    damaged("no-bytes", damage_empty),
+    damaged("flipped-bit", damage_flip),
+    damaged("another-batch", damage_swap),
+    damaged("missing", damage_remove),
+    damaged("a-folder", damage_folder),
+    damaged("hostile-pickle", damage_hostile),
+    Row(
+        "data-hostile-pickle-with-the-right-digest", FILES,
+        ["data_batch_2 is no batch file of CIFAR-10", "it asks for"], hostile_with_the_right_digest,
+    ),
+    Row(
+        "data-test-batch",
+        ["test", *FILES[1:4], FILES[-1], f"--ckpt_path={LAST.parent / 'last.ckpt'}"],
+        ["test_batch", "MD5 expected:", "Bring a whole copy"], a_batch_of_the_test_split,
+    ),
+    Row("data-empty-folder", FILES, ["no CIFAR-10 in root", *WHAT_TO_DO], an_empty_folder),
+    Row("data-root-a-file", FILES, ["cannot write to root", *WHAT_TO_DO], a_file_for_a_root),
+    Row("data-root-read-only", FILES, ["cannot write to root", *WHAT_TO_DO], a_read_only_root),
+    Row("data-download-false", [*FILES, "--data.download=false"], ["download is false"]),
+    Row("data-variable", ["fit"], ["not/there", *WHAT_TO_DO], a_variable_that_names_nothing),
+    Row("data-mirror", [*FILES, "--data.mirror=/x"], ["mirror = '/x'", "http://", "file:///"]),
+    served("silent", "silent for 1 s"),
+    served("stops", "silent for 1 s"),
+    served("drips", "too slow"),
+    served("short", "of the archive's"),
+    served("busy", "503"),
+    served("absent", "404"),
+    served("page", "only 42 of the archive's"),
+    served("altered", "another file: MD5"),
+]  # fmt: skip
+
+
+# ---- values
+
+
+def value(option: str, *told: str) -> Row:
+    return Row(f"value-{option}", [*FIT, f"--{option}"], list(told))
+
+
+VALUES = [
+    value("data.batch_size=0", "batch_size must be", "from 1" if False else ">= 1", "0"),
+    value("data.batch_size=61", "batch_size must be", "from 1 to 60", "61"),
+    value("data.val_size=50000", "val_size must be", "0 to 49999", "50000"),
+    value("data.val_size=-1", "val_size must be", "-1"),
+    value("data.limit=0", "limit must be", ">= 1", "0"),
+    value("data.train_batches=[]", "train_batches must list", "1 to 5", "[]"),
+    value("data.seed=-1", "seed must be", ">= 0", "-1"),
+    value("data.download_seconds=.nan", "download_seconds must be", "> 0", "nan"),
+    value("model.seeds=-1", "seeds must be", ">= 0", "-1"),
+    value("model.seeds=[]", "seeds must be", "at least one", "[]"),
+    value("model.seeds=[1,1]", "must not repeat", "[1, 1]"),
+    value("model.l2=nan", "model.l2", "float", "nan"),
+    value("model.l2=.nan", "l2 must be a finite number >= 0", "nan"),
+    value("model.l2=.inf", "l2 must be a finite number >= 0", "inf"),
+    value("model.l2=[0.1,-.inf]", "l2 must be a finite number >= 0", "-inf"),
+    value("model.l2=-0.1", "l2 must be a finite number >= 0", "-0.1"),
+    value("model.lr=.nan", "lr must be a finite number >= 0", "nan"),
+    value("model.init_std=.nan", "init_std must be a finite number >= 0", "nan"),
+    value("model.hidden=-1", "hidden must be", ">= 0", "-1"),
+    value("schedule.step_size=0", "step_size must be", ">= 1", "0"),
+    value("schedule.cycles=0", "cycles must be", ">= 1", "0"),
+    value("schedule.max_lr=1e-9", "base_lr must be <= max_lr", "1e-05 > 1e-09"),
+    value("schedule.max_lr=.nan", "max_lr must be a finite number >= 0", "nan"),
+    value("schedule.base_lr=.nan", "base_lr must be a finite number >= 0", "nan"),
+    value("schedule.gamma=0", "gamma must be in (0, 1]", "0"),
+    value("checkpoints.every=0", "every must be", ">= 1", "0"),
+    value("curves.per_cycle=0", "per_cycle must be", ">= 1", "0"),
+    value("trainer.max_steps=-5", "max_steps", "-1", "-5"),
+    value("trainer.accelerator=abacus", "abacus", "cpu"),
+    Row(
+        "value-nothing-to-validate-on", ["validate", *DATA, "--data.val_size=0", f"--ckpt_path={LAST}"],
+        ["no split to validate on", "val_size is 0"], lambda place: place.run() and None,
+    ),
+]  # fmt: skip
+
+
+# ---- configuration files
+
+
+def config(name: str, content: bytes, *told: str) -> Row:
+    def ready(place: Place) -> None:
+        (place.folder / "bad.yaml").write_bytes(content)
+
+    return Row(f"config-{name}", ["fit", "-c", "bad.yaml"], list(told), ready)
+
+
+CONFIGS = [
+    config("empty", b"", "bad.yaml is empty", "must be a mapping"),
+    config("only-a-comment", b"# nothing\n", "bad.yaml is empty", "must be a mapping"),
+    config("tab", b"model:\n\thidden: 3\n", "bad.yaml line 2", r"'\t'"),
+    config("unknown-key", b"frobnicate: 1\n", "does not accept option 'frobnicate'"),
+    config("misspelt-key", b"model:\n  hiden: 3\n", "'model.hiden'", "Did you mean model.hidden?"),
+    config("duplicate-key", b"model:\n  l2: 0\n  l2: 1\n", "bad.yaml line 3", "'l2' stands here twice"),
+    config("not-utf-8", b"model: \xff\xfe\n", "bad.yaml is not UTF-8", "byte 7"),
+    config("a-list", b"[1, 2]", "bad.yaml is a list", "must be a mapping"),
+    config("a-section-left-empty", b"model:\n", "bad.yaml: model is empty", "must be a mapping"),
+    config("a-section-that-is-none", b"data: 3\n", "bad.yaml: data is a int", "must be a mapping"),
+    config("a-key-that-is-a-list", b"? [a]\n: 3\n", "bad.yaml", "unhashable"),
+    config("no-such-day", b"model:\n  l2: 2024-13-01\n", "bad.yaml", "month must be in 1..12"),
+    config("too-deep", b"[" * 5000, "bad.yaml", "recursion"),
+    config("wrong-type", b"model:\n  hidden: many\n", "model.hidden", "int", "many"),
+    Row("config-missing", ["fit", "-c", "none.yaml"], ["none.yaml", "no such file"]),
+    Row("config-a-folder", ["fit", "-c", "."], ["config .", "not a file"]),
+]  # fmt: skip
+
+
+# ---- the command line
+
+COMMANDS = [
+    Row("option-misspelt", ["fit", "--model.hiden=3"], ["--model.hiden", "Did you mean model.hidden?"]),
+    Row("option-abbreviated", ["fit", "--model.hid=3"], ["--model.hid", "Did you mean model.hidden?"]),
+    Row("option-unknown", ["fit", "--frobnicate=3"], ["unrecognized", "--frobnicate"]),
+    Row("option-wrong-type", ["fit", "--model.hidden=x"], ["model.hidden", "int", "x"]),
+    Row("option-without-value", ["fit", "--model.hidden"], ["--model.hidden", "expected one"]),
+    Row("subcommand-misspelt", ["fti"], ["'fti'", "did you mean 'fit'?", "subcommands: fit, "]),
+    Row("subcommand-late", ["--model.hidden=3", "fit"], ["subcommand comes first"]),
+    Row("gradcheck-abbreviated", ["gradcheck", "--hid=3"], ["--hid"]),
+    Row("search-misspelt", ["search", "--search.sedes=3"], ["--search.sedes"]),
+    Row("checkpoint-not-named", ["test", *DATA], ["needs --ckpt_path", "last.ckpt"]),
+    Row("resume-last-of-nothing", [*FIT, "--ckpt_path", "last"], ["no run to resume", "leave --ckpt_path out"]),
+]  # fmt: skip
+
+
+# ---- checkpoints
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def foreign_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("letter.txt", "Dear all")
+
+
+def pickled_code(path: Path) -> None:
+    torch.save({"state_dict": {}, "code": Touch(path.parents[4] / "executed")}, path)
+
+
+def bare_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Touch(path.parents[4] / "executed")))
+
+
+def other_tensors(path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def weights_alone(path: Path) -> None:
+    torch.save({"state_dict": torch.load(path, weights_only=True)["state_dict"]}, path)
+
+
+def another_network(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    other = {"state_dict": {"layer.weight": torch.zeros(3, 3)}, "hyper_parameters": {}}
+    torch.save({**content, **other}, path)
+
+
+def checkpoint(command: str, damage: Callable[[Path], object], *told: str) -> Row:
+    def ready(place: Place) -> None:
+        damage(place.run() / "checkpoints" / "last.ckpt")
+
+    typed = {"fit": [*FIT, f"--ckpt_path={LAST}"], "test": ["test", *DATA, f"--ckpt_path={LAST}"]}
+    name = f"{command}-checkpoint-{damage.__name__}"
+    return Row(name.replace("_", "-"), typed[command], list(told), ready)
+
+
+def unreadable(command: str, name: str, *told: str) -> Row:
+    typed = FIT if command == "fit" else ["test", *DATA]
+    return Row(f"{command}-checkpoint-{name or 'empty-name'}", [*typed, "--ckpt_path", name], list(told))
+
+
+WHOLE = f"This one is whole: --ckpt_path {PREVIOUS} (after 10 updates)"
+CHECKPOINTS = [
+    row
+    for command in ("fit", "test")
+    for row in [
+        checkpoint(command, truncate, f"{LAST} is not a whole checkpoint", WHOLE),
+        checkpoint(command, damage_empty, f"{LAST} is not a whole checkpoint", WHOLE),
+        checkpoint(command, damage_flip, f"{LAST} is not a whole checkpoint", "checksum", WHOLE),
+        checkpoint(command, damage_remove, f"there is no checkpoint {LAST}", WHOLE),
+        checkpoint(command, foreign_zip, f"{LAST} is not a whole checkpoint", WHOLE),
+        checkpoint(command, bare_pickle, f"{LAST} is not a whole checkpoint", WHOLE),
+        checkpoint(command, pickled_code, f"{LAST} holds pickled code", "nothing of it was run", WHOLE),
+        checkpoint(command, other_tensors, f"{LAST} is not a Lightning checkpoint", "state_dict", WHOLE),
+        checkpoint(command, weights_alone, f"{LAST} is not a Lightning checkpoint", "global_step", "last.ckpt"),
+        checkpoint(command, another_network, "another network", "layer.weight", "onelayer fit"),
+        unreadable(command, "nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
+        unreadable(command, "https://example.org/a.ckpt", "not loaded from a URL", "download https://example.org/a.ckpt first"),
+        unreadable(command, "", "is a folder", "last.ckpt"),
+    ]
+]  # fmt: skip
+
+
+def resumed(option: str, *told: str) -> Row:
+    """A run resumed from last.ckpt with one option changed: both values are named."""
+    typed = [*FIT, "--ckpt_path=last", f"--{option}"]
+    return Row(f"resume-{option}", typed, list(told), lambda place: place.run() and None)
+
+
+RESUMED = [
+    resumed("model.l2=0.1", "model.l2", "0.1", "0.0", "new run"),
+    resumed("model.seeds=[0,1]", "model.seeds", "[0, 1]", "0 in the checkpoint", "new run"),
+    resumed("model.hidden=4", "model.hidden", "4", "3", "new run"),
+    resumed("data.batch_size=5", "batch_size = 10", "batch_size = 5", "new run"),
+    resumed("data.seed=1", "seed = 0", "seed = 1", "new run"),
+    resumed("data.limit=50", "limit = 60", "limit = 50", "new run"),
+    resumed("data.val_size=100", "val_size = 200", "val_size = 100", "new run"),
+    resumed("schedule.step_size=5", "schedule.step_size", "5", "10", "new run"),
+    resumed("schedule.max_lr=0.2", "schedule.max_lr", "0.2", "0.1", "new run"),
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [*DATA_FILES, *VALUES, *CONFIGS, *COMMANDS, *CHECKPOINTS, *RESUMED],
+    ids=lambda row: row.name,
+)
+def test_a_command_with_bad_input_is_refused(row: Row, place: Place, capfd) -> None:
+    more = row.ready(place)
+    typed = [*row.typed, *([more] if more else [])]
+    refused(lambda: main(typed), row.told, place.folder, capfd)
+    assert not place.marker.exists()
+
+
+# ---- Python
+
+
+def loaded(X: torch.Tensor, y: torch.Tensor) -> None:
+    """Train on batches of a DataLoader of the user's own."""
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    loader = DataLoader(TensorDataset(X, y), batch_size=len(X))
+    trainer(Path(), max_epochs=1).fit(model, loader)
+
+
+def batch(label: int = 0, feature: float = 0.0, width: int = PIXELS):
+    X, y = torch.zeros(8, width), torch.zeros(8, dtype=torch.int64)
+    X[3, 5], y[3] = feature, label
+    return X, y
+
+
+def linear(X: torch.Tensor, y: torch.Tensor) -> None:
+    linear_cost(X, y, torch.zeros(2, CLASSES, PIXELS), torch.zeros(2, CLASSES))
+
+
+def hidden(X: torch.Tensor, y: torch.Tensor) -> None:
+    W1, b1, W2, b2 = (torch.zeros(2, *shape) for shape in [(4, PIXELS), (4,), (CLASSES, 4), (CLASSES,)])
+    hidden_cost(X, y, W1, b1, W2, b2)
+
+
+def checked(X: torch.Tensor, y: torch.Tensor) -> None:
+    check_batch(X, y, classes=CLASSES)
+
+
+WAYS_IN = {"loader": loaded, "linear": linear, "hidden": hidden, "check": checked}
+
+
+@pytest.mark.parametrize("label", [-1, -100, CLASSES, 10])
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_a_label_that_is_none_is_refused(way: str, label: int, place: Place, capfd) -> None:
+    told = [str(label), "[3]" if way in ("loader", "check") else "row 3", f"0 to {CLASSES - 1}"]
+    refused(lambda: command(lambda: WAYS_IN[way](*batch(label))), told, place.folder, capfd)
+
+
+@pytest.mark.parametrize("feature", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("way", ["loader", "check"])
+def test_a_feature_that_is_no_number_is_refused(way, feature, place: Place, capfd) -> None:
+    told = [f"X[3, 5] = {feature}", "must be a finite number"]
+    act = partial(command, lambda: WAYS_IN[way](*batch(feature=feature)))
+    refused(act, told, place.folder, capfd)
+
+
+@pytest.mark.parametrize("width", [PIXELS - 1, PIXELS + 1])
+@pytest.mark.parametrize("way", ["loader", "linear", "hidden"])
+def test_images_of_another_width_are_refused(way, width, place: Place, capfd) -> None:
+    told = [f"width {width}", f"(m, out, {width})", f"{PIXELS})"]
+    act = partial(command, lambda: WAYS_IN[way](*batch(width=width)))
+    refused(act, told, place.folder, capfd)
+
+
+# ---- what a run has left
+
+
+def cut_line(text: bytes) -> bytes:
+    return text[:-30]
+
+
+def cut_number(text: bytes) -> bytes:
+    """The last number is a number still."""
+    return text.rstrip()[:-1]
+
+
+def cut_all(text: bytes) -> bytes:
+    return b""
+
+
+def cut_rows(text: bytes) -> bytes:
+    return text.splitlines(keepends=True)[0]
+
+
+def lose_bytes(text: bytes) -> bytes:
+    lines = text.splitlines(keepends=True)
+    return b"".join([*lines[:3], lines[3][5:], *lines[4:]])
+
+
+def not_text(text: bytes) -> bytes:
+    return b"\xff" + text
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (cut_line, "cut short: its last line, 23, is not whole"),
+        (cut_number, "cut short: its last line, 23, is not whole"),
+        (cut_all, "its first line is '', and it must be"),
+        (cut_rows, "no figures"),
+        (lose_bytes, "line 4: "),
+        (not_text, "cannot read the curves"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_rows, lambda path: plot_curves(path, "curves.png")])
+def test_damaged_curves_are_refused(read, damage, why, place: Place, capfd) -> None:
+    path = place.run() / "curves.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(lambda: command(lambda: read(path)), [str(path), why], place.folder, capfd)
+    path.unlink()
+    refused(lambda: command(lambda: read(path)), [str(path), "No such file"], place.folder, capfd)
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_flip, damage_remove])
+def test_a_run_with_damaged_tensorboard_files_is_resumed(damage, place: Place, finished) -> None:
+    for path in place.run().glob("*tfevents*"):
+        damage(path)
+    assert main([*FIT, f"--ckpt_path={PREVIOUS}"]) == 0
+    ours, theirs = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (place.folder / LAST, finished / "checkpoints" / "last.ckpt")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (place.folder / RUN / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
+
+
+# ---- the same without the fault
+
+
+def test_the_same_command_is_good_without_the_fault(place: Place, tiny: Tiny) -> None:
+    place.patch.setattr(fetch, "_ask_child", lambda order: fetch.attempt(order, pytest.fail))
+    assert main([*FILES, place.server("healthy")]) == 0
+    assert {path.name for path in (place.folder / "root").iterdir()} >= {tiny.published.folder}
+    assert (place.folder / LAST).is_file()
+
+
+def test_a_checkpoint_from_elsewhere_starts_a_run_of_its_own(place: Place, finished) -> None:
+    """Not one in whatever folder is above."""
+    copy = place.folder / "downloads" / "copy.ckpt"
+    copy.parent.mkdir()
+    shutil.copyfile(finished / "checkpoints" / "previous.ckpt", copy)
+    assert main([*FIT, "--ckpt_path=downloads/copy.ckpt"]) == 0
+    assert {path.name for path in place.folder.iterdir()} == {"downloads", "lightning_logs"}
+    assert [path.name for path in copy.parent.iterdir()] == ["copy.ckpt"]
+    assert (place.folder / RUN / "config.yaml").is_file()
+    assert (place.folder / RUN / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
