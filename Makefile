@@ -27,6 +27,7 @@ format: $(STAMP)  ## mend what lint can mend
 
 bench: $(STAMP)  ## time the contenders side by side
 	$(BIN)/python -m benchmarks.run $(ARGS)
+	$(BIN)/python -m benchmarks.growth
 
 soak: $(STAMP)  ## kill and resume at random, for SECONDS=60
 	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(ARGS)
