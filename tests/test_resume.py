@@ -1,5 +1,6 @@
 """A run that is killed anywhere ends, once resumed, with the very bits of one that was not."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
+from onelayer.training.checkpoint import PREVIOUS
 from tests.soak import FIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,3 +49,13 @@ def test_a_finished_run_resumed_does_nothing(finished, capfd):
     assert "nothing was left to do" in capfd.readouterr().out
     assert files() == before
     assert [p.name for p in finished.parent.iterdir()] == ["version_0"]
+
+
+def test_a_finished_run_taken_up_at_an_earlier_checkpoint_is_finished_again(finished, capfd):
+    summary = json.loads((finished / "summary.json").read_text())
+    curves = (finished / "curves.csv").read_text()
+    assert main([*FIT, f"--ckpt_path={finished / 'checkpoints' / PREVIOUS}"]) == 0
+    assert "nothing was left to do" not in capfd.readouterr().out
+    again = json.loads((finished / "summary.json").read_text())
+    assert again["members"] == summary["members"]
+    assert (finished / "curves.csv").read_text() == curves

@@ -37,13 +37,13 @@ class Results(Callback):
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] | None = None
-        self.finished = False
+        self.finished, self._trained = False, False
         self._seconds = 0.0
         self._started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started, self._trained = time.monotonic(), True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -55,7 +55,7 @@ class Results(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The summary of training and validation."""
         kept = _read_summary(run_folder(trainer))
-        if kept is not None and kept["steps"] == trainer.global_step:
+        if not self._trained and kept is not None and kept["steps"] == trainer.global_step:
             self.summary, self.finished = kept, True
             return
         curves = _callback(trainer, Curves)
