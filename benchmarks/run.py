@@ -55,7 +55,9 @@ def jobs(args: argparse.Namespace):
         yield "d less curves", c.without_curves, hidden, 1, args.updates
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
         for members in (20, 64):
-            yield "d less curves", c.without_curves, hidden, members, args.updates // 4
+            # As many as of one network: what a run costs at its start and end counts alike.
+            updates = args.updates // (4 if hidden else 1)
+            yield "d less curves", c.without_curves, hidden, members, updates
             yield "f ModuleDict of heads", c.heads, hidden, members, args.updates // 20
 
 
