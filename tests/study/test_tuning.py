@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 import subprocess
 import sys
 import threading
@@ -15,7 +14,6 @@ from onelayer.__main__ import main
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.study import tuning
 from onelayer.study.tuning import SealedData
-from tests.killing import run_killed
 from tests.study.tiny import FIGURES, TINY, read_ledger, read_trials
 
 
@@ -80,14 +78,6 @@ def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
     assert "search.number is 5 here but 4 there" in capsys.readouterr().err
     assert main(["search", *TINY, "--data.seed=3", "--output", str(undisturbed)]) == 2
     assert "data.seed is 3 here but 0 there" in capsys.readouterr().err
-
-
-def test_kills_change_nothing_in_the_ledger(undisturbed, tmp_path):
-    rng = random.Random(1)
-    kills = [rng.uniform(0.1, 0.8) for _ in range(3)]
-    killed = run_killed(tmp_path, ["search", *TINY, "--output", "out"], kills)
-    assert killed >= 2
-    assert trials(tmp_path / "out" / "search.db") == trials(undisturbed / "search.db")
 
 
 def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):
