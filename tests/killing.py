@@ -1,13 +1,34 @@
 """Runs onelayer commands in children that are killed at given moments.
 
-Everything is imported once, and a child forked per attempt, so that an attempt costs no imports.
+As a program: ``python -m tests.killing JOB.json``. It imports everything once and forks a child per
+attempt, so that an attempt costs no imports. The job: {"command": argv, "kills": [seconds, ...]}.
+After the kills an attempt is left alone; its exit code is this program's. Prints how many kills
+hit a live run.
 """
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def run_killed(folder, command, kills, timeout=300, env=None):
+    """Run a command in ``folder`` with kills after the given seconds; how many hit a live run."""
+    path = Path(folder) / "job.json"
+    path.write_text(json.dumps({"command": command, "kills": kills}))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}  # for tests
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killing", str(path)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.strip().splitlines()[-1])
 
 
 def load_everything():
@@ -51,3 +72,21 @@ def attempt(command, seconds=None, signum=signal.SIGKILL):
         time.sleep(0.002)
     os.kill(child, signum)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(path):
+    load_everything()
+    job = json.loads(Path(path).read_text())
+    killed = 0
+    for seconds in job["kills"]:
+        code = attempt(job["command"], seconds)
+        killed += code == -signal.SIGKILL
+        if code > 0:  # not killed, and failed: that is what the caller wants to know
+            sys.exit(code)
+    code = attempt(job["command"])
+    print(killed)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
