@@ -7,10 +7,12 @@ outside the clock, logging, curves, checkpoints and whatever else a run does whi
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,8 @@ def customary_lightning(task: Task, updates: int) -> float:
 
     timer = Clock()
     loader = DataLoader(Pictures(), batch_size=task.batch_size, shuffle=True, num_workers=2)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    silent = redirect_stdout(io.StringIO())  # the bar is drawn all the same
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), silent:
         warnings.simplefilter("ignore")
         Trainer(
             max_steps=WARM_UP + updates,
@@ -212,7 +215,8 @@ def onelayer(task: Task, updates: int, curves: bool = True) -> float:
     results = Results()
     schedule = TriangularLR(1e-5, LR, step_size=updates // 2)
     model = OneLayer(task.hidden, l2=L2, seeds=list(range(task.members)))
-    with tempfile.TemporaryDirectory() as folder:
+    silent = redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, silent:
         logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
         callbacks = [schedule, results, Curves(), Checkpoints(), Progress()]
         data = Measured() if curves else Data()

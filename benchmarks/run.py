@@ -1,8 +1,10 @@
 """Speed side by side: ``python benchmarks/run.py``, or ``make bench``.
 
 All contenders run in turn, several rounds, in one process; a row of the CSV is one contender's
-median over the rounds, with the hardware and versions. On screen: microseconds per update and the
-ratios. Nothing here is asserted: these machines are shared, and a ratio is worth more than a time.
+median over the rounds, with the hardware and versions. A ratio is that of two contenders in the
+same round, and its median over the rounds: "of b" to the bare autograd loop, "of one" to the same
+contender with one network. Nothing here is asserted: machines are shared, and a ratio is worth more
+than a time.
 """
 
 from __future__ import annotations
@@ -50,9 +52,9 @@ def jobs(args: argparse.Namespace):
     for hidden in (0, 50):
         yield "a bare, analytic", c.bare_analytic, hidden, 1, args.updates
         yield "b bare, autograd", c.bare_autograd, hidden, 1, args.updates
-        yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "d onelayer", c.onelayer, hidden, 1, args.updates
         yield "d less curves", c.without_curves, hidden, 1, args.updates
+        yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
         for members in (20, 64):
             # As many as of one network: what a run costs at its start and end counts alike.
@@ -81,10 +83,17 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
+def ratio(values: list[float], others: list[float] | None) -> str:
+    """Median over the rounds of one contender's time by another's."""
+    if others is None:
+        return ""
+    return f"{statistics.median(v / o for v, o in zip(values, others, strict=True)):.2f}"
+
+
 def main() -> None:
     """Run the rounds, print the table, write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=2000, help="of the fast contenders")
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--only", default="", help="contenders by letter, such as abd")
@@ -104,12 +113,13 @@ def main() -> None:
                   f"{1e6 * seconds / updates:.0f} µs an update", file=sys.stderr)  # fmt: skip
 
     rows = []
-    print(f"{'contender':<24} {'hidden':>6} {'members':>7} {'µs/update':>10} {'of b':>6}")
+    head = ("µs/update", "of b", "of one")
+    print(f"{'contender':<24} {'hidden':>6} {'members':>7} {head[0]:>10} {head[1]:>6} {head[2]:>6}")
     for (name, hidden, members), values in times.items():
         median = statistics.median(values)
-        b = times.get(("b bare, autograd", hidden, 1))
-        ratio = f"{median / statistics.median(b):.2f}" if b else ""
-        print(f"{name:<24} {hidden:>6} {members:>7} {median:>10.0f} {ratio:>6}")
+        of_b = ratio(values, times.get(("b bare, autograd", hidden, 1)))
+        of_one = ratio(values, times.get((name, hidden, 1))) if members > 1 else ""
+        print(f"{name:<24} {hidden:>6} {members:>7} {median:>10.0f} {of_b:>6} {of_one:>6}")
         rows.append(
             {
                 "contender": name,
@@ -118,6 +128,8 @@ def main() -> None:
                 "us_per_update": round(median, 1),
                 "min": round(min(values), 1),
                 "max": round(max(values), 1),
+                "of_b": of_b,
+                "of_one": of_one,
                 "rounds": args.rounds,
                 "batch_size": 100,
                 "images": args.images,

@@ -206,7 +206,11 @@ def hostile_with_the_right_digest(place: Place) -> None:
     place.patch.setattr(CIFAR10DataModule, "published", replace(published, files=digests))
 
 
-def a_batch_of_the_test_split(place: Place) -> None:
+def a_test_split_damaged(place: Place) -> None:
+    damage_flip(place.files() / "test_batch")
+
+
+def a_test_split_damaged_since(place: Place) -> None:
     folder = place.files()
     assert main(FILES) == 0
     damage_flip(folder / "test_batch")
@@ -271,10 +275,16 @@ DATA_FILES = [
         hostile_with_the_right_digest,
     ),
     Row(
+        "data-test-batch-before-training",
+        FILES,
+        ["test_batch", "MD5 expected:", "Bring a whole copy"],
+        a_test_split_damaged,
+    ),
+    Row(
         "data-test-batch",
         ["test", *FILES[1:4], FILES[-1], f"--ckpt_path={LAST}"],
         ["test_batch", "MD5 expected:", "Bring a whole copy"],
-        a_batch_of_the_test_split,
+        a_test_split_damaged_since,
     ),
     Row("data-empty-folder", FILES, ["no CIFAR-10 in root", *WHAT_TO_DO], an_empty_folder),
     Row("data-root-a-file", FILES, ["cannot write to root", *WHAT_TO_DO], a_file_for_a_root),
@@ -360,6 +370,7 @@ CONFIGS = [
     config("a-section-that-is-none", b"data: 3\n", "bad.yaml: data is a int", "must be a mapping"),
     config("a-key-that-is-a-list", b"? [a]\n: 3\n", "bad.yaml", "unhashable"),
     config("no-such-day", b"model:\n  l2: 2024-13-01\n", "bad.yaml", "month must be in 1..12"),
+    config("holds-itself", b"a: &a [*a]\n", "bad.yaml: Circular reference"),
     config("too-deep", b"[" * 1000, "bad.yaml", "recursion"),
     config("wrong-type", b"model:\n  hidden: many\n", "model.hidden", "int", "many"),
     Row("config-missing", ["fit", "-c", "none.yaml"], ["none.yaml", "no such file"]),

@@ -6,6 +6,7 @@ traceback on bytes that are no text.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +41,7 @@ def check_config(path: Path) -> None:
     """Raise :class:`InputError` unless ``path`` is a YAML mapping with unique keys."""
     try:
         content = yaml.load(path.read_bytes().decode("utf-8"), Loader=_Loader)
+        json.dumps(content, default=str)  # refuses an anchor that holds itself: a: &a [*a]
     except OSError as error:
         what = "not a file" if path.is_dir() else (error.strerror or str(error)).lower()
         raise InputError(f"config {path}: {what}.") from error

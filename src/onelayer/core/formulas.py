@@ -44,7 +44,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 
 Parameters = Sequence[Tensor]
 """``(W, b)`` or ``(W1, b1, W2, b2)``: weights (m, out, in) and biases (m, out), in turn."""
@@ -61,12 +61,19 @@ def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
         W: (m, k, d).
         b: (m, k).
     """
-    W_, b_ = W.to(A.dtype), b.to(A.dtype)
+    W_, b_ = cast(W, A.dtype), cast(b, A.dtype)
     if A.ndim == 2:
         m, k, d = W.shape
         Z = _shared_affine(A, W_.reshape(m * k, d), b_.reshape(m * k))  # all members in one GEMM
-        return Z.view(m, k, A.shape[0]).mT.to(W.dtype)
-    return torch.baddbmm(b_.unsqueeze(2), W_, A.mT).mT.to(W.dtype)
+        Z = Z.view(m, k, A.shape[0])
+    else:
+        Z = torch.baddbmm(b_.unsqueeze(2), W_, A.mT)
+    return cast(Z.mT, W.dtype)
+
+
+def cast(T: Tensor, dtype: torch.dtype) -> Tensor:
+    """``T`` in a dtype. Seven times an update a call of ``T.to`` that changes nothing is felt."""
+    return T if T.dtype == dtype else T.to(dtype)
 
 
 def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
@@ -78,20 +85,25 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     n, d = A.shape
     if n < MANY_ROWS or A.device.type != "cpu" or A.dtype != torch.float32:
         return torch.addmm(b.unsqueeze(1), W, A.T)
+    k = len(W)
+    blank = -k % LANES
     pixels = A.reshape(1, n, 1, d).permute(0, 3, 1, 2)
-    return conv2d(pixels, W.view(-1, d, 1, 1), b).view(-1, n).contiguous()
+    kernels = pad(W, (0, 0, 0, blank)).view(-1, d, 1, 1)
+    return conv2d(pixels, kernels, pad(b, (0, blank))).view(-1, n)[:k].contiguous()
 
 
 MANY_ROWS = 1000
 """From here on a convolution is faster: measured with 1, 20 and 64 networks of either kind."""
+LANES = 16
+"""Units that the convolution takes at once: of 50 it needs a quarter more time than of 64."""
 
 
 def forward(X: Tensor, parameters: Parameters) -> tuple[list[Tensor], Tensor]:
     """Each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k)."""
     inputs = [X]
-    for W, b in layers(parameters)[:-1]:
-        inputs.append(affine(inputs[-1], W, b).relu_().to(X.dtype))
-    W, b = layers(parameters)[-1]
+    *hidden, (W, b) = layers(parameters)
+    for W1, b1 in hidden:
+        inputs.append(cast(affine(inputs[-1], W1, b1).relu_(), X.dtype))
     return inputs, affine(inputs[-1], W, b)
 
 
@@ -136,7 +148,7 @@ def residual(Z: Tensor, y: Tensor, n: int | None = None) -> Tensor:
 
 def input_gradient(D: Tensor, W: Tensor) -> Tensor:
     """``∂A[m,n,d] = sum_k D[m,n,k] W[m,k,d]``: a layer's residual carried back to its input."""
-    return torch.bmm(W.to(D.dtype).mT, D.mT).mT
+    return torch.bmm(cast(W, D.dtype).mT, D.mT).mT
 
 
 def relu_mask(D: Tensor, H: Tensor) -> Tensor:
@@ -148,7 +160,7 @@ def residuals(G: Tensor, inputs: Sequence[Tensor], parameters: Parameters) -> li
     """Each layer's residual, first to last: ``[G]`` or ``[(G W2) * [H > 0], G]``."""
     D = [G]
     for (W, _), H in zip(layers(parameters)[:0:-1], inputs[:0:-1], strict=True):
-        D.insert(0, relu_mask(input_gradient(D[0].to(H.dtype), W).to(G.dtype), H))
+        D.insert(0, relu_mask(cast(input_gradient(cast(D[0], H.dtype), W), G.dtype), H))
     return D
 
 
@@ -173,7 +185,7 @@ def combine(
         D, alpha = D * alpha.view(-1, 1, 1), 1.0  # the residual is by far the smaller factor
     if isinstance(beta, Tensor):
         W, beta = torch.mul(W, beta.view(-1, 1, 1), out=out), 1.0
-    D = D.to(A.dtype)
+    D = cast(D, A.dtype)
     if A.dtype != W.dtype:  # autocast: the product in low precision, the sum in full
         product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
         return torch.add(W * beta, product.to(W.dtype), alpha=alpha, out=out)
@@ -228,7 +240,11 @@ def descend_(X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scala
     D = residuals(residual(Z, y), inputs, parameters)
     for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
         combine(W, D_, A, beta=1 - 2 * lr * l2, alpha=-lr, out=W)
-        b.sub_(bias_gradient(D_, b) * (lr.view(-1, 1) if isinstance(lr, Tensor) else lr))
+        db = bias_gradient(D_, b)
+        if isinstance(lr, Tensor):
+            b.sub_(db * lr.view(-1, 1))
+        else:
+            b.sub_(db, alpha=lr)
 
 
 def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:

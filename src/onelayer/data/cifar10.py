@@ -123,17 +123,30 @@ def load(root: str | Path, names: Sequence[str], published: Published = CIFAR10)
     Raises:
         InputError: a file is missing, truncated or altered; naming it and both digests.
     """
-    folder = find(root, published)
-    if folder is None:
-        raise InputError(missing(root, f"neither {published.folder}/ nor its files", published))
     n = published.images
     x = torch.empty(len(names) * n, PIXELS, dtype=torch.uint8)
     y = torch.empty(len(names) * n, dtype=torch.int64)
-    for i, name in enumerate(names):
-        path = folder / name
-        part = decode(_read(path, published.files[name]), n, str(path))
+    for i, (path, content) in enumerate(_contents(root, names, published)):
+        part = decode(content, n, str(path))
         x[i * n : (i + 1) * n], y[i * n : (i + 1) * n] = part.x, part.y
     return Images(x, y)
+
+
+def verify(root: str | Path, names: Sequence[str], published: Published = CIFAR10) -> None:
+    """Raise as :func:`load` would, without decoding."""
+    for _ in _contents(root, names, published):
+        pass
+
+
+def _contents(
+    root: str | Path, names: Sequence[str], published: Published
+) -> Iterator[tuple[Path, bytes]]:
+    """Each file's path and bytes, its digest checked."""
+    folder = find(root, published)
+    if folder is None:
+        raise InputError(missing(root, f"neither {published.folder}/ nor its files", published))
+    for name in names:
+        yield folder / name, _read(folder / name, published.files[name])
 
 
 def missing(root: str | Path, why: str, published: Published = CIFAR10) -> str:

@@ -155,6 +155,16 @@ class CIFAR10DataModule(LightningDataModule):
                 file=sys.stderr,
             )
 
+    def verify_test(self) -> None:
+        """Raise now, not once training has ended, if the test split cannot be had.
+
+        Raises:
+            InputError: its file is missing or altered, or CIFAR-10 is not to be had at all.
+        """
+        self.prepare_data()
+        if self.dataset == "cifar10":
+            cifar10.verify(self.root, [cifar10.TEST_BATCH], self.published)
+
     def setup(self, stage: str) -> None:
         """Settle the data set, and read the splits that ``stage`` needs.
 

@@ -123,7 +123,7 @@ class Search:
         self.output.mkdir(parents=True, exist_ok=True)
         storage = self.storage or f"sqlite:///{self.output / 'search.db'}"
         data = SealedData(**self.data)
-        data.prepare_data()
+        data.verify_test()
         ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
         try:
             return self._run(ledger, data)
