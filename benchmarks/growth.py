@@ -67,7 +67,7 @@ def panels(hidden: int, rounds: int) -> list[tuple[str, Sequence[int], list[floa
 def main() -> None:
     """Time, draw, and print the exponents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/growth.png"))
     args = parser.parse_args()
     figure, axes = new_figure(1, 3, (13, 4.2))
@@ -80,10 +80,14 @@ def main() -> None:
                   f"exponent {exponent:.2f}")  # fmt: skip
             text = f"{label}, exponent {exponent:.2f}"
             axis.plot(sizes, seconds, marker="o", color=colour, label=text)
+            linear = [seconds[-1] * size / sizes[-1] for size in sizes]
+            axis.plot(sizes, linear, color=colour, lw=1, ls=":")
             axis.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
-            axis.grid(alpha=0.3, which="both")
+            axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
             axis.legend()
-    figure.suptitle(f"growth of cost, {torch.get_num_threads()} threads")
+    figure.suptitle(f"growth of cost, {torch.get_num_threads()} threads (dotted: exponent 1)")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output, dpi=110)
     print(f"written to {args.output}")

@@ -32,6 +32,23 @@ def test_the_summary_holds_every_members_final_figures(tmp_path):
     assert [row.split for row in curves.rows[-4:]] == ["test"] * 4
 
 
+def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_path, monkeypatch):
+    """What summary.json calls finished is never gone on with: it must be written last."""
+    model = OneLayer(4, inputs=PIXELS, classes=CLASSES)
+    logger = TensorBoardLogger(tmp_path, name="run")
+    callbacks = [Results(), Curves(), TriangularLR(step_size=10)]
+    fit(tmp_path, model, callbacks=callbacks, logger=logger, max_steps=20)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onelayer.training.results._log", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        model.trainer.test(model, SmallData(), verbose=False)
+    summary = json.loads((tmp_path / "run" / "version_0" / "summary.json").read_text())
+    assert "test" not in summary["members"][0]
+
+
 def test_the_table_has_a_line_per_l2_with_mean_and_deviation_over_seeds():
     def member(l2, seed, accuracy):
         figures = {"cost": 2.0, "loss": 1.5, "accuracy": accuracy}

@@ -21,6 +21,9 @@ from onelayer.data.pixels import PIXELS, Images, Statistics, concatenate, measur
 Split = Literal["train", "val", "test"]
 Dataset = Literal["cifar10", "synthetic"]
 
+PLACES = ("root", "mirror", "download", "download_seconds", "images")
+"""The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
+
 _EVALUATION_BATCH = 5000
 _PREDICTION_BATCH = 500
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datamodule import PLACES, CIFAR10DataModule
 from onelayer.study.exercises import (
     AS_PUBLISHED,
     AS_PUBLISHED_STEPS,
@@ -325,8 +325,7 @@ def _arguments(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings less where the images lie, which changes no result."""
-    places = ("root", "mirror", "download", "download_seconds", "images")
-    data = {k: v for k, v in settings["data"].items() if k not in places}
+    data = {k: v for k, v in settings["data"].items() if k not in PLACES}
     return {**settings, "data": data}
 
 

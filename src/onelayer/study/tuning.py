@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datamodule import PLACES, CIFAR10DataModule
 from onelayer.data.pixels import Images
 from onelayer.study.ledger import Ledger, Planned, is_finite
 from onelayer.study.plots import plot_search
@@ -103,10 +103,9 @@ class Search:
 
     def settings(self) -> dict[str, Any]:
         """What the ledger is compared by: all but places."""
-        places = ("root", "mirror", "download", "download_seconds", "images")
         groups = {
             "search": asdict(self.plan),
-            "data": {k: v for k, v in self.data.items() if k not in places},
+            "data": {k: v for k, v in self.data.items() if k not in PLACES},
             "schedule": dict(self.schedule),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
@@ -238,10 +237,9 @@ class Search:
 
     def _write_best(self, l2: float) -> None:
         """best.yaml: ``onelayer fit --config best.yaml`` trains the final networks."""
-        default = {"root", "mirror", "download", "download_seconds", "images"}
         content = {
             "model": {"hidden": self.hidden, "l2": l2, "seeds": list(self.final.seeds)},
-            "data": {k: v for k, v in self._final_data().items() if k not in default},
+            "data": {k: v for k, v in self._final_data().items() if k not in PLACES},
             "schedule": self._final_schedule(),
         }
         text = "# The final networks of a search, with the λ it chose.\n" + yaml.safe_dump(

@@ -90,7 +90,6 @@ class Results(Callback):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        write_json(folder / "summary.json", self.summary)
         means = {
             (split, name): statistics.fmean(values)
             for split in SPLITS
@@ -99,6 +98,8 @@ class Results(Callback):
         }
         for logger in trainer.loggers:
             _log(logger, _flat(trainer), means, self.summary["steps"])
+        # Last: a run whose summary has test figures is finished, and never goes on.
+        write_json(folder / "summary.json", self.summary)
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far."""
