@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from onelayer._compat import accelerator
+
 # What torchvision does at import: it describes its operators, whether or not they were loaded.
 IMPORT_OF_TORCHVISION = """
 import torch
@@ -112,3 +114,11 @@ except RuntimeError: whole = False
 assert whole == (_compat._declarations is None), (whole, _compat._declarations)
 """
     python(code)
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "cpu"), (False, "auto")])
+def test_apples_gpu_is_passed_over(monkeypatch, there: bool, expected: str) -> None:
+    monkeypatch.setattr(
+        "lightning.pytorch.accelerators.MPSAccelerator.is_available", staticmethod(lambda: there)
+    )
+    assert accelerator() == expected

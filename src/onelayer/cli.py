@@ -29,6 +29,7 @@ from lightning.pytorch.cli import (  # type: ignore[attr-defined]
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.distributed import DistError
 
+from onelayer._compat import accelerator
 from onelayer.config_files import check_configs
 from onelayer.core.errors import InputError, TrainingError
 from onelayer.data.datamodule import CIFAR10DataModule
@@ -265,6 +266,7 @@ class OneLayerCLI(LightningCLI):
             args=argv,
             parser_class=Parser,
             trainer_defaults={
+                "accelerator": accelerator(),
                 "callbacks": [self.results],
                 "enable_model_summary": False,
                 "log_every_n_steps": 1,  # of blocks, not of updates

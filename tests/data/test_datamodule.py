@@ -20,6 +20,7 @@ from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pixels import Images, concatenate, measure, standardise
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
+from tests.training.small import SAFELY
 
 
 @pytest.fixture(autouse=True)
@@ -537,9 +538,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
     monkeypatch.setattr("onelayer.data.datamodule._PREDICTION_BATCH", 4)
     # source: cifar10, which is neither there nor to be had nor needed
     module = data("nowhere", mirror="file:///nowhere", images=str(pictures))
-    found = trainer_for(tmp_path).predict(
-        Look(), module, ckpt_path=tmp_path / "a.ckpt", weights_only=True
-    )
+    found = trainer_for(tmp_path).predict(Look(), module, ckpt_path=tmp_path / "a.ckpt", **SAFELY)
     assert found is not None
     assert [len(names) for _, names in found] == [4, 2]
     names = [name for _, names in found for name in names]

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from onelayer.data.loader import ResidentLoader
+from tests.training.small import SAFELY
 
 N, BATCH, EPOCHS = 20, 3, 3
 
@@ -67,7 +68,7 @@ def fit(folder: Path, *callbacks: Callback, resume: Path | None = None) -> Plain
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, loader(), ckpt_path=resume, weights_only=True)
+    trainer.fit(model, loader(), ckpt_path=resume, **SAFELY)
     return model
 
 

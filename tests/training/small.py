@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import contextmanager
+from inspect import signature
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -13,6 +14,8 @@ from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
 
 PIXELS, CLASSES = 12, 3
+known = signature(Trainer.fit).parameters
+SAFELY = {"weights_only": True} if "weights_only" in known else {}  # known from Lightning 2.6 on
 
 
 def images(n, seed):

@@ -1,9 +1,12 @@
 """Training: what is updated, how often, with which rate; populations against single networks."""
 
+from collections import Counter
+
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core import formulas
@@ -15,6 +18,38 @@ from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do, by the operation's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Counted(OneLayer):
+    """Counts the operations of its training steps."""
+
+    def training_step(self, batch, batch_idx):
+        self.operations = getattr(self, "operations", Operations())
+        with self.operations:
+            super().training_step(batch, batch_idx)
+
+
+class Strict(OneLayer):
+    """Raises where a training step makes the host wait for the GPU."""
+
+    def training_step(self, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            super().training_step(batch, batch_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def by_hand(data, hidden, l2, seed, steps, schedule):
@@ -207,6 +242,36 @@ def test_what_any_data_loader_gives_is_checked(tmp_path, X, label, message):
 def test_options_that_blocks_cannot_honour_are_refused_by_name(tmp_path, option, message):
     with pytest.raises(InputError, match=message):
         fit(tmp_path, **option)
+
+
+POPULATION = {"l2": [0.0, 0.1], "seeds": [0, 1], **SMALL}
+
+
+@pytest.mark.parametrize(("hidden", "products"), [(0, 2), (4, 5)])
+def test_an_update_is_as_many_products_as_the_maths_has_for_any_number_of_networks(
+    tmp_path, hidden, products
+):
+    for arguments in (SMALL, POPULATION):
+        model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
+        counts = model.operations.counts
+        assert sum(counts[name] for name in ("mm", "addmm", "bmm", "baddbmm")) == 40 * products
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_an_update_asks_for_no_value(tmp_path, hidden):
+    """On a GPU the host would wait for it; see the next test for the GPU's own word."""
+    waiting = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
+    for arguments in (SMALL, POPULATION):
+        model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
+        assert not waiting & set(model.operations.counts)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_an_update_never_waits_for_the_gpu(tmp_path, hidden):
+    for arguments in (SMALL, POPULATION):
+        model = fit(tmp_path, Strict(hidden, **arguments), max_steps=40, accelerator="gpu")
+        assert model.trainer.global_step == 40
 
 
 @pytest.mark.gpu

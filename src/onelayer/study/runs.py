@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer._compat import accelerator
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.study.plots import plot_curves
 from onelayer.training.checkpoint import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
@@ -23,6 +24,7 @@ from onelayer.training.schedule import TriangularLR
 def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = False) -> Trainer:
     """A Trainer for one population."""
     return Trainer(
+        accelerator=accelerator(),
         max_steps=max_steps,
         callbacks=list(callbacks),
         logger=logger,

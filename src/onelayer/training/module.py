@@ -293,6 +293,7 @@ class OneLayer(LightningModule):
             loader.follow(step=lambda: self.global_step, stop=self.next_stop)
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
+        self.l2_coefficient()  # on its way to the device now: no update waits for it
 
     def _refuse_what_blocks_cannot(self) -> None:
         trainer: Any = self.trainer
