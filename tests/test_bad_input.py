@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.__main__ import main
-from onelayer.cli import LightningCLI, OneLayerCLI
 from onelayer.core.autograd import hidden_cost, linear_cost
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10, fetch
@@ -126,9 +125,6 @@ def place(tmp_path, monkeypatch, request) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONELAYER_OFFLINE", "1")
     monkeypatch.delenv("ONELAYER_DATA", raising=False)
-    # Parsers of subcommands that nobody types here are most of what a refusal costs.
-    typed = {name: LightningCLI.subcommands()[name] for name in ("fit", "validate", "test")}
-    monkeypatch.setattr(OneLayerCLI, "subcommands", lambda cli: typed)
     yield Place(tmp_path, monkeypatch, request)
     socket.setdefaulttimeout(None)
 
@@ -370,6 +366,7 @@ CONFIGS = [
     config("a-section-that-is-none", b"data: 3\n", "bad.yaml: data is a int", "must be a mapping"),
     config("a-key-that-is-a-list", b"? [a]\n: 3\n", "bad.yaml", "unhashable"),
     config("no-such-day", b"model:\n  l2: 2024-13-01\n", "bad.yaml", "month must be in 1..12"),
+    Row("config-not-named", ["fit", "-c"], ["--config", "expected one argument"]),
     config("holds-itself", b"a: &a [*a]\n", "bad.yaml: Circular reference"),
     config("too-deep", b"[" * 1000, "bad.yaml", "recursion"),
     config("wrong-type", b"model:\n  hidden: many\n", "model.hidden", "int", "many"),
@@ -380,7 +377,56 @@ CONFIGS = [
 
 # ---- the command line
 
+SEARCH = ["search", *DATA[:4], "--search.number=2", "--final.batch_size=10", "--output=out"]
+PREDICT = ["predict", f"--ckpt_path={LAST}", "--data.images=photos"]
+
+
+def a_finished_run(place: Place) -> None:
+    place.run()
+    (place.folder / "photos").mkdir()
+
+
+def a_file_of_that_name(place: Place) -> None:
+    (place.folder / "out").write_text("")
+
+
 COMMANDS = [
+    Row("model-of-other-images", [*FIT, "--model.inputs=5"], ["model.inputs is 5", "3072"]),
+    Row("model-of-other-classes", [*FIT, "--model.classes=3"], ["model.classes is 3", "have 10"]),
+    Row("half-precision", [*FIT, "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
+    Row("no-effect", [*FIT, "--trainer.limit_val_batches=3"], ["limit_val_batches", "no effect"]),
+    Row(
+        "package-not-installed",
+        [*FIT, "--trainer.accelerator=tpu"],
+        ["torch_xla", "is its package installed?"],
+    ),
+    Row(
+        "root-of-the-runs-a-file",
+        [*FIT, "--trainer.default_root_dir=out"],
+        ["out/lightning_logs", "Not a directory"],
+        a_file_of_that_name,
+    ),
+    Row(
+        "predict-into-no-folder",
+        [*PREDICT, "--output=nowhere/a.csv"],
+        ["nowhere/a.csv", "needs the folder nowhere"],
+        a_finished_run,
+    ),
+    Row(
+        "predict-into-a-folder",
+        [*PREDICT, "--output=photos"],
+        ["photos is a folder"],
+        a_finished_run,
+    ),
+    Row("predict-several", [*PREDICT, "more.png"], ["more.png", "'[a,b]'"], a_finished_run),
+    Row("search-output-a-file", SEARCH, ["out", "File exists"], a_file_of_that_name),
+    Row(
+        "search-final-batch-size",
+        [*SEARCH, "--final.batch_size=5000"],
+        ["of the final training", "batch_size", "not 5000"],
+    ),
+    Row("search-final-seeds", [*SEARCH, "--final.seeds=[]"], ["of the final training", "seeds"]),
+    Row("search-storage", [*SEARCH, "--storage=mysql://x/y"], ["SQLite", "PostgreSQL"]),
     Row(
         "option-misspelt",
         ["fit", "--model.hiden=3"],

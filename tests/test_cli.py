@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+from onelayer import cli
 from onelayer.__main__ import main
 from onelayer.cli import OneLayerCLI
 from onelayer.core import gradcheck
@@ -74,14 +76,59 @@ def test_source_auto_falls_back_loudly(capfd):
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
-def test_a_checkpoint_can_be_measured_again(capfd, finished, command):
-    data = [arg for arg in SMALL if "--data" in arg]
+@pytest.mark.parametrize("typed", ["--data", "--data.source"])
+def test_a_checkpoint_can_be_measured_again_on_its_own_splits(capfd, finished, command, typed):
+    data = [arg for arg in SMALL if arg.startswith(typed)]
     checkpoint = str(finished / "checkpoints" / "last.ckpt")
     assert main([command, *data, "--ckpt_path", checkpoint]) == 0
     split = {"validate": "val", "test": "test"}[command]
     members = json.loads((finished / "summary.json").read_text())["members"]
     mean = sum(member[split]["accuracy"] for member in members) / len(members)
     assert f"{split}/accuracy: {mean:.4f}" in capfd.readouterr().out
+
+
+def test_a_split_that_is_typed_counts(capfd, finished):
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    measure = ["test", "--data.source=synthetic", "--ckpt_path", checkpoint]
+    assert main(measure) == main([*measure, "--data.limit=61"]) == 0
+    of_60, of_61 = re.findall(r"test/accuracy: (.*)", capfd.readouterr().out)
+    assert of_60 != of_61
+
+
+def test_options_count_over_a_config_wherever_they_stand(empty_folder):
+    (empty_folder / "small.yaml").write_text("model:\n  hidden: 5\n")
+    assert main(["fit", *SMALL, "-c", "small.yaml"]) == 0
+    run = empty_folder / "lightning_logs" / "small" / "version_0"
+    assert json.loads((run / "summary.json").read_text())["hidden"] == 3
+
+
+def test_without_a_logger_nothing_is_written(empty_folder):
+    config = empty_folder / "config.yaml"
+    config.write_text("model:\n  l2: 0.1\n")
+    assert main(["fit", "-c", "config.yaml", *SMALL, "--trainer.logger=false"]) == 0
+    assert list(empty_folder.iterdir()) == [config]
+    assert config.read_text() == "model:\n  l2: 0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        ("Curves.on_train_start", "onelayer: interrupted\n"),  # nothing is saved yet
+        ("Results.on_test_end", "onelayer: stopped after 20 updates. To go on: onelayer fit"),
+    ],
+)
+def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, told):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    name, method = hook.split(".")
+    monkeypatch.setattr(getattr(cli, name), method, interrupt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # Lightning ignores it for good
+        assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 130
+    error = capfd.readouterr().err
+    assert told in error
+    assert ("last.ckpt" in error) == ("To go on" in told)
 
 
 def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):

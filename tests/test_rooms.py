@@ -241,7 +241,7 @@ def test_a_subcommand_gets_its_words_and_gives_the_code(monkeypatch: pytest.Monk
         (
             KeyboardInterrupt(),
             130,
-            "onelayer: interrupted. To go on: onelayer fit --ckpt_path last\n",
+            "onelayer: interrupted\n",
         ),
     ],
 )

@@ -65,14 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _answer(words)
         finally:
-            sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's end
+            if sys.stdout is not None:  # None: closed before the start
+                sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's end
     except KeyboardInterrupt:
         print(f"onelayer: interrupted{_way_on(words)}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The interpreter flushes once more when it ends: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        if error.filename is None and sys.stdout is not None:
+            # The interpreter flushes once more when it ends: let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        where = error.filename or "output"
+        print(f"onelayer: error: {where}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _answer(words: list[str]) -> int:
@@ -118,10 +124,12 @@ def _run(words: list[str]) -> int:
         raise
 
 
-def _way_on(words: Sequence[str], checkpoint: str = "last") -> str:
-    """How to go on with a command that was stopped."""
-    if words[:1] != ["fit"]:
-        return ": the same command goes on from there" if words[0] in ("search", "report") else ""
+def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
+    """How to go on with a command that was stopped, where there is something to go on from."""
+    if words[:1] in (["search"], ["report"]):
+        return ": the same command goes on from there"
+    if checkpoint is None:
+        return ""
     kept = [word for word in words if not word.startswith("--ckpt_path=")]
     while "--ckpt_path" in kept:
         at = kept.index("--ckpt_path")

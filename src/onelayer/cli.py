@@ -10,15 +10,18 @@ import difflib
 import logging
 import os
 import re
+import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import onelayer.training  # noqa: F401 - it makes lightning importable
 
 # isort: split
+from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import (  # type: ignore[attr-defined]
@@ -30,7 +33,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.distributed import DistError
 
 from onelayer._compat import accelerator
-from onelayer.config_files import check_configs
+from onelayer.config_files import check_configs, configs_first
 from onelayer.core.errors import InputError, TrainingError
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
@@ -42,12 +45,15 @@ from onelayer.training.checkpoint import (
 )
 from onelayer.training.curves import Curves
 from onelayer.training.folder import run_folder
+from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
 
 RUNS = "lightning_logs"
+SPLIT = ("train_batches", "val_batches", "val_size", "limit")
+"""The options of data that say which images a split has."""
 
 
 def run(argv: list[str]) -> int:
@@ -69,15 +75,24 @@ def _run(argv: list[str]) -> int:
 
         return main(rest)
     check_configs(rest)
+    rest = configs_first(rest)
     if command == "search":
         return search(rest)
     if command == "report":
         return report(rest)
     try:
-        OneLayerCLI(argv)
+        OneLayerCLI([command, *rest])
     except MisconfigurationException as error:  # options that Lightning refuses together
         raise InputError(str(error)) from error
+    except ValueError as error:
+        if not str(error).startswith("Does not validate"):  # jsonargparse, when it saves the config
+            raise
+        raise InputError(_shorten(str(error))) from error
+    except ImportError as error:  # of what an option asks for
+        raise InputError(f"{_first_line(error)}: is its package installed?") from error
     except RuntimeError as error:
+        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong monitor
+            raise InputError(_first_line(error)) from error
         if "gloo" in str(error).lower() or isinstance(error, DistError):
             raise TrainingError(
                 "another process of this training has ended, and so does this one. What was saved "
@@ -119,6 +134,8 @@ class Parser(LightningArgumentParser):
 
     def _nearest(self, message: str) -> str:
         """The option that was probably meant, where the message names one that is none."""
+        if re.search(r"unrecognized arguments: [^-]", message):
+            return "\nA value of several is typed as one word: '[a,b]'."
         unknown = re.search(r"(?:arguments: --|option ')([\w.]+)", message)
         if not unknown:
             return ""
@@ -139,10 +156,14 @@ def _shorten(message: str) -> str:
     """Jsonargparse's message in two lines: the key, and what is legal and what was given."""
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for line, following in pairwise([*lines, ""]):
+        if line.startswith("- ") and not line.startswith(("- Expected", "- Not a valid subclass")):
+            reason = line.removeprefix("- ")
+            return f"{lines[0]}: {reason} {following if reason.endswith(':') else ''}".strip()
     expected = [line.removeprefix("- Expected ") for line in lines if line.startswith("- Expected")]
     given = [line for line in lines if line.startswith("Given value:")]
     if expected and given:
-        return f"{lines[0]} expected {' or '.join(expected)}. {given[0]}"
+        return f"{lines[0]} expected {' or '.join(expected)}. {given[0][:200]}"
     return "\n".join(lines[:3])
 
 
@@ -232,6 +253,10 @@ def _read_run(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _is_of_another_network(error: BaseException) -> bool:
     """Whether torch has found other names or shapes in a checkpoint."""
     return isinstance(error, RuntimeError) and "loading state_dict" in str(error)
@@ -245,6 +270,20 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
     for folder in folders:
         with suppress(OSError):  # somebody else's files are in it
             folder.rmdir()
+
+
+@contextmanager
+def _interrupted(folder: Path | None) -> Iterator[None]:
+    """Turn Ctrl+C, which Lightning makes an exit of, into Stopped where a checkpoint is there."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        last = folder / "checkpoints" / LAST if folder else None
+        if last is None or not last.is_file():
+            raise KeyboardInterrupt from None
+        raise Stopped(signal.SIGINT, read_checkpoint(last)["global_step"], str(last)) from None
 
 
 def _stem(configs: list[Any] | None) -> str:
@@ -335,9 +374,13 @@ class OneLayerCLI(LightningCLI):
         self.config[self.config.subcommand]["ckpt_path"] = str(path)
 
     def _take_network_from(self, checkpoint: dict[str, Any], path: str) -> None:
-        """The checkpoint's network; what was given on the command line must agree with it."""
-        given = self.parser.parse_args(self._argv, defaults=False)
-        model = given.get(self.config.subcommand, {}).get("model", None) or {}
+        """The checkpoint's network, which what was typed must agree with, and its splits.
+
+        A split that was typed counts: somebody may well want to know the figures of another.
+        """
+        given = self.parser.parse_args(self._argv, defaults=False).get(self.config.subcommand, {})
+        config = self.config[self.config.subcommand]
+        model = given.get("model", None) or {}
         for key, value in checkpoint.get("hyper_parameters", {}).items():
             if key.startswith("_"):
                 continue
@@ -345,13 +388,18 @@ class OneLayerCLI(LightningCLI):
                 raise InputError(
                     f"model.{key} is {model.get(key)!r} here but {value!r} in {path}: leave it out."
                 )
-            self.config[self.config.subcommand]["model"][key] = value
+            config["model"][key] = value
+        typed = given.get("data", None) or {}
+        saved = checkpoint.get(CIFAR10DataModule.__qualname__, {}).get("arguments", {})
+        if not any(key in typed for key in SPLIT):
+            for key in SPLIT:
+                config["data"][key] = saved.get(key, config["data"].get(key))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Our logger and bar where nothing else was asked for."""
         asked = self._get(self.config_init, "trainer")
-        if self.subcommand != "fit" or self._resumed_run is not None:
-            self.save_config_callback = None  # a resumed run has its own
+        if self.subcommand != "fit" or self._resumed_run is not None or asked.logger is False:
+            self.save_config_callback = None  # a resumed run has its own, one without logger none
         if self.subcommand != "fit":
             kwargs["logger"] = asked.logger or False
         elif asked.logger in (None, True):
@@ -367,6 +415,19 @@ class OneLayerCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # what Lightning finds no word for in its types
             raise InputError(str(error)) from error
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, network and data.
+
+        Raises:
+            InputError: if the arguments of a class that was named do not fit it.
+        """
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except (TypeError, ValueError, ArgumentError) as error:
+            raise InputError(_shorten(str(error))) from error
 
     def _tensorboard(self) -> TensorBoardLogger:
         if self._resumed_run is None:
@@ -395,10 +456,12 @@ class OneLayerCLI(LightningCLI):
         there = set(folder.glob("*"))
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            self.trainer.fit(**kwargs)
-        except (InputError, RuntimeError) as error:
-            refused = isinstance(error, InputError) or _is_of_another_network(error)
-            if refused and self.trainer.global_step <= max(self._resumed_step, 0):
+            with _interrupted(folder):
+                self.trainer.fit(**kwargs)
+        except Exception as error:
+            if not isinstance(error, Stopped) and self.trainer.global_step <= max(
+                self._resumed_step, 0
+            ):
                 _remove(set(folder.glob("*")) - there, made)
             raise
 
@@ -409,7 +472,8 @@ class OneLayerCLI(LightningCLI):
         if self.results.finished:
             print("the run is finished: nothing was left to do.")
         else:
-            self.trainer.test(self.model, self.datamodule, verbose=False)
+            with _interrupted(run_folder(self.trainer)):
+                self.trainer.test(self.model, self.datamodule, verbose=False)
         summary = self.results.summary
         if summary is None or not self.trainer.is_global_zero:
             return
@@ -422,20 +486,23 @@ class OneLayerCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """Print the figures."""
-        self._print_figures("val")
+        self._print_figures()
 
     def after_test(self) -> None:
         """Print the figures."""
-        self._print_figures("test")
+        self._print_figures()
 
-    def _print_figures(self, split: str) -> None:
+    def _print_figures(self) -> None:
         for name, value in self.trainer.callback_metrics.items():
             print(f"{name}: {float(value):.4f}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write the CSV of predictions."""
-        batches = self.trainer.predict(**kwargs) or []
         output = Path(self._get(self.config, "output"))
+        if output.is_dir() or not output.parent.is_dir():
+            what = "is a folder" if output.is_dir() else f"needs the folder {output.parent}"
+            raise InputError(f"--output {output} {what}: name a CSV file to write.")
+        batches = self.trainer.predict(**kwargs) or []
         names = self.datamodule.class_names
         with output.open("w", newline="") as file:
             writer = csv.writer(file)

@@ -6,6 +6,7 @@ traceback on bytes that are no text.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -22,6 +23,23 @@ SECTIONS = (
 """Keys whose value is a mapping."""
 
 
+CONFIG = ("-c", "--config")
+
+
+def configs_first(argv: Sequence[str]) -> list[str]:
+    """The words after a subcommand with its configs in front: options count over all of them."""
+    configs, others = [], []
+    words = iter(argv)
+    for word in words:
+        if word in CONFIG:
+            configs += [word, *itertools.islice(words, 1)]
+        elif word.startswith("--config="):
+            configs.append(word)
+        else:
+            others.append(word)
+    return configs + others
+
+
 def check_configs(argv: Sequence[str]) -> None:
     """Check every file that ``-c`` or ``--config`` names in a command line."""
     for path in config_paths(argv):
@@ -31,7 +49,7 @@ def check_configs(argv: Sequence[str]) -> None:
 def config_paths(argv: Sequence[str]) -> Iterator[str]:
     """The values of ``-c`` and ``--config``."""
     for word, following in pairwise([*argv, ""]):
-        if word in ("-c", "--config"):
+        if word in CONFIG and following:
             yield following
         elif word.startswith("--config="):
             yield word.removeprefix("--config=")

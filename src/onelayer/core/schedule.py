@@ -13,8 +13,7 @@ step, and resuming needs nothing but the step.
 
 from __future__ import annotations
 
-import math
-
+from onelayer.core.checks import check_number, check_whole, is_number
 from onelayer.core.errors import InputError
 
 
@@ -49,16 +48,10 @@ def position(step: int, step_size: int) -> float:
 
 def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0) -> None:
     """Raise :class:`InputError`, naming the argument and its range, where there is no cycle."""
-    for name, value in (("base_lr", base_lr), ("max_lr", max_lr)):
-        if not _is_number(value) or not math.isfinite(value) or value < 0:
-            raise InputError(f"{name} must be a finite number >= 0, not {value!r}.")
+    check_number("base_lr", base_lr)
+    check_number("max_lr", max_lr)
     if base_lr > max_lr:
         raise InputError(f"base_lr must be <= max_lr, but {base_lr!r} > {max_lr!r}.")
-    if isinstance(step_size, bool) or not isinstance(step_size, int) or step_size < 1:
-        raise InputError(f"step_size must be a whole number of updates >= 1, not {step_size!r}.")
-    if not _is_number(gamma) or not 0 < gamma <= 1:
+    check_whole("step_size", step_size, at_least=1)
+    if not is_number(gamma) or not 0 < gamma <= 1:
         raise InputError(f"gamma must be in (0, 1], not {gamma!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from onelayer.core.checks import check_whole, is_number
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10, files, synthetic
 from onelayer.data.loader import ResidentLoader
@@ -92,11 +93,11 @@ class CIFAR10DataModule(LightningDataModule):
             if both := sorted(set(train_batches) & set(val_batches)):
                 raise InputError(f"train_batches and val_batches share {both}: splits must not.")
         most = self.published.images * len(train_batches) - 1
-        _check_whole("val_size", val_size, 0, most if val_batches is None else None)
+        check_whole("val_size", val_size, 0, most if val_batches is None else None)
         if limit is not None:
-            _check_whole("limit", limit, 1)
-        _check_whole("batch_size", batch_size, 1)
-        _check_whole("seed", seed, 0)
+            check_whole("limit", limit, 1)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
         _check_seconds("download_seconds", download_seconds)
         cifar10.archive_url(mirror)  # refuses what is no URL
         self.save_hyperparameters()
@@ -113,6 +114,14 @@ class CIFAR10DataModule(LightningDataModule):
         self._statistics: Statistics | None = None
         self._images: dict[Split, Images] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def __str__(self) -> str:
+        """What it holds. Lightning's own would load all of it and ask for torch's loaders."""
+        splits: tuple[Split, ...] = ("train", "val", "test")
+        sizes = ", ".join(f"{split} {self.size(split)}" for split in splits)
+        return (
+            f"{type(self).__name__}({self.dataset}: {sizes} images; batches of {self.batch_size})"
+        )
 
     # ---- which data set
 
@@ -168,6 +177,10 @@ class CIFAR10DataModule(LightningDataModule):
         if self.dataset == "cifar10":
             cifar10.verify(self.root, [cifar10.TEST_BATCH], self.published)
 
+    def check_batch_size(self) -> None:
+        """Raise :class:`InputError` for a batch larger than the training split."""
+        check_whole("batch_size", self.batch_size, 1, self.size("train"))
+
     def setup(self, stage: str) -> None:
         """Settle the data set, and read the splits that ``stage`` needs.
 
@@ -180,7 +193,7 @@ class CIFAR10DataModule(LightningDataModule):
             # what rank 0 has decided, also where another machine's disk tells otherwise
             self._dataset = self.trainer.strategy.broadcast(self._dataset)
         if stage == "fit":
-            _check_whole("batch_size", self.batch_size, 1, len(range(*self._span("train"))))
+            self.check_batch_size()
         elif stage == "validate" and not self._has("val"):
             raise InputError("there is no split to validate on: val_size is 0.")
         elif stage == "predict":
@@ -253,9 +266,12 @@ class CIFAR10DataModule(LightningDataModule):
             self._images[split] = self._read(self._batches(split), *self._span(split))
         return self._images[split]
 
+    def size(self, split: Split) -> int:
+        """Return how many images a split has, before any is read."""
+        return len(range(*self._span(split)))
+
     def _has(self, split: Split) -> bool:
-        start, stop = self._span(split)
-        return start < stop
+        return self.size(split) > 0
 
     def _batches(self, split: Split) -> list[int]:
         """Return the batches that a split is cut from; 0 is the test batch."""
@@ -405,16 +421,8 @@ def _check_among(name: str, value: Any, legal: Sequence[Any]) -> None:
         raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, not {value!r}.")
 
 
-def _check_whole(name: str, value: Any, low: int, high: int | None = None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        legal = f">= {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{name} must be a whole number {legal}, not {value!r}.")
-
-
 def _check_seconds(name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a finite number > 0, not {value!r}.")
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients, format_table
 from onelayer.data import cifar10, synthetic
@@ -41,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     for name, value, least in (("hidden", args.hidden, 1), ("seed", args.seed, 0)):
-        if value < least:
-            raise InputError(f"--{name} must be a whole number >= {least}, not {value}.")
+        check_whole(f"--{name}", value, least)
 
     X, y, dataset = batch(cifar10.root_folder(args.root))
     checks = check_gradients(X, y, hidden=args.hidden, seed=args.seed)

@@ -57,7 +57,7 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
     for axis in axes.flat:
         axis.set_xlabel("updates")
         axis.grid(alpha=0.3)
-        axis.set_xlim(0, max(row.step for row in rows))
+        axis.set_xlim(0, max(row.step for row in rows) or 1)
     figure.suptitle(title_of(rows, dataset, title or "/".join(Path(curves).parent.parts[-2:])))
     figure.savefig(output, dpi=110)
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.study.ledger import Planned
 
@@ -48,9 +49,8 @@ class Plan:
     def __post_init__(self) -> None:
         for name, least in (("stages", 1), ("number", 1), ("top", 1), ("seed", 0), ("members", 1)):
             value = getattr(self, name)
-            optional = name == "members" and value is None
-            if not optional and (type(value) is not int or value < least):
-                raise InputError(f"search.{name} must be a whole number >= {least}, not {value!r}.")
+            if name != "members" or value is not None:
+                check_whole(f"search.{name}", value, least)
         for name in ("l2_min", "l2_max"):
             value = getattr(self, name)
             if isinstance(value, bool) or not math.isfinite(value) or value <= 0:

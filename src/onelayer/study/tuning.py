@@ -6,7 +6,7 @@ import csv
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,34 @@ class Search:
         Raises:
             InputError: if every network diverged, or the ledger is another search's.
         """
+        data = SealedData(**self.data)
+        data.check_batch_size()
+        TriangularLR(**self.schedule)
+        self._check_final()
+        data.verify_test()
+        there = self.output.exists()
         self.output.mkdir(parents=True, exist_ok=True)
         storage = self.storage or f"sqlite:///{self.output / 'search.db'}"
-        data = SealedData(**self.data)
-        data.verify_test()
-        ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
+        try:
+            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
+        except InputError:
+            if not there:
+                with suppress(OSError):  # somebody else's files are in it
+                    self.output.rmdir()
+            raise
         try:
             return self._run(ledger, data)
         finally:
             ledger.close()
+
+    def _check_final(self) -> None:
+        """Refuse now, not after all stages, settings that the final training would refuse."""
+        try:
+            CIFAR10DataModule(**self._final_data()).check_batch_size()
+            TriangularLR(**self._final_schedule())
+            OneLayer(self.hidden, l2=self.plan.l2_max, seeds=list(self.final.seeds))
+        except InputError as error:
+            raise InputError(f"of the final training, final.…: {error}") from error
 
     def _run(self, ledger: Ledger, data: SealedData) -> dict[str, Any]:
         members = self._members(ledger)

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.training.folder import run_folder
 from onelayer.training.interrupt import Stopped, StopRequest
@@ -163,8 +164,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, every: int = 1000) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"every must be a whole number of updates >= 1, not {every!r}.")
+        check_whole("every", every, at_least=1)
         self.every = every
         self._saved = -1
         self._request = StopRequest()

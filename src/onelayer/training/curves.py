@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
@@ -58,9 +59,8 @@ class Curves(Callback):
     """
 
     def __init__(self, per_cycle: int = 10, per_epoch: int = 1) -> None:
-        for name, value in (("per_cycle", per_cycle), ("per_epoch", per_epoch)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number >= 1, not {value!r}.")
+        check_whole("per_cycle", per_cycle, at_least=1)
+        check_whole("per_epoch", per_epoch, at_least=1)
         self.per_cycle, self.per_epoch = per_cycle, per_epoch
         self.rows: list[Row] = []
         self._period = (1, 1)
@@ -74,6 +74,7 @@ class Curves(Callback):
         self._schedule = schedules[0] if schedules else None
         self._fixed_lr = float(pl_module.hparams.get("lr", 0.0))
         if stage == "fit" and _has_splits(trainer):
+            _refuse_what_curves_replace(trainer)
             self._limit_val_batches = trainer.limit_val_batches
             trainer.limit_val_batches = 0
 
@@ -167,6 +168,23 @@ class Curves(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows of the run that is resumed."""
         self.rows = [Row(*row) for row in state_dict["rows"]]
+
+
+def _refuse_what_curves_replace(trainer: Any) -> None:
+    """Options of the Trainer that would have no effect."""
+    if trainer.fast_dev_run or trainer.overfit_batches:  # Lightning sets some of them then
+        return
+    for name, usual in (
+        ("limit_val_batches", 1.0),
+        ("val_check_interval", 1.0),
+        ("check_val_every_n_epoch", 1),
+    ):
+        value = getattr(trainer, name)
+        if value != usual:
+            raise InputError(
+                f"trainer.{name} = {value} would have no effect: all of both splits is measured "
+                "wherever curves.per_cycle says.\nUse that, or data.val_size, instead."
+            )
 
 
 def _has_splits(trainer: Trainer) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
+from onelayer.core.checks import check_number, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.data.loader import Block, ResidentLoader, check_batch
@@ -74,17 +75,17 @@ class OneLayer(LightningModule):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        _check_whole("hidden", hidden, at_least=0)
-        _check_whole("inputs", inputs, at_least=1)
-        _check_whole("classes", classes, at_least=2)
-        _check_number("lr", lr)
+        check_whole("hidden", hidden, at_least=0)
+        check_whole("inputs", inputs, at_least=1)
+        check_whole("classes", classes, at_least=2)
+        check_number("lr", lr)
         if init_std is not None:
-            _check_number("init_std", init_std)
+            check_number("init_std", init_std)
         l2s, seed_list = _as_list("l2", l2), _as_list("seeds", seeds)
         for value in l2s:
-            _check_number("l2", value)
+            check_number("l2", value)
         for value in seed_list:
-            _check_whole("seeds", value, at_least=0)
+            check_whole("seeds", value, at_least=0)
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.hidden, self.fused = hidden, fused
@@ -268,8 +269,24 @@ class OneLayer(LightningModule):
                 )
 
     def setup(self, stage: str) -> None:
-        """Take over the training split's statistics."""
+        """Take over the training split's statistics.
+
+        Raises:
+            InputError: for images or classes that do not fit the network, or for weights in half
+                precision.
+        """
         data: Any = getattr(self.trainer, "datamodule", None)
+        for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
+            if self.hparams[name] != getattr(data, there, self.hparams[name]):
+                raise InputError(
+                    f"model.{name} is {self.hparams[name]}, but the data have "
+                    f"{getattr(data, there)}."
+                )
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise InputError(
+                f"trainer.precision {self.trainer.precision} would round statistics and figures "
+                "too: use bf16-mixed, 32-true or 64-true."
+            )
         if stage == "fit" and hasattr(data, "statistics"):
             statistics = data.statistics
             self.mean.copy_(statistics.mean)
@@ -359,14 +376,3 @@ def _as_list(name: str, value: Any) -> list[Any]:
     if not values:
         raise InputError(f"{name} must be a number or a list of at least one, not {value!r}.")
     return values
-
-
-def _check_whole(name: str, value: Any, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise InputError(f"{name} must be a whole number >= {at_least}, not {value!r}.")
-
-
-def _check_number(name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise InputError(f"{name} must be a finite number >= 0, not {value!r}.")

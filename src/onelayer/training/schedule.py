@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.schedule import check_cycle, exp_range, triangular, triangular2
 
@@ -45,8 +46,7 @@ class TriangularLR(Callback):
         gamma: float = 1.0,
     ) -> None:
         check_cycle(base_lr, max_lr, step_size, gamma)
-        if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
-            raise InputError(f"cycles must be a whole number >= 1, not {cycles!r}.")
+        check_whole("cycles", cycles, at_least=1)
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise InputError(f"mode must be triangular, triangular2 or exp_range, not {mode!r}.")
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
