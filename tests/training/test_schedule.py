@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 
 from onelayer.core.errors import InputError
@@ -61,6 +62,16 @@ def test_logs_lr_against_the_number_of_updates(tmp_path):
     assert logged == {t: schedule.rate(t) for t in range(9)}
 
 
+def test_lightnings_own_monitor_sees_the_rate_of_every_update(tmp_path):
+    schedule, logger = TriangularLR(0.0, 1.0, step_size=4), CSVLogger(tmp_path)
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    callbacks = [schedule, LearningRateMonitor(logging_interval="step")]
+    fit(tmp_path, model, callbacks=callbacks, logger=logger, max_steps=16)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["lr-SGD"]]
+    assert [float(row["lr-SGD"]) for row in rows] == [schedule.rate(t) for t in range(16)]
+
+
 def mid_cycle_warnings(run, model):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -75,6 +86,14 @@ def test_a_stop_in_mid_cycle_is_warned_about_with_both_numbers(tmp_path, limit):
     run = trainer(tmp_path, callbacks=[TriangularLR(step_size=10)], **limit)
     (warning,) = mid_cycle_warnings(run, model)
     assert re.search(f"{updates} updates are .* cycles of 20 .*=20 or 40", warning)
+
+
+def test_where_steps_and_epochs_are_limited_the_sooner_counts(tmp_path):
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    run = trainer(tmp_path, callbacks=[TriangularLR(step_size=10)], max_epochs=3)
+    run.fit_loop.epoch_loop.max_steps = 30
+    (warning,) = mid_cycle_warnings(run, model)
+    assert "24 updates" in warning
 
 
 def test_whole_cycles_are_not_warned_about(tmp_path):

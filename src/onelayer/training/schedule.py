@@ -104,7 +104,7 @@ class TriangularLR(Callback):
             raise InputError(
                 "TriangularLR and an lr_scheduler would both set the rate: keep one of them."
             )
-        if trainer.max_steps > 0:
+        if trainer.max_steps > 0 and not _counts_epochs(trainer):
             self._warn_in_mid_cycle(trainer.max_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,7 +114,7 @@ class TriangularLR(Callback):
         """
         if trainer.global_step == 0:
             self._log_rate(trainer)
-        if trainer.max_steps <= 0 and (trainer.max_epochs or -1) > 0:
+        if _counts_epochs(trainer):
             self._warn_in_mid_cycle(int(trainer.estimated_stepping_batches))
 
     def _warn_in_mid_cycle(self, steps: int) -> None:
@@ -149,3 +149,8 @@ class TriangularLR(Callback):
     def next_look(self, step: int) -> int | None:
         """No update is of more interest than another (see OneLayer.next_stop)."""
         return None
+
+
+def _counts_epochs(trainer: Trainer) -> bool:
+    """Whether epochs may end the training."""
+    return (trainer.max_epochs or -1) > 0
