@@ -449,8 +449,10 @@ class OneLayerCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; what is refused before the first update leaves nothing behind."""
-        self.datamodule.verify_test()
-        folder = run_folder(self.trainer) if self.trainer.is_global_zero else None
+        folder = None
+        if self.trainer.is_global_zero:
+            self.datamodule.verify_test()
+            folder = run_folder(self.trainer)
         if folder is None:
             return self.trainer.fit(**kwargs)
         there = set(folder.glob("*"))

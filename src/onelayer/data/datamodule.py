@@ -166,6 +166,7 @@ class CIFAR10DataModule(LightningDataModule):
                 f"Figures are theirs, not CIFAR-10's.\n{bar}",
                 file=sys.stderr,
             )
+            self._dataset = "synthetic"  # asked again, it neither tries nor says it again
 
     def verify_test(self) -> None:
         """Raise now, not once training has ended, if the test split cannot be had.
