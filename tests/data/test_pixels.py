@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
 from onelayer.data import pixels
-from onelayer.data.pixels import Images, Statistics, concatenate, measure, standardise
+from onelayer.data.pixels import (
+    ByteFeatures,
+    Images,
+    Statistics,
+    concatenate,
+    features,
+    measure,
+    standardise,
+)
 
 
 def random_bytes(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -134,6 +142,22 @@ def test_the_size_of_a_chunk_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(pixels, "_ROWS", rows)
         assert measure(x).equal(statistics)
         assert torch.equal(standardise(x, statistics), X)
+
+
+def test_features_kept_as_bytes_come_out_as_the_same_bits() -> None:
+    x = random_bytes(23, 12)
+    X, kept = standardise(x, measure(x)), ByteFeatures(x, measure(x), torch.float32)
+    rows = torch.tensor([3, 0, 22, 3])
+    assert torch.equal(kept.index_select(0, rows), X[rows])
+    assert torch.equal(torch.cat(list(kept.split(5))), X)
+    assert (len(kept), kept.shape, kept.ndim, kept.dtype) == (23, X.shape, 2, X.dtype)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(8 * 23 * 12, False), (8 * 23 * 12 - 1, True)])
+def test_features_are_kept_as_bytes_where_memory_is_short(monkeypatch, free, kept) -> None:
+    monkeypatch.setattr(pixels, "free_memory", lambda device: free)
+    x = random_bytes(23, 12)
+    assert isinstance(features(x, measure(x), torch.float32), ByteFeatures) == kept
 
 
 @pytest.mark.gpu

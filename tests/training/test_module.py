@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
+from onelayer.data import pixels
+from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
+from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer, warned
@@ -255,6 +258,20 @@ def test_an_update_is_as_many_products_as_the_maths_has_for_any_number_of_networ
         model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
         counts = model.operations.counts
         assert sum(counts[name] for name in ("mm", "addmm", "bmm", "baddbmm")) == 40 * products
+
+
+def test_images_kept_as_bytes_train_the_same_bits(tmp_path, monkeypatch):
+    def train():
+        data = CIFAR10DataModule(source="synthetic", limit=60, val_size=200, batch_size=10)
+        model = fit(tmp_path, OneLayer(4), data, [TriangularLR(step_size=10), Curves()], 20)
+        return data.tensors("train")[0], model.weights, model.trainer.callbacks[1].rows
+
+    _, weights, rows = train()
+    monkeypatch.setattr(pixels, "free_memory", lambda device: 0)
+    X, frugal_weights, frugal_rows = train()
+    assert isinstance(X, pixels.ByteFeatures)
+    assert all(torch.equal(a, b) for a, b in zip(weights, frugal_weights, strict=True))
+    assert rows == frugal_rows
 
 
 @pytest.mark.parametrize("hidden", [0, 4])

@@ -17,7 +17,15 @@ from onelayer.core.checks import check_whole, is_number
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10, files, synthetic
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.pixels import PIXELS, Images, Statistics, concatenate, measure, standardise
+from onelayer.data.pixels import (
+    PIXELS,
+    Images,
+    Statistics,
+    concatenate,
+    features,
+    measure,
+    standardise,
+)
 
 Split = Literal["train", "val", "test"]
 Dataset = Literal["cifar10", "synthetic"]
@@ -230,7 +238,8 @@ class CIFAR10DataModule(LightningDataModule):
     ) -> tuple[Tensor, Tensor] | None:
         """Return a standardised split: X (n, 3072) and y (n,), made once and kept.
 
-        On the trainer's device if there is a trainer. The bytes it is made of are dropped.
+        On the trainer's device if there is a trainer. The bytes it is made of are dropped, unless
+        a GPU has no room for more than them: then X is :class:`ByteFeatures`.
 
         Args:
             split: train, val or test.
@@ -247,7 +256,7 @@ class CIFAR10DataModule(LightningDataModule):
             images = self._bytes(split)
             if images is None:
                 return None
-            X = standardise(images.x.to(device), self.statistics, dtype)
+            X = features(images.x.to(device), self.statistics, dtype)
             self._tensors[split, dtype] = X, images.y
             del self._images[split]
         X, y = (tensor.to(device) for tensor in self._tensors[split, dtype])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ PIXELS = 3 * SIDE * SIDE
 # Of a chunk. Fewer numbers than torch spreads over its threads: as fast as all of them on an idle
 # machine, many times faster on a busy one.
 _ROWS = 10
+_DEVICE_ROWS = 5000  # a GPU wants few and large ones
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,98 @@ def standardise(x: Tensor, statistics: Statistics, dtype: torch.dtype = torch.fl
     Raises:
         InputError: another number of features than the statistics have.
     """
-    if x.ndim != 2 or x.shape[1:] != statistics.mean.shape:
-        raise InputError(
-            f"images of shape {tuple(x.shape)} do not fit statistics of "
-            f"{len(statistics.mean)} features: images are (n, {len(statistics.mean)})."
-        )
-    work = torch.promote_types(dtype, torch.float32)  # half precision only at the very end
-    # Times 255, so that no division by a scalar is left: CUDA multiplies by its reciprocal instead.
-    mean = (statistics.mean * 255).to(work).to(x.device)
-    std = (statistics.std * 255).to(work).to(x.device)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    for source, target in zip(x.split(_ROWS), out.split(_ROWS), strict=True):
-        target.copy_(source.to(work).sub_(mean).div_(std))
-    return out
+    return Standardiser(statistics, dtype, x.device)(x)
+
+
+class Standardiser:
+    """:func:`standardise` for one device, where the statistics then lie already."""
+
+    def __init__(self, statistics: Statistics, dtype: torch.dtype, device: torch.device) -> None:
+        work = torch.promote_types(dtype, torch.float32)  # half precision only at the very end
+        # Times 255, so that no division by a scalar is left: CUDA multiplies by its reciprocal.
+        self.mean = (statistics.mean * 255).to(work).to(device)
+        self.std = (statistics.std * 255).to(work).to(device)
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the features (n, d) of bytes (n, d)."""
+        if x.ndim != 2 or x.shape[1:] != self.mean.shape:
+            raise InputError(
+                f"images of shape {tuple(x.shape)} do not fit statistics of "
+                f"{len(self.mean)} features: images are (n, {len(self.mean)})."
+            )
+        out = torch.empty(x.shape, dtype=self.dtype, device=x.device)
+        rows = _ROWS if x.device.type == "cpu" else _DEVICE_ROWS
+        for source, target in zip(x.split(rows), out.split(rows), strict=True):
+            target.copy_(source.to(self.mean.dtype).sub_(self.mean).div_(self.std))
+        return out
+
+
+class ByteFeatures:
+    """Standardised features (n, d) that lie in memory as bytes: a quarter of float32's.
+
+    Stands where a tensor of them would, for what loaders and measurements ask of it; whatever is
+    taken out is standardised then, to the same bits.
+
+    Args:
+        x: uint8 (n, d).
+        statistics: of the training split.
+        dtype: of what is taken out.
+    """
+
+    ndim = 2
+
+    def __init__(self, x: Tensor, statistics: Statistics, dtype: torch.dtype) -> None:
+        self.x, self.statistics, self.dtype = x, statistics, dtype
+        self._standardise = Standardiser(statistics, dtype, x.device)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, d)."""
+        return self.x.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bytes are."""
+        return self.x.device
+
+    def numel(self) -> int:
+        """Return n times d."""
+        return self.x.numel()
+
+    def is_floating_point(self) -> bool:
+        """Return that what is taken out is."""
+        return True
+
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """Return these rows, standardised."""
+        return self._standardise(self.x.index_select(dim, rows))
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Give chunks of rows, standardised one at a time."""
+        return map(self._standardise, self.x.split(size))
+
+    def to(self, device: torch.device | str) -> ByteFeatures:
+        """Return the same on a device."""
+        if self.x.device == torch.device(device):
+            return self
+        return ByteFeatures(self.x.to(device), self.statistics, self.dtype)
+
+
+def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Tensor:
+    """Return standardised features, as bytes where the device has no room for all of them.
+
+    Room is half of what is free on a GPU. In host memory they are always made at once.
+    """
+    needed = x.numel() * dtype.itemsize
+    if needed <= free_memory(x.device) / 2:
+        return standardise(x, statistics, dtype)
+    return cast(Tensor, ByteFeatures(x, statistics, dtype))
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on a GPU; of a host, whose memory is paged, as many as one likes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
