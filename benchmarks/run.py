@@ -1,4 +1,4 @@
-"""Speed side by side: ``python benchmarks/run.py``, or ``make bench``.
+"""Speed side by side: ``python -m benchmarks.run``, or ``make bench``.
 
 All contenders run in turn, several rounds, in one process; a row of the CSV is one contender's
 median over the rounds, with the hardware and versions. A ratio is that of two contenders in the
@@ -57,7 +57,7 @@ def jobs(args: argparse.Namespace):
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
         for members in (20, 64):
-            # As many as of one network: what a run costs at its start and end counts alike.
+            # Linear: as many as of one network, so that a run's start and end count alike.
             updates = args.updates // (4 if hidden else 1)
             yield "d less curves", c.without_curves, hidden, members, updates
             yield "f ModuleDict of heads", c.heads, hidden, members, args.updates // 20

@@ -238,11 +238,7 @@ def test_a_subcommand_gets_its_words_and_gives_the_code(monkeypatch: pytest.Monk
     ("error", "code", "line"),
     [
         (InputError("l2 is -1.0: at least 0"), 2, "onelayer: error: l2 is -1.0: at least 0\n"),
-        (
-            KeyboardInterrupt(),
-            130,
-            "onelayer: interrupted\n",
-        ),
+        (KeyboardInterrupt(), 130, "onelayer: interrupted\n"),
     ],
 )
 def test_an_error_is_one_line_and_a_code(

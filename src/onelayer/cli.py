@@ -34,13 +34,15 @@ from torch.distributed import DistError
 
 from onelayer._compat import accelerator
 from onelayer.config_files import check_configs, configs_first
-from onelayer.core.errors import InputError, TrainingError
+from onelayer.core.errors import InputError, TrainingError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
+    FOLDER,
     LAST,
     AtomicCheckpointIO,
     Checkpoints,
     find_checkpoint,
+    last_of,
     read_checkpoint,
 )
 from onelayer.training.curves import Curves
@@ -89,16 +91,16 @@ def _run(argv: list[str]) -> int:
             raise
         raise InputError(_shorten(str(error))) from error
     except ImportError as error:  # of what an option asks for
-        raise InputError(f"{_first_line(error)}: is its package installed?") from error
+        raise InputError(f"{first_line(error)}: is its package installed?") from error
     except RuntimeError as error:
         if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong monitor
-            raise InputError(_first_line(error)) from error
+            raise InputError(first_line(error)) from error
         if "gloo" in str(error).lower() or isinstance(error, DistError):
             raise TrainingError(
                 "another process of this training has ended, and so does this one. What was saved "
                 "is whole:\nthe same command with --ckpt_path last goes on from there."
             ) from error
-        if _is_of_another_network(error):
+        if "loading state_dict" in str(error):  # torch has found other names or shapes in it
             told = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
             raise InputError(
                 f"the checkpoint is of another network than this: {told[:300]}\n"
@@ -253,15 +255,6 @@ def _read_run(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _is_of_another_network(error: BaseException) -> bool:
-    """Whether torch has found other names or shapes in a checkpoint."""
-    return isinstance(error, RuntimeError) and "loading state_dict" in str(error)
-
-
 def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
     """Delete these files, then those folders that are empty."""
     for path in files:
@@ -280,7 +273,7 @@ def _interrupted(folder: Path | None) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        last = folder / "checkpoints" / LAST if folder else None
+        last = last_of(folder) if folder else None
         if last is None or not last.is_file():
             raise KeyboardInterrupt from None
         raise Stopped(signal.SIGINT, read_checkpoint(last)["global_step"], str(last)) from None
@@ -369,7 +362,7 @@ class OneLayerCLI(LightningCLI):
         """
         self._resumed_step = _read_run(path)["global_step"]
         folder = path.resolve().parent
-        self._resumed_run = folder.parent if folder.name == "checkpoints" else None
+        self._resumed_run = folder.parent if folder.name == FOLDER else None
         print(f"resuming {path} after {self._resumed_step} updates")
         self.config[self.config.subcommand]["ckpt_path"] = str(path)
 
@@ -411,16 +404,13 @@ class OneLayerCLI(LightningCLI):
         ]
         if asked.enable_progress_bar is not False:
             kwargs["callbacks"] = [*(asked.callbacks or []), Progress()]
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # what Lightning finds no word for in its types
-            raise InputError(str(error)) from error
+        return super().instantiate_trainer(**kwargs)
 
     def instantiate_classes(self) -> None:
         """Make trainer, network and data.
 
         Raises:
-            InputError: if the arguments of a class that was named do not fit it.
+            InputError: if the arguments of a class do not fit it, in ways that no type tells.
         """
         try:
             super().instantiate_classes()

@@ -6,10 +6,9 @@ traceback on bytes that are no text.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ SECTIONS = (
     "model", "data", "schedule", "trainer", "curves", "checkpoints", "search", "final",
 )  # fmt: skip
 """Keys whose value is a mapping."""
-
-
 CONFIG = ("-c", "--config")
 
 
@@ -32,7 +29,7 @@ def configs_first(argv: Sequence[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         if word in CONFIG:
-            configs += [word, *itertools.islice(words, 1)]
+            configs += [word, *islice(words, 1)]
         elif word.startswith("--config="):
             configs.append(word)
         else:

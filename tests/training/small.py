@@ -14,8 +14,8 @@ from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
 
 PIXELS, CLASSES = 12, 3
-known = signature(Trainer.fit).parameters
-SAFELY = {"weights_only": True} if "weights_only" in known else {}  # known from Lightning 2.6 on
+# An argument that Lightning has from 2.6 on.
+SAFELY = {"weights_only": True} if "weights_only" in signature(Trainer.fit).parameters else {}
 
 
 def images(n, seed):

@@ -18,3 +18,8 @@ class TrainingError(RuntimeError):
 
 class DivergedError(TrainingError):
     """The cost of every network is NaN or infinite."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

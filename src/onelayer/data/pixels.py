@@ -197,9 +197,8 @@ class ByteFeatures:
 
     def to(self, device: torch.device | str) -> ByteFeatures:
         """Return the same on a device."""
-        if self.x.device == torch.device(device):
-            return self
-        return ByteFeatures(self.x.to(device), self.statistics, self.dtype)
+        x = self.x.to(device)
+        return self if x is self.x else ByteFeatures(x, self.statistics, self.dtype)
 
 
 def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Tensor:

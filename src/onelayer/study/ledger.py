@@ -36,7 +36,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 
 BEAT = 5.0
 """Seconds between two signs of life of a process that trains a pass."""
@@ -309,7 +309,7 @@ def _reason(error: BaseException) -> str:
         return f"{error}\nInstall the database's driver: pip install 'onelayer[postgres]'."
     while isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna's own words say nothing
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _machine() -> str:

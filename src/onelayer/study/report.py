@@ -28,7 +28,7 @@ from onelayer.study.plots import plot_weights
 from onelayer.study.runs import train_and_test
 from onelayer.study.search import Plan, draw_l2, standard_error
 from onelayer.study.tuning import Final, Search
-from onelayer.training.checkpoint import LAST, read_checkpoint
+from onelayer.training.checkpoint import last_of, read_checkpoint
 from onelayer.training.module import OneLayer
 from onelayer.training.results import collect, write_json
 
@@ -196,14 +196,14 @@ class Report:
     def _search_section(
         self, searches: Mapping[int, dict[str, Any]], published: Mapping[int, dict[str, Any]]
     ) -> str:
-        lines = ["## 4.1 Search for λ"]
+        lines, images = ["## 4.1 Search for λ"], CIFAR10DataModule(**self.data).size("val")
         for hidden, found in searches.items():
             overlay = " -c configs/linear.yaml" if hidden == 0 else ""
             name = STEMS[hidden]
             lines += [
                 f"![search, {NETWORKS[hidden]}](search-{name}.png)",
                 f"*{NETWORKS[hidden]}. Made by* `onelayer search -c configs/search.yaml{overlay}`",
-                search_table(hidden, found, published[hidden], self._validation_images()),
+                search_table(hidden, found, published[hidden], images),
             ]
         lines.append(
             "*As published*: the report's code ran n_s = 200 instead of 900, so that each of its "
@@ -213,16 +213,11 @@ class Report:
         )
         return "\n\n".join(lines)
 
-    def _validation_images(self) -> int:
-        module = CIFAR10DataModule(**self.data)
-        val = module.val
-        return len(val) if val is not None else 1
-
     def _weights(self) -> str:
         lines = ["## Learnt weights as images"]
         for hidden, network in NETWORKS.items():
             name = f"three_cycles-{STEMS[hidden]}"
-            state = read_checkpoint(self.runs / name / "checkpoints" / LAST)["state_dict"]
+            state = read_checkpoint(last_of(self.runs / name))["state_dict"]
             W: torch.Tensor = state["W1" if hidden else "W"][0]
             target = self.output / f"weights-{STEMS[hidden]}.png"
             titles = None if hidden else CIFAR10DataModule(**self.data).class_names

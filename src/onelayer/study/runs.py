@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer._compat import accelerator
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.study.plots import plot_curves
-from onelayer.training.checkpoint import LAST, AtomicCheckpointIO, Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_of, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
@@ -58,7 +58,7 @@ def train_and_test(
     """
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     rates, results, module = TriangularLR(**schedule), Results(), CIFAR10DataModule(**data)
-    last = folder / "checkpoints" / LAST
+    last = last_of(folder)
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = TensorBoardLogger(

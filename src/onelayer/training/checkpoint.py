@@ -19,10 +19,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.checks import check_whole
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 from onelayer.training.folder import run_folder
 from onelayer.training.interrupt import Stopped, StopRequest
 
+FOLDER = "checkpoints"
+"""Of a run's folder."""
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 SUFFIX = ".partial"
@@ -96,11 +98,15 @@ def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             "nothing of it was run."
         ) from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a whole checkpoint: {reason}.") from error
+        raise InputError(f"{path} is not a whole checkpoint: {first_line(error)}.") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
     return content
+
+
+def last_of(run: Path) -> Path:
+    """Where the newest checkpoint of a run's folder is, or would be."""
+    return run / FOLDER / LAST
 
 
 def find_checkpoint(path: str, runs: Path) -> Path:
@@ -114,10 +120,9 @@ def find_checkpoint(path: str, runs: Path) -> Path:
     if path != "last":
         return _local(path)
     found = [
-        (int(match[1]), version / "checkpoints" / LAST)
+        (int(match[1]), last_of(version))
         for version in runs.glob("version_*")
-        if (match := re.fullmatch(r"version_(\d+)", version.name))
-        and (version / "checkpoints" / LAST).is_file()
+        if (match := re.fullmatch(r"version_(\d+)", version.name)) and last_of(version).is_file()
     ]
     if not found:
         raise InputError(
@@ -265,7 +270,7 @@ def _keep_as_previous(last: Path) -> None:
 
 def _folder(trainer: Trainer) -> Path | None:
     run = run_folder(trainer)
-    return run / "checkpoints" if run else None
+    return run / FOLDER if run else None
 
 
 def _epoch_is_over(trainer: Trainer) -> bool:

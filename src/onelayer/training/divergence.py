@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.errors import DivergedError
-from onelayer.training.checkpoint import LAST
+from onelayer.training.checkpoint import last_of
 from onelayer.training.curves import Curves, Row, is_finite
 from onelayer.training.folder import run_folder
 
@@ -69,7 +69,7 @@ class Divergence(Callback):
 
 def _good_checkpoint(trainer: Trainer) -> str:
     folder = run_folder(trainer)
-    last = folder / "checkpoints" / LAST if folder else None
+    last = last_of(folder) if folder else None
     return f"\nThe last good checkpoint is kept: {last}" if last and last.is_file() else ""
 
 
