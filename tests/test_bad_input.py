@@ -425,6 +425,11 @@ COMMANDS = [
         [*SEARCH, "--final.batch_size=5000"],
         ["of the final training", "batch_size", "not 5000"],
     ),
+    Row(
+        "search-without-validation",
+        [*SEARCH, "--data.val_size=0"],
+        ["needs a validation split", "data.val_size"],
+    ),
     Row("search-final-seeds", [*SEARCH, "--final.seeds=[]"], ["of the final training", "seeds"]),
     Row("search-storage", [*SEARCH, "--storage=mysql://x/y"], ["SQLite", "PostgreSQL"]),
     Row(

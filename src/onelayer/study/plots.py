@@ -84,6 +84,8 @@ def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
             by_step[row.step].append(
                 getattr(row, quantity) * (100 if quantity == "accuracy" else 1)
             )
+    if not any(row.split == split for row in rows):
+        return  # there is no such split
     if not by_step:
         axis.plot([], [], marker=".", color=COLOURS[split], label=f"{LABELS[split]}: all diverged")
         return

@@ -121,6 +121,7 @@ class Search:
         """
         data = SealedData(**self.data)
         data.check_batch_size()
+        images = count_validation(data)
         TriangularLR(**self.schedule)
         self._check_final()
         data.verify_test()
@@ -135,7 +136,7 @@ class Search:
                     self.output.rmdir()
             raise
         try:
-            return self._run(ledger, data)
+            return self._run(ledger, data, images)
         finally:
             ledger.close()
 
@@ -148,7 +149,8 @@ class Search:
         except InputError as error:
             raise InputError(f"of the final training, final.…: {error}") from error
 
-    def _run(self, ledger: Ledger, data: SealedData) -> dict[str, Any]:
+    def _run(self, ledger: Ledger, data: SealedData, images: int) -> dict[str, Any]:
+        """Run the stages; ``images`` is how many validate."""
         members = self._members(ledger)
         low, high = self.plan.l2_min, self.plan.l2_max
         rows: list[dict[str, Any]] = []
@@ -159,7 +161,7 @@ class Search:
             plan = plan_stage(self.plan, stage, low, high, members)
             self._train_stage(ledger, plan, low, high, data)
             rows += stage_rows(ledger, plan)
-            candidates = aggregate(rows, images=count_validation(data))
+            candidates = aggregate(rows, images)
             with alone_in(self.output):
                 write_csv(self.output / "search.csv", rows)
         with alone_in(self.output):
