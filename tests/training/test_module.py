@@ -1,5 +1,6 @@
 """Training: what is updated, how often, with which rate; populations against single networks."""
 
+import warnings
 from collections import Counter
 
 import pytest
@@ -9,16 +10,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from onelayer.core import formulas
+from onelayer.core import formulas, graph
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
 from onelayer.data import pixels
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
+from onelayer.training import module
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer, warned
+from tests import recording
+from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
 
@@ -45,10 +48,13 @@ class Counted(OneLayer):
 
 
 class Strict(OneLayer):
-    """Raises where a training step makes the host wait for the GPU."""
+    """Raises where a training step, after the first, makes the host wait for the GPU.
+
+    The first one checks what it records.
+    """
 
     def training_step(self, batch, batch_idx):
-        torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("error" if self.global_step else "default")
         try:
             super().training_step(batch, batch_idx)
         finally:
@@ -281,6 +287,63 @@ def test_an_update_asks_for_no_value(tmp_path, hidden):
     for arguments in (SMALL, POPULATION):
         model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
         assert not waiting & set(model.operations.counts)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Record on the CPU, too; the list of what was recorded."""
+    done = []
+
+    def record(work):
+        done.append(work)
+        return recording.record(work)
+
+    monkeypatch.setattr(graph, "record", record)
+    monkeypatch.setattr(module, "has_graphs", lambda device: True)
+    return done
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_a_training_of_recorded_updates_is_the_training(tmp_path, recorded, hidden):
+    """Whole, through Lightning: the rate of each update, both sizes of batch, every member."""
+    data = SmallData(dtype=torch.float64)
+    for arguments in ({"l2": 0.01, **SMALL}, POPULATION):
+        plain, ours = (
+            fit(tmp_path, OneLayer(hidden, cuda_graphs=on, **arguments), data, precision="64-true")
+            for on in (False, True)
+        )
+        for a, b in zip(ours.weights, plain.weights, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert len(recorded) == 4  # two sizes, in two trainings
+
+
+def test_a_run_of_recorded_updates_is_resumed_to_the_same_bits(tmp_path, recorded):
+    schedule = TriangularLR(0.01, 0.3, step_size=10)
+    whole = fit(tmp_path, OneLayer(4, **POPULATION), callbacks=[schedule])
+    for steps, ckpt in ((23, None), (40, tmp_path / "at23.ckpt")):  # 23: before the small batch
+        run = trainer(tmp_path, steps, [schedule])
+        model = OneLayer(4, **POPULATION)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="training stops in mid-cycle")
+            run.fit(model, datamodule=SmallData(), ckpt_path=ckpt, **SAFELY)
+        run.save_checkpoint(tmp_path / f"at{steps}.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(whole.weights, model.weights, strict=True))
+
+
+def test_autocast_is_recorded_too(tmp_path, recorded):
+    plain, ours = (
+        fit(tmp_path, OneLayer(4, cuda_graphs=on, **SMALL), precision="bf16-mixed")
+        for on in (False, True)
+    )
+    for a, b in zip(ours.weights, plain.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)  # as far as from full precision
+    assert recorded
+
+
+def test_batches_of_any_other_loader_are_not_recorded(tmp_path, recorded):
+    loader = DataLoader(TensorDataset(*SmallData().tensors("train")), batch_size=8)
+    trainer(tmp_path, 10).fit(OneLayer(**SMALL), loader, loader)
+    assert not recorded
 
 
 @pytest.mark.gpu

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.optim import SGD, Optimizer
 from onelayer.core import autograd, formulas
 from onelayer.core.checks import check_number, check_whole
 from onelayer.core.errors import InputError
+from onelayer.core.graph import Graphs, has_graphs
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.data.loader import Block, ResidentLoader, check_batch
 from onelayer.training.distributed import descend_together_
@@ -47,6 +48,8 @@ class OneLayer(LightningModule):
         init_std: standard deviation of the initial weights; 1/sqrt(fan_in) by default.
         fused: update by one GEMM per layer instead of autograd.Function and optimizer.step().
             The same formulas, and the same results up to rounding.
+        cuda_graphs: on a GPU, launch a fused update as a whole (a CUDA graph) instead of kernel by
+            kernel. The same formulas once more; nothing changes on a CPU.
         inputs: d, pixels of an image.
         classes: k.
 
@@ -71,6 +74,7 @@ class OneLayer(LightningModule):
         lr: float = 0.01,
         init_std: float | None = None,
         fused: bool = True,
+        cuda_graphs: bool = True,
         inputs: int = 3072,
         classes: int = 10,
     ) -> None:
@@ -88,7 +92,8 @@ class OneLayer(LightningModule):
             check_whole("seeds", value, at_least=0)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.hidden, self.fused = hidden, fused
+        self.hidden, self.fused, self.cuda_graphs = hidden, fused, cuda_graphs
+        self._descend_: Callable[..., None] = formulas.descend_
         self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
         if len(set(self.members)) < len(self.members):
             raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
@@ -217,7 +222,7 @@ class OneLayer(LightningModule):
                 if self._processes > 1:
                     descend_together_(X, y, self.weights, self.l2_coefficient(), lr, n)
                 else:
-                    formulas.descend_(X, y, self.weights, self.l2_coefficient(), lr)
+                    self._descend_(X, y, self.weights, self.l2_coefficient(), lr)
         else:
             optimizer.zero_grad()
             self.cost(X, y).sum().backward()
@@ -304,10 +309,12 @@ class OneLayer(LightningModule):
                 "several processes train together with --trainer.strategy ddp, not "
                 f"{type(self.trainer.strategy).__name__}."
             )
-        loader = self.trainer.train_dataloader
+        loader, self._descend_ = self.trainer.train_dataloader, formulas.descend_
         if isinstance(loader, ResidentLoader):
             self._refuse_what_blocks_cannot()
             loader.follow(step=lambda: self.global_step, stop=self.next_stop)
+            if self.cuda_graphs and has_graphs(self.device):
+                self._descend_ = Graphs()  # of the two sizes of batch that there are
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
         self.l2_coefficient()  # on its way to the device now: no update waits for it
