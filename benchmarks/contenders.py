@@ -3,6 +3,8 @@
 All see the same images, batch size and learning rate. A contender is a function of (task, updates)
 that returns the seconds of those updates in steady state: set-up, imports and the first updates are
 outside the clock, logging, curves, checkpoints and whatever else a run does while it trains inside.
+
+Where the task's images lie on a GPU, everybody trains there, except scikit-learn.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ WARM_UP = 50
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: standardised images X (n, 3072) in memory, labels, and how."""
+    """What is trained: standardised images X (n, 3072), labels, where they lie, and how."""
 
     X: Tensor
     y: Tensor
@@ -42,30 +44,39 @@ class Task:
         generator = torch.Generator().manual_seed(0)
         given = 0
         while given < updates:
-            for rows in torch.randperm(len(self.X), generator=generator).split(self.batch_size):
+            order = torch.randperm(len(self.X), generator=generator).to(self.X.device)
+            for rows in order.split(self.batch_size):
                 if given == updates:
                     return
                 given += 1
                 yield rows
 
 
+def now(task: Task) -> float:
+    """Seconds, when the GPU has done what it was given."""
+    if task.X.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def clock(task: Task, updates: int, update: Callable[[Tensor, Tensor], None]) -> float:
     """Seconds of a bare loop, after a warm-up."""
     for rows in task.batches(WARM_UP):
         update(task.X[rows], task.y[rows])
-    start = time.perf_counter()
+    start = now(task)
     for rows in task.batches(updates):
         update(task.X[rows], task.y[rows])
-    return time.perf_counter() - start
+    return now(task) - start
 
 
 def bare_analytic(task: Task, updates: int) -> float:
     """(a) A loop written by hand: analytic gradient, updated in place."""
     k, d, h, n = 10, task.X.shape[1], task.hidden, task.batch_size
-    W1 = torch.randn(h or k, d) * d**-0.5
-    b1 = torch.zeros(h or k)
-    W2, b2 = torch.randn(k, h or 1) * max(h, 1) ** -0.5, torch.zeros(k)
-    rows = torch.arange(n)
+    there = {"device": task.X.device}
+    W1 = torch.randn(h or k, d, **there) * d**-0.5
+    b1 = torch.zeros(h or k, **there)
+    W2, b2 = torch.randn(k, h or 1, **there) * max(h, 1) ** -0.5, torch.zeros(k, **there)
+    rows = torch.arange(n, **there)
     shrink = 1 - 2 * LR * L2
 
     @torch.no_grad()
@@ -100,7 +111,7 @@ def network(hidden: int) -> nn.Module:
 
 def bare_autograd(task: Task, updates: int) -> float:
     """(b) A bare loop with nn.Linear, cross_entropy and SGD."""
-    model = network(task.hidden)
+    model = network(task.hidden).to(task.X.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, weight_decay=2 * L2)
 
     def update(X: Tensor, y: Tensor) -> None:
@@ -114,6 +125,7 @@ def bare_autograd(task: Task, updates: int) -> float:
 def heads(task: Task, updates: int) -> float:
     """(f) The population as a ModuleDict of networks on shared batches."""
     models = nn.ModuleDict({str(i): network(task.hidden) for i in range(task.members)})
+    models.to(task.X.device)
     optimizer = torch.optim.SGD(models.parameters(), lr=LR, weight_decay=2 * L2)
 
     def update(X: Tensor, y: Tensor) -> None:
@@ -185,7 +197,7 @@ def customary_lightning(task: Task, updates: int) -> float:
     return timer.seconds
 
 
-def onelayer(task: Task, updates: int, curves: bool = True) -> float:
+def onelayer(task: Task, updates: int, curves: bool = True, cuda_graphs: bool = True) -> float:
     """(d) ``onelayer fit`` as shipped: TensorBoard, bar, TriangularLR, curves, checkpoints on.
 
     One cycle; with n_s = 1000 updates, four epochs of 50,000 images (the course's rule for n_s),
@@ -214,7 +226,8 @@ def onelayer(task: Task, updates: int, curves: bool = True) -> float:
 
     results = Results()
     schedule = TriangularLR(1e-5, LR, step_size=updates // 2)
-    model = OneLayer(task.hidden, l2=L2, seeds=list(range(task.members)))
+    seeds = list(range(task.members))
+    model = OneLayer(task.hidden, l2=L2, seeds=seeds, cuda_graphs=cuda_graphs)
     silent = redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, silent:
         logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
@@ -230,13 +243,18 @@ def without_curves(task: Task, updates: int) -> float:
     return onelayer(task, updates, curves=False)
 
 
+def without_graphs(task: Task, updates: int) -> float:
+    """(d) without curves, and on a GPU kernel by kernel."""
+    return onelayer(task, updates, curves=False, cuda_graphs=False)
+
+
 def sklearn(task: Task, updates: int) -> float:
-    """(e) scikit-learn at equal batch size: SGDClassifier (log loss), MLPClassifier (sgd)."""
+    """(e) scikit-learn at equal batch size, on the CPU: SGDClassifier (log loss), MLPClassifier."""
     import numpy as np
     from sklearn.linear_model import SGDClassifier
     from sklearn.neural_network import MLPClassifier
 
-    X, y, classes = task.X.numpy(), task.y.numpy(), np.arange(10)
+    X, y, classes = task.X.cpu().numpy(), task.y.cpu().numpy(), np.arange(10)
     model: Any
     if task.hidden:
         model = MLPClassifier((task.hidden,), solver="sgd", alpha=L2, batch_size=task.batch_size,
@@ -244,8 +262,8 @@ def sklearn(task: Task, updates: int) -> float:
     else:
         model = SGDClassifier(loss="log_loss", alpha=L2, learning_rate="constant", eta0=LR)
     for rows in task.batches(3):
-        model.partial_fit(X[rows.numpy()], y[rows.numpy()], classes=classes)
+        model.partial_fit(X[rows.cpu()], y[rows.cpu()], classes=classes)
     start = time.perf_counter()
     for rows in task.batches(updates):
-        model.partial_fit(X[rows.numpy()], y[rows.numpy()])
+        model.partial_fit(X[rows.cpu()], y[rows.cpu()])
     return time.perf_counter() - start

@@ -3,8 +3,9 @@
 All contenders run in turn, several rounds, in one process; a row of the CSV is one contender's
 median over the rounds, with the hardware and versions. A ratio is that of two contenders in the
 same round, and its median over the rounds: "of b" to the bare autograd loop, "of one" to the same
-contender with one network. Nothing here is asserted: machines are shared, and a ratio is worth more
-than a time.
+contender with one network. On a machine with a GPU all but scikit-learn train there, unless
+CUDA_VISIBLE_DEVICES is empty. Nothing here is asserted: machines are shared, and a ratio is worth
+more than a time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from benchmarks import contenders as c
 from onelayer.data import cifar10, synthetic
 from onelayer.data.pixels import concatenate, measure, standardise
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""What `onelayer fit` would choose, too."""
+
 
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     """Standardised X, y, the bytes, and the data set: CIFAR-10 where it is there."""
@@ -44,7 +48,7 @@ def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     ]
     whole = concatenate(parts)[:images]
     X = standardise(whole.x, measure(whole.x))
-    return X, whole.y, whole.x, "cifar10" if real else "synthetic"
+    return X.to(DEVICE), whole.y.to(DEVICE), whole.x, "cifar10" if real else "synthetic"
 
 
 def jobs(args: argparse.Namespace):
@@ -56,9 +60,12 @@ def jobs(args: argparse.Namespace):
         yield "d less curves", c.without_curves, hidden, 1, args.updates
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
-        for members in (20, 64):
+        on_gpu = DEVICE.type == "cuda"
+        if on_gpu:
+            yield "d less curves, graphs", c.without_graphs, hidden, 1, args.updates
+        for members in (20, 64, 256) if on_gpu else (20, 64):
             # Linear: as many as of one network, so that a run's start and end count alike.
-            updates = args.updates // (4 if hidden else 1)
+            updates = args.updates // (4 if hidden and not on_gpu else 1)
             yield "d less curves", c.without_curves, hidden, members, updates
             yield "f ModuleDict of heads", c.heads, hidden, members, args.updates // 20
 
@@ -70,6 +77,7 @@ def hardware() -> dict[str, str]:
         platform.processor(),
     )
     return {
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
         "cpu": model,
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
