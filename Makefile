@@ -1,5 +1,5 @@
 # Needs make and Python 3.11 to 3.13, or make and uv; everything else is installed into .venv.
-#   make test ARGS="-k schedule"        more arguments for the command
+#   make test ARGS="-k schedule -n 0"   more arguments for the command (-n 0: one test at a time)
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format bench soak clean FORCE
@@ -14,7 +14,7 @@ train: $(STAMP)  ## train on CIFAR-10, or on built-in images where it is not to 
 	$(BIN)/onelayer fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(STAMP)  ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff check
