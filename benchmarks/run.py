@@ -33,9 +33,6 @@ from benchmarks import contenders as c
 from onelayer.data import cifar10, synthetic
 from onelayer.data.pixels import concatenate, measure, standardise
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""What `onelayer fit` would choose, too."""
-
 
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     """Standardised X, y, the bytes, and the data set: CIFAR-10 where it is there."""
@@ -48,7 +45,7 @@ def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     ]
     whole = concatenate(parts)[:images]
     X = standardise(whole.x, measure(whole.x))
-    return X.to(DEVICE), whole.y.to(DEVICE), whole.x, "cifar10" if real else "synthetic"
+    return X.to(c.DEVICE), whole.y.to(c.DEVICE), whole.x, "cifar10" if real else "synthetic"
 
 
 def jobs(args: argparse.Namespace):
@@ -60,9 +57,9 @@ def jobs(args: argparse.Namespace):
         yield "d less curves", c.without_curves, hidden, 1, args.updates
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
-        on_gpu = DEVICE.type == "cuda"
+        on_gpu = c.DEVICE.type == "cuda"
         if on_gpu:
-            yield "d less curves, graphs", c.without_graphs, hidden, 1, args.updates
+            yield "d less curves and graphs", c.without_graphs, hidden, 1, args.updates
         for members in (20, 64, 256) if on_gpu else (20, 64):
             # Linear: as many as of one network, so that a run's start and end count alike.
             updates = args.updates // (4 if hidden and not on_gpu else 1)
@@ -77,7 +74,7 @@ def hardware() -> dict[str, str]:
         platform.processor(),
     )
     return {
-        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if c.DEVICE.type == "cuda" else "cpu",
         "cpu": model,
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),

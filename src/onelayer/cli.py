@@ -116,6 +116,7 @@ def _quiet() -> Iterator[None]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        warnings.filterwarnings("ignore", message="GPU available but not used")  # as it was told
         as_before = warnings.formatwarning
         warnings.formatwarning = lambda message, *_: f"onelayer: warning: {message}\n"
         try:
@@ -299,6 +300,7 @@ class OneLayerCLI(LightningCLI):
             parser_class=Parser,
             trainer_defaults={
                 "accelerator": accelerator(),
+                "devices": 1,  # Lightning would take every GPU there is
                 "callbacks": [self.results],
                 "enable_model_summary": False,
                 "log_every_n_steps": 1,  # of blocks, not of updates
@@ -485,8 +487,9 @@ class OneLayerCLI(LightningCLI):
         self._print_figures()
 
     def _print_figures(self) -> None:
-        for name, value in self.trainer.callback_metrics.items():
-            print(f"{name}: {float(value):.4f}")
+        if self.trainer.is_global_zero:
+            for name, value in self.trainer.callback_metrics.items():
+                print(f"{name}: {float(value):.4f}")
 
     def predict(self, **kwargs: Any) -> None:
         """Write the CSV of predictions."""
@@ -494,6 +497,8 @@ class OneLayerCLI(LightningCLI):
         if output.is_dir() or not output.parent.is_dir():
             what = "is a folder" if output.is_dir() else f"needs the folder {output.parent}"
             raise InputError(f"--output {output} {what}: name a CSV file to write.")
+        if self.trainer.world_size > 1:
+            raise InputError("predict works in one process: leave out trainer.devices.")
         batches = self.trainer.predict(**kwargs) or []
         names = self.datamodule.class_names
         with output.open("w", newline="") as file:

@@ -64,6 +64,7 @@ def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):
         **{
             "enable_checkpointing": any(isinstance(c, Checkpoints) for c in callbacks),
             "accelerator": "cpu",
+            "devices": 1,
             **kwargs,
         },
     )

@@ -48,13 +48,12 @@ class Counted(OneLayer):
 
 
 class Strict(OneLayer):
-    """Raises where a training step, after the first, makes the host wait for the GPU.
-
-    The first one checks what it records.
+    """Raises where a training step makes the host wait for the GPU, after the first epoch of eight
+    updates: the first batch of each of the two sizes is recorded, and that checked.
     """
 
     def training_step(self, batch, batch_idx):
-        torch.cuda.set_sync_debug_mode("error" if self.global_step else "default")
+        torch.cuda.set_sync_debug_mode("error" if self.global_step >= 8 else "default")
         try:
             super().training_step(batch, batch_idx)
         finally:
@@ -347,18 +346,38 @@ def test_batches_of_any_other_loader_are_not_recorded(tmp_path, recorded):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"fused": False}], ids=str)
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_an_update_never_waits_for_the_gpu(tmp_path, hidden):
+def test_an_update_never_waits_for_the_gpu(tmp_path, hidden, options):
+    """That there are graphs is tested, too: a warning that there are none is an error."""
     for arguments in (SMALL, POPULATION):
-        model = fit(tmp_path, Strict(hidden, **arguments), max_steps=40, accelerator="gpu")
+        model = Strict(hidden, **arguments, **options)
+        fit(tmp_path, model, max_steps=40, accelerator="gpu")
         assert model.trainer.global_step == 40
 
 
 @pytest.mark.gpu
-def test_float16_is_refused(tmp_path):
-    run = trainer(tmp_path, 4, accelerator="gpu", precision="16-mixed")
-    with pytest.raises(InputError, match="16-mixed needs a gradient scaler"):
-        run.fit(OneLayer(**SMALL), datamodule=SmallData())
+def test_after_training_on_a_gpu_the_data_may_lie_there(tmp_path):
+    data = SmallData()
+    model = fit(tmp_path, OneLayer(4, **SMALL), data, accelerator="gpu")
+    X, y = data.tensors("val")
+    there = model.evaluate(X.cuda(), y.cuda()), model.predict_proba(X.cuda())
+    assert torch.equal(there[0]["loss"], model.evaluate(X, y)["loss"])
+    assert torch.equal(there[1], model.predict_proba(X))
+
+
+def test_float16_is_refused(tmp_path, monkeypatch):
+    """Whatever the loader; on a CPU Lightning makes bfloat16 of it, with a warning."""
+    loader = DataLoader(TensorDataset(*SmallData().tensors("train")), batch_size=8)
+    for data in (
+        {"datamodule": SmallData()},
+        {"train_dataloaders": loader, "val_dataloaders": loader},
+    ):
+        run = trainer(tmp_path, 4)
+        monkeypatch.setattr(type(run), "precision", "16-mixed")
+        with pytest.raises(InputError, match="16-mixed needs a gradient scaler"):
+            run.fit(OneLayer(**SMALL), **data)
 
 
 def test_bfloat16_products_train_nearly_the_same(tmp_path):

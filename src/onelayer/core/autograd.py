@@ -158,6 +158,8 @@ def cost(
     W = parameters[-2]
     if y.device.type == "cpu":
         check_labels(y, classes=W.shape[1])
+    if isinstance(l2, int | float):
+        l2 = W.new_full((), l2)  # made on the device: no update waits for it
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
     function = LinearSoftmaxCost if len(parameters) == 2 else HiddenSoftmaxCost
     result: Tensor = function.apply(X, y, l2, *parameters)  # type: ignore[no-untyped-call]

@@ -142,7 +142,7 @@ def residual(Z: Tensor, y: Tensor, n: int | None = None) -> Tensor:
             otherwise.
     """
     G, index = Z.mT.softmax(1), _label_index(Z, y)
-    G.scatter_add_(1, index, G.new_full((), -1.0).expand(index.shape))
+    G.scatter_(1, index, -1.0, reduce="add")  # of a number: deterministic on a GPU, too
     return G.div_(n or Z.shape[1]).mT
 
 

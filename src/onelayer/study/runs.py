@@ -25,6 +25,7 @@ def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = Fa
     """A Trainer for one population."""
     return Trainer(
         accelerator=accelerator(),
+        devices=1,
         max_steps=max_steps,
         callbacks=list(callbacks),
         logger=logger,

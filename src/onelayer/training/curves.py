@@ -148,7 +148,8 @@ class Curves(Callback):
         if split == "test":
             self.rows = [row for row in self.rows if row.split != "test"]
         self.rows += new
-        means = {f"{split}/{name}": value for name, value in mean_of_finite(figures).items()}
+        # In host memory: the progress bar reads them after every block.
+        means = {f"{split}/{name}": v.cpu() for name, v in mean_of_finite(figures).items()}
         trainer.callback_metrics.update(means)  # what EarlyStopping and ModelCheckpoint monitor
         if not trainer.is_global_zero:
             return

@@ -135,9 +135,13 @@ class OneLayer(LightningModule):
 
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """``cost``, ``loss``, ``accuracy`` (0 to 1) of each member over a split, (m,) each."""
+        """``cost``, ``loss``, ``accuracy`` (0 to 1) of each member over a split, (m,) each.
+
+        Like :meth:`predict_proba` wherever X and y lie: after training on a GPU the module is in
+        host memory, the data are not.
+        """
         measure = Measure(len(self.members)).to(self.device)
-        measure.update(X, y, self.weights)
+        measure.update(X.to(self.device), y.to(self.device), self.weights)
         return self.figures(measure)
 
     @torch.no_grad()
@@ -160,7 +164,7 @@ class OneLayer(LightningModule):
 
         Members that have diverged know none and are left out.
         """
-        return formulas.logits(X, self.weights).softmax(-1).nanmean(0)
+        return formulas.logits(X.to(self.device), self.weights).softmax(-1).nanmean(0)
 
     # ---- training
 
@@ -277,8 +281,8 @@ class OneLayer(LightningModule):
         """Take over the training split's statistics.
 
         Raises:
-            InputError: for images or classes that do not fit the network, or for weights in half
-                precision.
+            InputError: for images or classes that do not fit the network, or for float16, or
+                weights in half precision.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
@@ -291,6 +295,11 @@ class OneLayer(LightningModule):
             raise InputError(
                 f"trainer.precision {self.trainer.precision} would round statistics and figures "
                 "too: use bf16-mixed, 32-true or 64-true."
+            )
+        if stage == "fit" and self.trainer.precision == "16-mixed":
+            raise InputError(
+                "trainer.precision 16-mixed needs a gradient scaler, which the analytic update has "
+                "not: use bf16-mixed, or 32-true."
             )
         if stage == "fit" and hasattr(data, "statistics"):
             statistics = data.statistics
@@ -319,13 +328,12 @@ class OneLayer(LightningModule):
         self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
         self.l2_coefficient()  # on its way to the device now: no update waits for it
 
+    def on_train_end(self) -> None:
+        """Let the graphs go, and the memory they hold."""
+        self._descend_ = formulas.descend_
+
     def _refuse_what_blocks_cannot(self) -> None:
         trainer: Any = self.trainer
-        if trainer.precision == "16-mixed":
-            raise InputError(
-                "trainer.precision 16-mixed needs a gradient scaler, which the analytic update has "
-                "not: use bf16-mixed, or 32-true."
-            )
         if trainer.fast_dev_run:
             return
         for name, usual in (("overfit_batches", 0.0), ("limit_train_batches", 1.0)):
