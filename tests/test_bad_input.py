@@ -418,6 +418,12 @@ COMMANDS = [
         ["photos is a folder"],
         a_finished_run,
     ),
+    Row(
+        "predict-in-processes",
+        [*PREDICT, "--trainer.accelerator=cpu", "--trainer.devices=2"],
+        ["predict works in one process", "trainer.devices"],
+        a_finished_run,
+    ),
     Row("predict-several", [*PREDICT, "more.png"], ["more.png", "'[a,b]'"], a_finished_run),
     Row("search-output-a-file", SEARCH, ["out", "File exists"], a_file_of_that_name),
     Row(
