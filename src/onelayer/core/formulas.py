@@ -178,24 +178,24 @@ def combine(
         A: the layer's input, (n, d) or (m, n, d).
         beta: number or (m,).
         alpha: number or (m,).
-        out: where the result goes; a new tensor if left out.
+        out: where the result goes: W itself, or a new tensor if left out.
     """
     m, k, d = W.shape
     if isinstance(alpha, Tensor):
         D, alpha = D * alpha.view(-1, 1, 1), 1.0  # the residual is by far the smaller factor
     if isinstance(beta, Tensor):
-        W, beta = torch.mul(W, beta.view(-1, 1, 1), out=out), 1.0
+        beta = beta.view(-1, 1, 1)
+    if out is None or isinstance(beta, Tensor) or beta != 1:
+        # Not by the GEMM: on a busy CPU it takes longer where it scales what it adds to.
+        out = torch.mul(W, beta, out=out)
     D = cast(D, A.dtype)
     if A.dtype != W.dtype:  # autocast: the product in low precision, the sum in full
         product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
-        return torch.add(W * beta, product.to(W.dtype), alpha=alpha, out=out)
+        return out.add_(product.to(W.dtype), alpha=alpha)
     if A.ndim == 2:
-        Dt = D.mT.reshape(m * k, A.shape[0])
-        flat = None if out is None else out.view(m * k, d)
-        return torch.addmm(W.reshape(m * k, d), Dt, A, beta=beta, alpha=alpha, out=flat).view(
-            m, k, d
-        )
-    return torch.baddbmm(W, D.mT, A, beta=beta, alpha=alpha, out=out)
+        out.view(m * k, d).addmm_(D.mT.reshape(m * k, A.shape[0]), A, alpha=alpha)
+        return out
+    return out.baddbmm_(D.mT, A, alpha=alpha)
 
 
 def weight_gradient(D: Tensor, A: Tensor, W: Tensor, l2: Scalar) -> Tensor:
