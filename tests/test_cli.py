@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,15 @@ def test_without_a_logger_nothing_is_written(empty_folder):
     assert main(["fit", "-c", "config.yaml", *SMALL, "--trainer.logger=false"]) == 0
     assert list(empty_folder.iterdir()) == [config]
     assert config.read_text() == "model:\n  l2: 0.1\n"
+
+
+def test_figures_need_no_backend(empty_folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "onelayer", "fit", *SMALL],
+        env={**os.environ, "MPLBACKEND": "nonsense"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(empty_folder.glob("lightning_logs/*/version_0/curves.png"))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def _run(words: list[str]) -> int:
     from onelayer._compat import share_cores
 
     share_cores()
+    # Figures go to files. A backend that matplotlib refuses would end Lightning's import.
+    os.environ["MPLBACKEND"] = "agg"
     from onelayer.cli import run
     from onelayer.core.errors import InputError, TrainingError
     from onelayer.training.interrupt import Stopped

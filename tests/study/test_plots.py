@@ -1,9 +1,6 @@
 """Figures: what a reader finds in them."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -72,23 +69,3 @@ def test_where_all_have_diverged_the_legend_says_so(tmp_path, figures):
 
 def test_the_built_in_images_are_told_in_the_title():
     assert title_of(rows(), "synthetic", "run") == "run, built-in synthetic images, NOT CIFAR-10"
-
-
-BACKEND = """
-import onelayer.training
-from onelayer.core.errors import InputError
-from onelayer.study.plots import new_figure
-try:
-    new_figure(1, 1, (1, 1))
-except InputError as error:
-    print(error)
-"""
-
-
-def test_a_wrong_backend_in_the_environment_is_named():
-    done = subprocess.run(
-        [sys.executable, "-c", BACKEND], env={**os.environ, "MPLBACKEND": "nonsense"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "nonsense" in done.stdout
-    assert done.stdout.endswith("figures in files do not need it.\n")

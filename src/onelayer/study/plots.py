@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.core.errors import InputError, first_line
 from onelayer.training.curves import Row, read_rows
 from onelayer.training.divergence import diverged
 
@@ -26,19 +25,9 @@ TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy 
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure that needs no display, and its axes.
-
-    Raises:
-        InputError: matplotlib refuses the environment variable MPLBACKEND.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ValueError as error:
-        raise InputError(
-            f"no figure can be drawn: {first_line(error)}\n"
-            "Unset the environment variable MPLBACKEND: figures in files do not need it."
-        ) from error
+    """A figure that needs no display, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
