@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from onelayer import cli
 from onelayer.__main__ import main
 from onelayer.cli import OneLayerCLI
 from onelayer.core import gradcheck
+from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 FIT_CONFIGS = [config for config in CONFIGS if config.stem != "search"]  # test_tuning has that
@@ -141,6 +143,33 @@ def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, t
     error = capfd.readouterr().err
     assert told in error
     assert ("last.ckpt" in error) == ("To go on" in told)
+
+
+def sigterm(*_):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def exit_of_sigterm(*_):
+    raise SIGTERMException
+
+
+@pytest.mark.parametrize(
+    ("hook", "act"), [("Curves.on_train_start", sigterm), ("Results.on_test_end", exit_of_sigterm)]
+)
+def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook, act):
+    """It makes an exit without a code of it, that is, success."""
+    name, method = hook.split(".")
+    monkeypatch.setattr(getattr(cli, name), method, act)
+    assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 143
+    error = capfd.readouterr().err
+    assert "onelayer: stopped after" in error
+    assert "last.ckpt" in error
+
+
+def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
+    monkeypatch.setattr(cli.OneLayer, "on_train_epoch_start", sigterm)
+    assert main(["search", *TINY]) == 143
+    assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
 
 
 def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):

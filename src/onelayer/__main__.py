@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -67,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:  # None: closed before the start
                 sys.stdout.flush()  # a closed pipe shows here rather than at the interpreter's end
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"onelayer: interrupted{_way_on(words)}", file=sys.stderr)
-        return 130
+        return 128 + int(getattr(interrupt, "signum", signal.SIGINT))
     except OSError as error:
         if error.filename is None and sys.stdout is not None:
             # The interpreter flushes once more when it ends: let that go nowhere.

@@ -30,6 +30,7 @@ from lightning.pytorch.cli import (  # type: ignore[attr-defined]
     LightningCLI,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
 
 from onelayer._compat import accelerator
@@ -47,7 +48,7 @@ from onelayer.training.checkpoint import (
 )
 from onelayer.training.curves import Curves
 from onelayer.training.folder import run_folder
-from onelayer.training.interrupt import Stopped
+from onelayer.training.interrupt import Stopped, Terminated
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
 from onelayer.training.results import Results, format_summary
@@ -65,9 +66,13 @@ def run(argv: list[str]) -> int:
         InputError: for a mistake in what the user gave.
         DivergedError: if a training cannot come back.
         Stopped: if a signal stopped a training.
+        Terminated: if SIGTERM came where nothing could be saved.
     """
     with _quiet():
-        return _run(argv)
+        try:
+            return _run(argv)
+        except SIGTERMException:  # an exit without a code, which would tell of success
+            raise Terminated from None
 
 
 def _run(argv: list[str]) -> int:
@@ -268,16 +273,20 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 @contextmanager
 def _interrupted(folder: Path | None) -> Iterator[None]:
-    """Turn Ctrl+C, which Lightning makes an exit of, into Stopped where a checkpoint is there."""
+    """Turn signals, which Lightning makes exits of, into Stopped where a checkpoint is there."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+        terminated = isinstance(end, SIGTERMException)
+        if isinstance(end, SystemExit) and not (
+            terminated or isinstance(end.__context__, KeyboardInterrupt)
+        ):
             raise
         last = last_of(folder) if folder else None
         if last is None or not last.is_file():
-            raise KeyboardInterrupt from None
-        raise Stopped(signal.SIGINT, read_checkpoint(last)["global_step"], str(last)) from None
+            raise (Terminated if terminated else KeyboardInterrupt) from None
+        signum = signal.SIGTERM if terminated else signal.SIGINT
+        raise Stopped(signum, read_checkpoint(last)["global_step"], str(last)) from None
 
 
 def _stem(configs: list[Any] | None) -> str:

@@ -207,6 +207,8 @@ class Checkpoints(Checkpoint):
         """From now on a signal ends a block of updates, not the process."""
         if _folder(trainer) is not None:
             self._request.watch()
+            if trainer.received_sigterm:  # a moment ago, when only Lightning listened
+                self._request.signum = signal.SIGTERM
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final networks."""

@@ -24,6 +24,12 @@ class Stopped(Exception):  # noqa: N818 - no error
         self.signum, self.step, self.checkpoint = signum, step, checkpoint
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing was there to be saved: what Ctrl+C is there."""
+
+    signum = signal.SIGTERM
+
+
 class StopRequest:
     """Remembers the first SIGINT or SIGTERM instead of letting it cut an update in two.
 
