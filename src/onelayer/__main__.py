@@ -120,11 +120,6 @@ def _run(words: list[str]) -> int:
         way_on = _way_on(words, stop.checkpoint)
         print(f"onelayer: stopped after {stop.step} updates{way_on}", file=sys.stderr)
         return 128 + stop.signum
-    except SystemExit as ending:
-        # Lightning's way to end after Ctrl+C.
-        if isinstance(ending.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
 
 
 def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:

@@ -66,13 +66,10 @@ def run(argv: list[str]) -> int:
         InputError: for a mistake in what the user gave.
         DivergedError: if a training cannot come back.
         Stopped: if a signal stopped a training.
-        Terminated: if SIGTERM came where nothing could be saved.
+        KeyboardInterrupt: if a signal came where nothing could be saved; Terminated for SIGTERM.
     """
-    with _quiet():
-        try:
-            return _run(argv)
-        except SIGTERMException:  # an exit without a code, which would tell of success
-            raise Terminated from None
+    with _quiet(), _signals():
+        return _run(argv)
 
 
 def _run(argv: list[str]) -> int:
@@ -272,21 +269,30 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 @contextmanager
-def _interrupted(folder: Path | None) -> Iterator[None]:
-    """Turn signals, which Lightning makes exits of, into Stopped where a checkpoint is there."""
+def _signals() -> Iterator[None]:
+    """Undo that Lightning makes exits of signals: SIGTERM's would tell of success."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as end:
-        terminated = isinstance(end, SIGTERMException)
-        if isinstance(end, SystemExit) and not (
-            terminated or isinstance(end.__context__, KeyboardInterrupt)
-        ):
-            raise
+    except SIGTERMException:
+        raise Terminated from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
+def _interrupted(folder: Path | None) -> Iterator[None]:
+    """Turn Ctrl+C and SIGTERM into Stopped where a checkpoint is there."""
+    try:
+        with _signals():
+            yield
+    except KeyboardInterrupt as interrupt:
         last = last_of(folder) if folder else None
         if last is None or not last.is_file():
-            raise (Terminated if terminated else KeyboardInterrupt) from None
-        signum = signal.SIGTERM if terminated else signal.SIGINT
-        raise Stopped(signum, read_checkpoint(last)["global_step"], str(last)) from None
+            raise
+        step = read_checkpoint(last)["global_step"]
+        raise Stopped(getattr(interrupt, "signum", signal.SIGINT), step, str(last)) from None
 
 
 def _stem(configs: list[Any] | None) -> str:
