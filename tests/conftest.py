@@ -1,6 +1,7 @@
 """What every test may use: the real CIFAR-10 where it is there, and markers that skip."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ share_cores()  # as the command line does, before torch
 ensure_torchvision_operators()  # before anything imports lightning
 
 import torch
+
+from onelayer.core import graph
+from tests import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,6 +37,19 @@ def data_root() -> Path:
     if CIFAR10_ROOT is None:
         pytest.skip("no real CIFAR-10: set ONELAYER_DATA to the folder with cifar-10-batches-py")
     return CIFAR10_ROOT
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """Graphs are recorded on the CPU (tests.recording); the list of what was recorded."""
+    done = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        done.append(work)
+        return recording.record(work)
+
+    monkeypatch.setattr(graph, "record", record)
+    return done
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

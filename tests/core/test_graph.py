@@ -18,19 +18,6 @@ from tests.core.test_autograd import population
 STEPS = 12
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """Record on the CPU; the list of what was recorded."""
-    done = []
-
-    def record(work):
-        done.append(work)
-        return recording.record(work)
-
-    monkeypatch.setattr(graph, "record", record)
-    return done
-
-
 def train(descend_, hidden, l2, dtype=torch.float64, device="cpu", steps=STEPS):
     """Updates with batches of two sizes, each with its own rate."""
     X, y, parameters = population(3, hidden, n=40)

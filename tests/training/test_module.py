@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from onelayer.core import formulas, graph
+from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
 from onelayer.data import pixels
@@ -20,7 +20,6 @@ from onelayer.training import module
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
-from tests import recording
 from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
@@ -290,17 +289,10 @@ def test_an_update_asks_for_no_value(tmp_path, hidden):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Record on the CPU, too; the list of what was recorded."""
-    done = []
-
-    def record(work):
-        done.append(work)
-        return recording.record(work)
-
-    monkeypatch.setattr(graph, "record", record)
+def recorded(recorded, monkeypatch):
+    """The same, in trainings on the CPU."""
     monkeypatch.setattr(module, "has_graphs", lambda device: True)
-    return done
+    return recorded
 
 
 @pytest.mark.parametrize("hidden", [0, 4])
