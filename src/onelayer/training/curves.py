@@ -157,9 +157,8 @@ class Curves(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({name: float(v) for name, v in means.items()}, step)
         if folder := run_folder(trainer):
-            whole = split == "test" or len(self.rows) == len(
-                new
-            )  # a second test replaces the first
+            # a second test replaces the first
+            whole = split == "test" or len(self.rows) == len(new)
             write_rows(folder / "curves.csv", self.rows if whole else new, append=not whole)
 
     def state_dict(self) -> dict[str, Any]:

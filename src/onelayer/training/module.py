@@ -318,7 +318,8 @@ class OneLayer(LightningModule):
                 "several processes train together with --trainer.strategy ddp, not "
                 f"{type(self.trainer.strategy).__name__}."
             )
-        loader, self._descend_ = self.trainer.train_dataloader, formulas.descend_
+        self._descend_ = formulas.descend_  # whatever a training that broke off has left here
+        loader = self.trainer.train_dataloader
         if isinstance(loader, ResidentLoader):
             self._refuse_what_blocks_cannot()
             loader.follow(step=lambda: self.global_step, stop=self.next_stop)
