@@ -31,11 +31,11 @@ from onelayer.study.search import (
     standard_error,
     top_range,
 )
-from onelayer.training.curves import Curves, last_figures
+from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.measure import CHUNK, QUANTITIES
 from onelayer.training.module import OneLayer
-from onelayer.training.progress import Progress
+from onelayer.training.records import last_figures
 from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
 
@@ -232,7 +232,7 @@ class Search:
         l2s = list(dict.fromkeys(planned.l2 for planned in members))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
-        callbacks = [schedule, curves, Divergence(stop=False), Progress(title)]
+        callbacks = [schedule, curves, Divergence(stop=False)]
         trainer = make_trainer(schedule.total_steps, callbacks)
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
