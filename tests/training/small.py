@@ -60,8 +60,8 @@ def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):
         logger=logger,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=1,
         **{
+            "log_every_n_steps": 1,
             "enable_checkpointing": any(isinstance(c, Checkpoints) for c in callbacks),
             "accelerator": "cpu",
             "devices": 1,

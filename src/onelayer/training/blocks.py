@@ -9,7 +9,8 @@ them back when it ends. Where something could tell the difference, a line says w
 does what it always does.
 
 This is the one file that uses parts of Lightning that it does not document: the data fetcher that
-hands a step the iterator, and the counters of batches and updates.
+hands a step the iterator, the question whether to validate, and the counters of batches and
+updates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.core.hooks import DataHooks
-from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -137,11 +138,6 @@ class Blocks(Callback):
             self._hooks = _Hooks(trainer, pl_module)
             self._hooks.lend()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Undo what the last block of an epoch has hidden."""
-        if self._hooks:
-            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the module its own hooks back."""
         self._give_back()
@@ -219,7 +215,7 @@ def _of_trainer(trainer: Any) -> Iterator[str]:
         yield "detect_anomaly looks at every gradient"
     if trainer.reload_dataloaders_every_n_epochs:
         yield "the loaders are made anew after epochs"
-    if trainer._val_check_time_interval is not None:
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
         yield "val_check_interval is a time"
     if type(trainer.profiler) not in (PassThroughProfiler, SimpleProfiler, AdvancedProfiler):
         yield f"{type(trainer.profiler).__name__} counts batches"
@@ -317,7 +313,7 @@ def _until(count: int, every: float) -> float:
 class _Hooks:
     """What a module's hooks are while its updates are made in blocks."""
 
-    NAMES = ("training_step", "backward", "optimizer_step", "on_train_batch_end")
+    NAMES = ("training_step", "backward", "optimizer_step")
 
     def __init__(self, trainer: Any, module: Any) -> None:
         self.trainer, self.module = trainer, module
@@ -334,6 +330,7 @@ class _Hooks:
         """Put these hooks, and the fetcher that hands over the iterator, in their places."""
         for name in self.NAMES:
             setattr(self.module, name, getattr(self, name))
+        self.loop._should_check_val_fx = self.should_check_val
         fetcher = _DataLoaderIterDataFetcher()
         fetcher.setup(self.trainer.fit_loop._combined_loader)
         iter(fetcher)
@@ -343,6 +340,7 @@ class _Hooks:
         """Leave the module as its class has it."""
         for name in self.NAMES:
             vars(self.module).pop(name, None)
+        vars(self.loop).pop("_should_check_val_fx", None)
 
     def training_step(self, batches: Any) -> Tensor:
         """Make the updates of a block; the cost of its last batch before its update.
@@ -408,17 +406,12 @@ class _Hooks:
         else:
             closure()
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Hide the epoch's last batch from Lightning's question whether to validate.
+    def should_check_val(self, fetcher: Any) -> bool:
+        """Whether to validate now, by the rule for fetchers of any other kind.
 
-        With a fetcher of this kind it would validate at every epoch's end; with any other where
-        val_check_interval says.
+        With one that hands over its iterator Lightning would validate at every epoch's end.
         """
-        trainer, progress = self.trainer, self.loop.batch_progress
-        if progress.is_last_batch and trainer.enable_validation:
-            counts = progress.total if trainer.check_val_every_n_epoch is None else progress.current
-            if counts.ready % trainer.val_check_batch:
-                progress.is_last_batch = False
+        return bool(type(self.loop)._should_check_val_fx(self.loop, _DataFetcher()))
 
 
 def _choose_update(module: Any, together: bool) -> Update:

@@ -18,6 +18,9 @@ from onelayer.data.loader import ResidentLoader, check_batch
 from onelayer.training.blocks import observers
 from onelayer.training.measure import Measure, mean_of_finite
 
+WAYS = ("fused", "cuda_graphs")
+"""Arguments that say how an update is made, not which: a run may be resumed with others."""
+
 
 class Member(NamedTuple):
     """What tells one network of the population from the others."""
@@ -219,7 +222,7 @@ class OneLayer(LightningModule):
         """
         saved = checkpoint.get("hyper_parameters", {})
         for name, value in self.hparams.items():
-            if name in saved and saved[name] != value:
+            if name in saved and saved[name] != value and name not in WAYS:
                 raise InputError(
                     f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
                     "use the run's own value, or start a new run."

@@ -36,7 +36,7 @@ def is_wanted(trainer: Any, module: Any) -> bool:
     a scheduler of the learning rate monitors one.
     """
     return (
-        any(getattr(trainer, name) != value for name, value in USUAL.items())
+        any(getattr(trainer, name, None) != value for name, value in USUAL.items())
         or bool(overridden(module, MODULE_HOOKS))
         or any(_wants_validation(callback) for callback in trainer.callbacks)
         or any(config.monitor for config in trainer.lr_scheduler_configs)
