@@ -187,6 +187,8 @@ def _of_gradients(trainer: Any, module: Any) -> Iterator[str]:
     yield from _of_optimizer(trainer.optimizers[0], module)
     if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in module.weights):
         yield "a hook is registered on a parameter's gradient"
+    if module._forward_hooks or module._forward_pre_hooks:
+        yield "a hook is registered on the module"
 
 
 def _of_optimizer(optimizer: Any, module: Any) -> Iterator[str]:

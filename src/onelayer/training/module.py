@@ -188,6 +188,8 @@ class OneLayer(LightningModule):
         Of several processes each has a share of the batch. DistributedDataParallel averages their
         gradients, so each share counts as many times as there are processes.
         """
+        if self._forward_hooks or self._forward_pre_hooks:
+            self(X)  # for torch's pruning and the like, which wait for a call of the module
         if processes() == 1:
             return self.cost(X, y).sum()
         n = samples_of_all(X) / processes()
@@ -249,6 +251,8 @@ class OneLayer(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
+        if self.trainer.barebones or not self.measured.update_called:
+            return  # nothing may be logged, or a subclass measures in its own way
         # Results writes the end of a run as a whole, whatever kills came before.
         elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
         for name, value in mean_of_finite(self.figures(self.measured)).items():
