@@ -115,6 +115,30 @@ def test_without_a_logger_nothing_is_written(empty_folder):
     assert config.read_text() == "model:\n  l2: 0.1\n"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.barebones=true"],
+        ["--trainer.enable_checkpointing=false"],
+        ["--trainer.gradient_clip_val=1", "--trainer.accumulate_grad_batches=2"],
+        ["--trainer.callbacks+=RichProgressBar"],
+        ["--trainer.callbacks+=TQDMProgressBar", "--trainer.callbacks.refresh_rate=5"],
+        [
+            "--trainer.callbacks+=GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={0: 2}",
+        ],
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"],
+        ["--trainer.overfit_batches=2"],
+        ["--trainer.profiler=simple"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_options_of_lightnings_are_taken(empty_folder, options, capsys):
+    assert main(["fit", *SMALL, *options]) == 0
+    assert "linear softmax" in capsys.readouterr().out
+
+
 def test_figures_need_no_backend(empty_folder):
     done = subprocess.run(
         [sys.executable, "-m", "onelayer", "fit", *SMALL],
@@ -229,7 +253,7 @@ def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
         (["fit", "--ckpt_path", "last"], "no run to resume"),
         (["fit", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["fit", "--ckpt_path", "https://example.org/a.ckpt"], "URL"),
-        (["fit", "--trainer.gradient_clip_val", "1", *SMALL], "gradient_clip_val"),
+        (["fit", "--trainer.strategy", "ddp_spawn", *SMALL], "ddp_spawn .* use ddp"),
         (["fit", "--data.download", "false"], "no CIFAR-10 in .*data"),
         (["test"], "needs --ckpt_path"),
         (["predict", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),

@@ -24,6 +24,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import (  # type: ignore[attr-defined]
     ActionConfigFile,
     LightningArgumentParser,
@@ -441,9 +442,16 @@ class OneLayerCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Without Checkpoints where checkpoints are switched off."""
-        if config["barebones"] or config["enable_checkpointing"] is False:
+        """Without Checkpoints where they are switched off, or no run's folder is there for them."""
+        off = config["barebones"] or config["enable_checkpointing"] is False
+        homeless = (
+            config["logger"] is False and self._get(self.config, "checkpoints").dirpath is None
+        )
+        if off or homeless:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
+            asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
+            if not any(isinstance(callback, Checkpoint) for callback in asked):
+                config["enable_checkpointing"] = False
         return super()._instantiate_trainer(config, callbacks)
 
     def instantiate_classes(self) -> None:

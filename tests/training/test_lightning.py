@@ -33,6 +33,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but"),
     pytest.mark.filterwarnings("ignore:.*was called without a model"),
+    pytest.mark.filterwarnings("ignore:.*configured with multiple `ModelCheckpoint`"),
+    pytest.mark.filterwarnings("ignore:.*need to be provided during `Trainer` instantiation"),
 ]
 DOCS = Path(__file__).parents[2] / "docs" / "lightning.md"
 STEPS = 16  # two epochs of eight updates

@@ -189,13 +189,22 @@ class Checkpoints(Observer, ModelCheckpoint):
             super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sweep what a killed run left half-written; of a run that is resumed, know its last."""
-        folder = Path(self.dirpath or "")
+        """Sweep what a killed run left half-written; know the last checkpoint of a resumed run.
+
+        Another run's, where the folder is not this run's own, stays: then this one's is last-v1.
+        """
+        folder, resumed = Path(self.dirpath or ""), trainer.ckpt_path
         if trainer.is_global_zero:
             for leftover in folder.glob(f"*{SUFFIX}"):
                 leftover.unlink(missing_ok=True)
-        if (folder / LAST).is_file():
-            self.best_model_path = self.last_model_path = str(folder / LAST)
+        if resumed and Path(resumed).resolve().parent == folder.resolve():
+            self.filename = Path(resumed).stem.replace(Path(PREVIOUS).stem, Path(LAST).stem)
+            self.best_model_path = self.last_model_path = str(folder / f"{self.filename}.ckpt")
+        elif not self.best_model_path:
+            stem, version = Path(LAST).stem, 0
+            while (folder / f"{self.filename}.ckpt").exists():
+                version += 1
+                self.filename = f"{stem}-v{version}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on a signal ends a block of updates, not the process."""
@@ -269,10 +278,11 @@ def _has_finite_member(module: Any) -> bool:
 
 def _keep_as_previous(last: Path) -> None:
     """Give the file a second name; it keeps its own until the next one replaces it."""
-    partial = last.with_name(f"{PREVIOUS}.{os.getpid()}{SUFFIX}")
+    previous = last.with_name(last.name.replace(Path(LAST).stem, Path(PREVIOUS).stem))
+    partial = previous.with_name(f"{previous.name}.{os.getpid()}{SUFFIX}")
     try:
         partial.unlink(missing_ok=True)
         os.link(last, partial)
     except OSError:  # a filesystem without hard links
         shutil.copyfile(last, partial)
-    os.replace(partial, last.with_name(PREVIOUS))
+    os.replace(partial, previous)
