@@ -136,7 +136,7 @@ def test_without_a_logger_nothing_is_written(empty_folder):
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_options_of_lightnings_are_taken(empty_folder, options, capsys):
     assert main(["fit", *SMALL, *options]) == 0
-    assert "linear softmax" in capsys.readouterr().out
+    assert "3 hidden units" in capsys.readouterr().out
 
 
 def test_figures_need_no_backend(empty_folder):

@@ -461,6 +461,14 @@ def test_the_bar_ends_at_the_epochs_last_batch(tmp_path):
     assert "train/accuracy" in bar.get_metrics(run, run.lightning_module)
 
 
+@pytest.mark.parametrize("refresh_rate", [1, 3])
+def test_the_rich_bar_ends_at_the_epochs_last_batch(tmp_path, refresh_rate):
+    bar = callbacks.RichProgressBar(refresh_rate)
+    run, _ = fitted(tmp_path, bar, enable_progress_bar=True, max_epochs=1)
+    task = bar.train_progress_bar
+    assert (task.completed, task.total) == (8, 8)
+
+
 def test_minus_one_ends_the_epoch(tmp_path):
     class Ends(OneLayer):
         def on_train_batch_start(self, batch, batch_idx):

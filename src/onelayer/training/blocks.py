@@ -301,6 +301,8 @@ def _due(callback: Callback, trainer: Any, step: int, epoch: int) -> float:
     if isinstance(callback, lightning_callbacks.TQDMProgressBar):
         every = callback.refresh_rate
         due = min(due, step + _until(epoch, every * max(1, MAX_BLOCK // every) if every else 0))
+    if isinstance(callback, lightning_callbacks.RichProgressBar):
+        due = min(due, step + _until(epoch, callback.refresh_rate))  # it advances by so many
     return due
 
 
