@@ -1,0 +1,155 @@
+"""The search for λ from coarse to fine: what is tried, and what is chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onelayer.core.checks import check_whole
+from onelayer.core.errors import InputError
+from onelayer.study.ledger import Planned
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which λ are tried.
+
+    Args:
+        stages: number of stages; each but the first searches between the smallest and the largest
+            of the best λ so far.
+        number: λ per stage.
+        l2_min: smallest λ of the first stage.
+        l2_max: largest λ of the first stage.
+        grid: an even grid of log10 λ instead of uniform draws.
+        top: how many of the best λ span the next stage's range.
+        seeds: of the initial weights; every λ is trained with each.
+        seed: of the draws.
+        rule: how the final λ is chosen: one_se, the largest λ whose mean is within one standard
+            error of the best; or best.
+        members: most networks trained at once; chosen from the free memory by default.
+
+    Raises:
+        InputError: naming the argument and its range.
+    """
+
+    stages: int = 3
+    number: int = 20
+    l2_min: float = 1e-5
+    l2_max: float = 1e-1
+    grid: bool = False
+    top: int = 5
+    seeds: list[int] = field(default_factory=lambda: [0])
+    seed: int = 0
+    rule: str = "one_se"
+    members: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("stages", 1), ("number", 1), ("top", 1), ("seed", 0), ("members", 1)):
+            value = getattr(self, name)
+            if name != "members" or value is not None:
+                check_whole(f"search.{name}", value, least)
+        for name in ("l2_min", "l2_max"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+                raise InputError(f"search.{name} must be a finite number > 0, not {value!r}.")
+        if self.l2_min > self.l2_max:
+            raise InputError(
+                f"search.l2_min must be <= search.l2_max, but {self.l2_min!r} > {self.l2_max!r}."
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"search.seeds must list different seeds, not {self.seeds!r}.")
+        if any(type(seed) is not int or seed < 0 for seed in self.seeds):
+            raise InputError(f"search.seeds must be whole numbers >= 0, not {self.seeds!r}.")
+        if self.rule not in ("one_se", "best"):
+            raise InputError(f"search.rule must be one_se or best, not {self.rule!r}.")
+
+
+def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> float:
+    """λ number ``index`` of a stage between ``low`` and ``high``, log-uniform or on the grid.
+
+    A pure function of (seed, stage, index) and the range: nothing drawn before has a say, so a
+    search that is resumed, or shared, tries the same λ.
+    """
+    if plan.grid:
+        share = index / (plan.number - 1) if plan.number > 1 else 0.5
+    else:
+        key = f"onelayer search {plan.seed} {stage} {index}".encode()
+        share = int.from_bytes(hashlib.sha256(key).digest()[:7], "big") / 2**56
+    log_l2 = math.log10(low) + share * (math.log10(high) - math.log10(low))
+    return min(max(math.pow(10.0, log_l2), low), high)
+
+
+def plan_stage(plan: Plan, stage: int, low: float, high: float, members: int) -> list[Planned]:
+    """All networks of a stage, each with the pass it belongs to.
+
+    A pass takes whole λ, with all seeds, and at most ``members`` networks (but one λ at least).
+    """
+    per_part = max(1, members // len(plan.seeds))
+    return [
+        Planned(stage, index, index // per_part, draw_l2(plan, stage, index, low, high), seed)
+        for index in range(plan.number)
+        for seed in plan.seeds
+    ]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One λ tried: its mean validation accuracy over the seeds and the mean's standard error."""
+
+    stage: int
+    index: int
+    l2: float
+    mean: float
+    error: float
+    seeds: int
+
+
+def standard_error(accuracies: Sequence[float], images: int) -> float:
+    """Standard error of a mean accuracy over the choice of validation images and of seeds.
+
+    The validation images are one sample of ``images``, shared by all seeds: its error,
+    ``sqrt(p(1-p)/images)``, does not shrink with more seeds. That of the seeds,
+    ``s/sqrt(seeds)``, is added where there are several.
+    """
+    p = statistics.fmean(accuracies)
+    variance = max(p * (1 - p), 0.0) / images
+    if len(accuracies) > 1:
+        variance += statistics.variance(accuracies) / len(accuracies)
+    return math.sqrt(variance)
+
+
+def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
+    """Smallest and largest of the ``top`` best λ so far.
+
+    Raises:
+        InputError: if every network diverged.
+    """
+    best = ranking(candidates)[:top]
+    if not best:
+        raise InputError(
+            "every network of the search diverged: no λ is left to go on from.\n"
+            "Lower schedule.max_lr or search.l2_max."
+        )
+    l2s = [candidate.l2 for candidate in best]
+    return min(l2s), max(l2s)
+
+
+def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Best first; of equals the larger λ, then the earlier."""
+    return sorted(candidates, key=lambda c: (-c.mean, -c.l2, c.stage, c.index))
+
+
+def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:
+    """The chosen λ: the best mean, or the largest λ within one standard error of it.
+
+    Source of the one-standard-error rule: Breiman et al., *Classification and Regression Trees*
+    (1984), section 3.4.3; Hastie et al., *The Elements of Statistical Learning*, section 7.10.
+    """
+    best = ranking(candidates)[0]
+    if rule == "best":
+        return best
+    near = [c for c in candidates if c.mean >= best.mean - best.error]
+    return max(near, key=lambda c: (c.l2, c.mean))
