@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
-from onelayer.study.search import (
+from onelayer.study.plan import (
     Candidate,
     Plan,
     choose,
@@ -46,16 +46,16 @@ def test_a_grid_is_even_in_log_l2_and_holds_both_ends():
     assert grid == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 
 
-def test_passes_hold_whole_l2_within_the_limit():
+def test_groups_hold_whole_l2_within_the_limit():
     plan = plan_stage(Plan(number=7, seeds=[0, 1]), 2, 1e-4, 1e-3, members=5)
     assert len(plan) == 14
-    parts = {}
+    groups = {}
     for planned in plan:
-        parts.setdefault(planned.part, []).append(planned)
-    assert [len(part) for part in parts.values()] == [4, 4, 4, 2]
-    assert all({p.seed for p in part} == {0, 1} for part in parts.values())
+        groups.setdefault(planned.group, []).append(planned)
+    assert [len(group) for group in groups.values()] == [4, 4, 4, 2]
+    assert all({p.seed for p in group} == {0, 1} for group in groups.values())
     one_at_a_time = plan_stage(Plan(number=3, seeds=[0, 1]), 1, 1e-4, 1e-3, members=1)
-    assert {planned.part for planned in one_at_a_time} == {0, 1, 2}
+    assert {planned.group for planned in one_at_a_time} == {0, 1, 2}
 
 
 def test_the_next_range_spans_the_best_so_far():

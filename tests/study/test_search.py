@@ -12,8 +12,8 @@ from PIL import Image
 
 from onelayer.__main__ import main
 from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.study import tuning
-from onelayer.study.tuning import SealedData
+from onelayer.study import search
+from onelayer.study.search import SealedData
 from tests.study.tiny import FIGURES, TINY, read_ledger, read_trials
 
 
@@ -60,14 +60,14 @@ def test_best_yaml_is_run_by_fit_as_it_is(undisturbed, tmp_path, monkeypatch):
 
 def test_searched_again_it_trains_nothing_and_says_the_same(undisturbed, capsys, monkeypatch):
     before = trials(undisturbed / "search.db")
-    monkeypatch.setattr(tuning.Search, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(search.Search, "train", lambda *_: pytest.fail("trained again"))
     assert main(["search", *TINY, "--output", str(undisturbed)]) == 0
     assert trials(undisturbed / "search.db") == before
     assert "<- chosen" in capsys.readouterr().out
 
 
 def test_another_rule_needs_no_training_of_the_stages(undisturbed, monkeypatch):
-    monkeypatch.setattr(tuning.Search, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(search.Search, "train", lambda *_: pytest.fail("trained again"))
     assert main(["search", *TINY, "--search.rule=best", "--output", str(undisturbed)]) == 0
     found = json.loads((undisturbed / "search.json").read_text())
     assert found["l2"] == found["best"]["l2"]
@@ -111,8 +111,10 @@ def test_the_test_split_is_sealed_from_the_search():
 
 
 def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, capsys):
-    wild = ["--schedule.max_lr=1e15", "--search.stages=1", "--output", str(tmp_path / "out")]
+    output = tmp_path / "what?x=1"
+    wild = ["--schedule.max_lr=1e15", "--search.stages=1", "--output", str(output)]
     assert main(["search", *TINY, *wild]) == 2
     assert "every network of the search diverged" in capsys.readouterr().err
-    with (tmp_path / "out" / "search.csv").open() as file:
+    with (output / "search.csv").open() as file:
         assert {row["diverged"] for row in csv.DictReader(file)} == {"True"}
+    assert list(tmp_path.rglob("*.db")) == [output / "search.db"]

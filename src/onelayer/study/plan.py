@@ -1,16 +1,21 @@
-"""The search for λ from coarse to fine: what is tried, and what is chosen."""
+"""The search for λ from coarse to fine: what is tried, and what is chosen.
+
+All of it is a pure function of the settings and of the figures of the stages before, so a search
+that was killed, or that several processes share, plans the same networks.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.study.ledger import Planned
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,38 @@ class Plan:
             raise InputError(f"search.rule must be one_se or best, not {self.rule!r}.")
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One network to train.
+
+    Attributes:
+        stage: of the search, from 1.
+        index: of its λ in the stage, from 0.
+        group: networks of one stage and group are trained together, as one population.
+        l2: λ.
+        seed: of the initial weights.
+        low: smallest λ of the stage's range.
+        high: largest λ of the stage's range.
+    """
+
+    stage: int
+    index: int
+    group: int
+    l2: float
+    seed: int
+    low: float
+    high: float
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What tells it from every other network of the search: stage, index of its λ, seed."""
+        return self.stage, self.index, self.seed
+
+
 def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> float:
     """λ number ``index`` of a stage between ``low`` and ``high``, log-uniform or on the grid.
 
-    A pure function of (seed, stage, index) and the range: nothing drawn before has a say, so a
-    search that is resumed, or shared, tries the same λ.
+    Nothing that was drawn before has a say: it depends on (seed, stage, index) and the range.
     """
     if plan.grid:
         share = index / (plan.number - 1) if plan.number > 1 else 0.5
@@ -83,16 +115,24 @@ def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> floa
 
 
 def plan_stage(plan: Plan, stage: int, low: float, high: float, members: int) -> list[Planned]:
-    """All networks of a stage, each with the pass it belongs to.
+    """All networks of a stage, group by group.
 
-    A pass takes whole λ, with all seeds, and at most ``members`` networks (but one λ at least).
+    A group holds whole λ, with all seeds, and at most ``members`` networks (but one λ at least).
     """
-    per_part = max(1, members // len(plan.seeds))
+    l2s_per_group = max(1, members // len(plan.seeds))
     return [
-        Planned(stage, index, index // per_part, draw_l2(plan, stage, index, low, high), seed)
+        Planned(
+            stage, index, index // l2s_per_group, draw_l2(plan, stage, index, low, high), seed,
+            low, high,
+        )
         for index in range(plan.number)
         for seed in plan.seeds
-    ]
+    ]  # fmt: skip
+
+
+def groups_of(networks: Sequence[Planned]) -> list[list[Planned]]:
+    """The groups of a stage's networks, in their order."""
+    return [list(members) for _, members in groupby(networks, key=lambda p: p.group)]
 
 
 @dataclass(frozen=True)
@@ -119,6 +159,26 @@ def standard_error(accuracies: Sequence[float], images: int) -> float:
     if len(accuracies) > 1:
         variance += statistics.variance(accuracies) / len(accuracies)
     return math.sqrt(variance)
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]:
+    """One candidate per λ: the mean over seeds. A λ with a diverged network is none.
+
+    Args:
+        rows: as in search.csv.
+        images: of the validation split.
+    """
+    groups: dict[tuple[int, int, float], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["stage"], row["index"], row["l2"]), []).append(row)
+    result = []
+    for (stage, index, l2), members in groups.items():
+        if not any(row["diverged"] for row in members):
+            accuracies = [float(row["val_accuracy"]) for row in members]
+            mean = sum(accuracies) / len(accuracies)
+            error = standard_error(accuracies, images)
+            result.append(Candidate(stage, index, l2, mean, error, len(accuracies)))
+    return result
 
 
 def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:

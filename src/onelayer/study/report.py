@@ -15,7 +15,10 @@ import torch
 
 from onelayer.core.gradcheck import check_gradients
 from onelayer.data.datamodule import PLACES, CIFAR10DataModule
-from onelayer.study.exercises import (
+from onelayer.study.gradients import batch
+from onelayer.study.plan import Plan, draw_l2, standard_error
+from onelayer.study.plots import plot_weights
+from onelayer.study.published import (
     AS_PUBLISHED,
     AS_PUBLISHED_STEPS,
     PUBLISHED_SEARCH,
@@ -23,11 +26,8 @@ from onelayer.study.exercises import (
     TRAININGS,
     Exercise,
 )
-from onelayer.study.gradients import batch
-from onelayer.study.plots import plot_weights
 from onelayer.study.runs import train_and_test
-from onelayer.study.search import Plan, draw_l2, standard_error
-from onelayer.study.tuning import Final, Search
+from onelayer.study.search import Final, Search
 from onelayer.training.checkpoint import last_of, read_checkpoint
 from onelayer.training.module import OneLayer
 from onelayer.training.results import collect, write_json

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,25 +13,21 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import URL
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
 from onelayer.data.datamodule import PLACES, CIFAR10DataModule
 from onelayer.data.pixels import Images
-from onelayer.study.ledger import Ledger, Planned, is_finite
+from onelayer.study.ledger import Ledger, is_finite
+from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
 from onelayer.study.plots import plot_search
 from onelayer.study.runs import make_trainer, train_and_test
-from onelayer.study.search import (
-    Candidate,
-    Plan,
-    choose,
-    plan_stage,
-    ranking,
-    standard_error,
-    top_range,
-)
+from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves, last_figures
 from onelayer.training.divergence import Divergence
+from onelayer.training.files import atomic_write
 from onelayer.training.measure import CHUNK, QUANTITIES
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Progress
@@ -40,7 +35,7 @@ from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
 
 POLL = 1.0
-"""Seconds between two looks for work while other processes train the rest of a stage."""
+"""Seconds between two questions for work while other processes train the rest of a stage."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class Search:
         data.verify_test()
         there = self.output.exists()
         self.output.mkdir(parents=True, exist_ok=True)
-        storage = self.storage or f"sqlite:///{self.output / 'search.db'}"
+        storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
         try:
             ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
         except InputError:
@@ -159,11 +154,11 @@ class Search:
             if stage > 1:
                 low, high = top_range(candidates, self.plan.top)
             plan = plan_stage(self.plan, stage, low, high, members)
-            self._train_stage(ledger, plan, low, high, data)
-            rows += stage_rows(ledger, plan)
+            self._train_stage(ledger, plan, data)
+            rows += rows_of(ledger.trials(), plan)
             candidates = aggregate(rows, images)
             with alone_in(self.output):
-                write_csv(self.output / "search.csv", rows)
+                atomic_write(self.output / "search.csv", format_csv(rows))
         with alone_in(self.output):
             return self._finish(ledger, rows, candidates, data.dataset)
 
@@ -194,11 +189,11 @@ class Search:
         write_json(self.output / "search.json", content)
         left = f"search.csv, search.png, best.yaml, {final_name(chosen.l2)}/"
         print(f"search: {self.output} ({left})")
-        print(f"trials: {ledger.place}", flush=True)
+        print(f"trials: {ledger.title}", flush=True)
         return content
 
     def _members(self, ledger: Ledger) -> int:
-        """Networks trained at once: kept in the ledger, because passes are part of the plan."""
+        """Networks trained at once: kept in the ledger, because the groups are planned by it."""
         kept = ledger.keep("members", self.plan.members or members_in_memory(self.hidden))
         if self.plan.members not in (None, kept):
             raise InputError(
@@ -207,29 +202,23 @@ class Search:
             )
         return int(kept)
 
-    def _train_stage(
-        self, ledger: Ledger, plan: Sequence[Planned], low: float, high: float, data: SealedData
-    ) -> None:
-        """Train the passes of a stage that nobody else trains, until all are done."""
-        ledger.enqueue(plan, low, high)
-        stage = plan[0].stage
-        span = f"stage {stage} of {self.plan.stages}"
-        print(f"{span}: {self.plan.number} l2 in [{low:.3g}, {high:.3g}]", flush=True)
-        while not ledger.is_complete(plan):
-            ledger.release_abandoned(plan, low, high)
-            members = ledger.claim(plan)
-            if members is None:
-                time.sleep(POLL)  # others are at it
-                continue
-            with ledger.alive(members):
-                figures = self.train(members, data, span)
-            ledger.record(members, figures)
+    def _train_stage(self, ledger: Ledger, plan: Sequence[Planned], data: SealedData) -> None:
+        """Train the groups of a stage that nobody else trains, until all are finished."""
+        title = f"stage {plan[0].stage} of {self.plan.stages}"
+        span = f"[{plan[0].low:.3g}, {plan[0].high:.3g}]"
+        print(f"{title}: {self.plan.number} l2 in {span}", flush=True)
+        while ledger.unfinished(plan):
+            with ledger.claim(plan) as group:
+                if group is not None:
+                    ledger.record(group, self.train(group, data, title))
+            if group is None:
+                time.sleep(POLL)  # others train the rest
 
     def train(
-        self, members: Sequence[Planned], data: SealedData, title: str
+        self, group: Sequence[Planned], data: SealedData, title: str
     ) -> list[dict[str, float]]:
-        """Train one pass as a population; each network's final figures."""
-        l2s = list(dict.fromkeys(planned.l2 for planned in members))
+        """Train a group as one population; each network's final figures."""
+        l2s = list(dict.fromkeys(planned.l2 for planned in group))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
         callbacks = [schedule, curves, Divergence(stop=False), Progress(title)]
@@ -240,7 +229,7 @@ class Search:
             for row in last_figures(curves.rows, split):
                 values = {f"{split}_{name}": getattr(row, name) for name in QUANTITIES}
                 figures.setdefault((row.l2, row.seed), {}).update(values)
-        return [figures[planned.l2, planned.seed] for planned in members]
+        return [figures[planned.l2, planned.seed] for planned in group]
 
     def _final_data(self) -> dict[str, Any]:
         return {
@@ -263,12 +252,8 @@ class Search:
             "data": {k: v for k, v in self._final_data().items() if k not in PLACES},
             "schedule": self._final_schedule(),
         }
-        text = "# The final networks of a search, with the λ it chose.\n" + yaml.safe_dump(
-            content, sort_keys=False
-        )
-        temporary = self.output / "best.yaml.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.output / "best.yaml")
+        head = "# The final networks of a search, with the λ it chose.\n"
+        atomic_write(self.output / "best.yaml", head + yaml.safe_dump(content, sort_keys=False))
 
     def _train_final(self, l2: float) -> dict[str, Any]:
         """Train the final networks and measure them, once, on the test split."""
@@ -325,65 +310,12 @@ def count_validation(data: CIFAR10DataModule) -> int:
     return images
 
 
-def stage_rows(ledger: Ledger, plan: Sequence[Planned]) -> list[dict[str, Any]]:
-    """The finished trials of a stage, as search.csv has them."""
-    trials = ledger.trials(plan[0].stage)
+def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:
+    """The finished networks of a stage, as search.csv has them."""
     names = [f"{split}_{name}" for split in ("train", "val") for name in QUANTITIES]
     rows = []
     for planned in plan:
-        attrs = trials[planned.index, planned.seed].user_attrs
-        figures = {name: attrs[name] for name in names}
-        known = {"stage": planned.stage, "index": planned.index, "l2": planned.l2}
-        rows.append({**known, "seed": planned.seed, **figures, "diverged": not is_finite(figures)})
+        figures = {name: trials[planned.key].user_attrs[name] for name in names}
+        known = {k: getattr(planned, k) for k in ("stage", "index", "l2", "seed")}
+        rows.append({**known, **figures, "diverged": not is_finite(figures)})
     return rows
-
-
-def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]:
-    """One candidate per λ: the mean over seeds. A λ with a diverged network is none."""
-    groups: dict[tuple[int, int, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["stage"], row["index"], row["l2"]), []).append(row)
-    result = []
-    for (stage, index, l2), members in groups.items():
-        if any(row["diverged"] for row in members):
-            continue
-        accuracies = [float(row["val_accuracy"]) for row in members]
-        mean = sum(accuracies) / len(accuracies)
-        error = standard_error(accuracies, images)
-        result.append(Candidate(stage, index, l2, mean, error, len(accuracies)))
-    return result
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write search.csv beside its target and rename."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def format_candidates(
-    candidates: Sequence[Candidate],
-    best: Candidate,
-    one_se: Candidate,
-    chosen: Candidate,
-    rule: str,
-    diverged: Sequence[float] = (),
-) -> str:
-    """The ten best λ, the choice by either rule, and the λ of which a network diverged."""
-    lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
-    marked = list(dict.fromkeys([*ranking(candidates)[:10], one_se]))
-    for c in marked:
-        notes = [name for name, which in (("best", best), ("one_se", one_se)) if c == which]
-        if c == chosen:
-            notes.append("<- chosen")
-        value = f"{100 * c.mean:.2f} ± {100 * c.error:.2f}"
-        lines.append(
-            f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {', '.join(notes)}".rstrip()
-        )
-    if diverged:
-        lines.append(f"diverged, and no choice: l2 = {', '.join(f'{l2:.3e}' for l2 in diverged)}")
-    lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
-    return "\n".join(lines)
