@@ -112,14 +112,10 @@ class Search:
         """Run it, or what is left of it, and return what search.json holds.
 
         Raises:
-            InputError: if every network diverged, or the ledger is another search's.
+            InputError: as :meth:`check`; if every network diverged, or the ledger is another
+                search's.
         """
-        data = SealedData(**self.data)
-        data.check_batch_size()
-        images = count_validation(data)
-        TriangularLR(**self.schedule)
-        self._check_final()
-        data.verify_test()
+        data = self.check()
         there = self.output.exists()
         self.output.mkdir(parents=True, exist_ok=True)
         storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
@@ -131,21 +127,32 @@ class Search:
                     self.output.rmdir()
             raise
         try:
-            return self._run(ledger, data, images)
+            return self._run(ledger, data)
         finally:
             ledger.close()
 
-    def _check_final(self) -> None:
-        """Refuse now, not after all stages, settings that the final training would refuse."""
+    def check(self) -> SealedData:
+        """The data, if they, the schedule and the final training can be had with these settings.
+
+        Raises:
+            InputError: now, not after all stages, for settings that something would refuse.
+        """
+        data = SealedData(**self.data)
+        data.check_batch_size()
+        if data.size("val") == 0:
+            raise InputError("a search needs a validation split: set data.val_size or val_batches.")
+        TriangularLR(**self.schedule)
         try:
             CIFAR10DataModule(**self._final_data()).check_batch_size()
             TriangularLR(**self._final_schedule())
             OneLayer(self.hidden, l2=self.plan.l2_max, seeds=list(self.final.seeds))
         except InputError as error:
             raise InputError(f"of the final training, final.…: {error}") from error
+        data.verify_test()
+        return data
 
-    def _run(self, ledger: Ledger, data: SealedData, images: int) -> dict[str, Any]:
-        """Run the stages; ``images`` is how many validate."""
+    def _run(self, ledger: Ledger, data: SealedData) -> dict[str, Any]:
+        """Run the stages, then what follows from them."""
         members = self._members(ledger)
         low, high = self.plan.l2_min, self.plan.l2_max
         rows: list[dict[str, Any]] = []
@@ -156,7 +163,7 @@ class Search:
             plan = plan_stage(self.plan, stage, low, high, members)
             self._train_stage(ledger, plan, data)
             rows += rows_of(ledger.trials(), plan)
-            candidates = aggregate(rows, images)
+            candidates = aggregate(rows, data.size("val"))
             with alone_in(self.output):
                 atomic_write(self.output / "search.csv", format_csv(rows))
         with alone_in(self.output):
@@ -296,18 +303,6 @@ def members_in_memory(hidden: int) -> int:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(1, free // 2 // per_network)
-
-
-def count_validation(data: CIFAR10DataModule) -> int:
-    """Images of the validation split.
-
-    Raises:
-        InputError: if there is none to choose λ on.
-    """
-    images = data.size("val")
-    if images == 0:
-        raise InputError("a search needs a validation split: set data.val_size or val_batches.")
-    return images
 
 
 def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:
