@@ -142,5 +142,6 @@ def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, cha
 def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
     report = Report(tmp_path, tmp_path, data={})
     for l2, compared in ((0.0061, False), (3e-4, True)):
-        (result,) = report._results({}, {"hidden": {"l2": l2, "final": {"members": []}}})
+        found = {"l2": l2, "final": {"members": []}}
+        (result,) = report._results([], [(report._finds()[0], found)])
         assert (result.published is not None) == compared

@@ -39,24 +39,26 @@ class Command:
 
     Attributes:
         subcommand: fit or search.
-        configs: names of shipped configs, each laid over those before.
-        options: laid over them, by their names on the command line; those alone that change a
+        name: of a shipped config.
+        network: hidden, or linear, whose config is laid over the first.
+        options: laid over both, by their names on the command line; those alone that change a
             figure.
     """
 
     subcommand: str
-    configs: Sequence[str]
+    name: str
+    network: str
     options: Mapping[str, Any]
 
     def __str__(self) -> str:
         """As it is typed in a checkout, quoted for any shell."""
-        configs = [word for name in self.configs for word in ("-c", f"configs/{name}.yaml")]
-        return shlex.join(["onelayer", self.subcommand, *configs, *_words(self.options)])
+        configs = [f"-c configs/{name}.yaml" for name in _configs(self.name, self.network)]
+        return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
         """The configs with the options over them, by section; data and schedule are complete."""
-        settings = {"data": {}, "schedule": {}, **read_configs(*self.configs)}
+        settings = {"data": {}, "schedule": {}, **read_configs(*_configs(self.name, self.network))}
         for option, value in self.options.items():
             section, key = option.split(".")
             settings.setdefault(section, {})[key] = value
@@ -64,6 +66,18 @@ class Command:
         settings["data"] = {k: v for k, v in data.items() if k not in PLACES}
         settings["schedule"] = TriangularLR(**settings["schedule"]).state_dict()
         return settings
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for settings that training would refuse."""
+        try:
+            OneLayer(**self.settings["model"])
+            CIFAR10DataModule(**self.settings["data"]).check_batch_size()
+        except InputError as error:
+            limit = self.options.get("data.limit")
+            remedy = "" if limit is None else f"\ndata.limit is {limit}: raise it, or leave it out."
+            raise InputError(
+                f"configs/{self.name}.yaml cannot be trained so: {error}{remedy}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -98,13 +112,9 @@ class Report:
                 settings, or the output folder has the report of others.
         """
         self._check()
-        trainings = {
-            (name, network): self._train(name, network)
-            for name in EXERCISES
-            for network in NETWORKS
-        }
-        searches = {network: self._search(network).run() for network in NETWORKS}
-        coarse = {network: self._train("as_published", network) for network in NETWORKS}
+        trainings = [(fit, self._train(fit)) for name in EXERCISES for fit in self._fits(name)]
+        searches = [(find, self._search(find).run()) for find in self._finds()]
+        coarse = [self._train(fit)["members"] for fit in self._fits("as_published")]
         self.output.mkdir(parents=True, exist_ok=True)
         with alone_in(self.runs):
             sections = [
@@ -151,31 +161,28 @@ class Report:
     @property
     def _command(self) -> str:
         seeds = {} if list(self.seeds) == list(range(10)) else {"seeds": list(self.seeds)}
-        return shlex.join(["onelayer", "report", *_words({**seeds, **self._changes})])
+        return " ".join(["onelayer report", *_words({**seeds, **self._changes})])
 
-    def _fit(self, name: str, network: str) -> Command:
-        """The training of an exercise, or of the search's coarse stage as the report ran it."""
-        configs = _configs(name, network)
-        shipped = read_configs(*configs)
+    def _fits(self, name: str) -> list[Command]:
+        """Both networks' trainings of an exercise, or of the search's coarse stage as_published."""
+        shipped, schedule = read_configs(name), self.schedule or {}
         options: dict[str, Any] = {"model.seeds": list(self.seeds)}
         if name == "as_published":
-            options = {"model.l2": self._coarse_l2s(), "model.seeds": [0]}
+            low, high = self.search.l2_min, self.search.l2_max
+            l2s = [draw_l2(self.search, 1, i, low, high) for i in range(self.search.number)]
+            options = {"model.l2": l2s, "model.seeds": [0]}
         options |= {k: v for k, v in self._changes.items() if k.startswith("data.")}
         own = shipped.get("data", {}).get("limit")
         if own is not None and options.get("data.limit", own) >= own:
             options.pop("data.limit", None)  # a quick look makes nothing longer
-        options |= {f"schedule.{k}": v for k, v in (self.schedule or {}).items()}
-        if "trainer" in shipped and "schedule.step_size" in options:
-            cycles = shipped["trainer"]["max_steps"] / shipped["schedule"]["step_size"]
-            options["trainer.max_steps"] = int(cycles * options["schedule.step_size"])
-        return Command("fit", configs, options)
+        options |= {f"schedule.{k}": v for k, v in schedule.items()}
+        if "trainer" in shipped and "step_size" in schedule:
+            steps, n_s = shipped["trainer"]["max_steps"], shipped["schedule"]["step_size"]
+            options["trainer.max_steps"] = steps * schedule["step_size"] // n_s
+        return [Command("fit", name, network, options) for network in NETWORKS]
 
-    def _coarse_l2s(self) -> list[float]:
-        low, high = self.search.l2_min, self.search.l2_max
-        return [draw_l2(self.search, 1, i, low, high) for i in range(self.search.number)]
-
-    def _find(self, network: str) -> Command:
-        """The search of one network."""
+    def _finds(self) -> list[Command]:
+        """Both networks' searches."""
         options = {k: v for k, v in self._changes.items() if "." in k}
         for key, value in (self.schedule or {}).items():
             options[f"schedule.{key}"] = value
@@ -184,31 +191,7 @@ class Report:
         seeds = list(self.seeds[:5])
         if seeds != read_configs("search")["final"]["seeds"]:
             options["final.seeds"] = seeds
-        return Command("search", _configs("search", network), options)
-
-    def _search(self, network: str) -> Search:
-        command = self._find(network)
-        settings = command.settings
-        return Search(
-            plan=self.search,
-            hidden=settings["model"]["hidden"],
-            data={**settings["data"], **self._sources()},
-            schedule=settings["schedule"],
-            final=Final(**settings["final"]),
-            output=self._folder("search", network, command),
-        )
-
-    def _sources(self) -> dict[str, Any]:
-        """Where the images lie, which changes no figure."""
-        return {k: v for k, v in self.data.items() if k in PLACES}
-
-    def _folder(self, name: str, network: str, command: Command) -> Path:
-        """Of a run: other settings, or images, make another name."""
-        settings = {**command.settings, "dataset": self._dataset.dataset}
-        if command.subcommand == "search":  # the rule and the members are applied afterwards
-            settings["search"] = {**asdict(self.search), "rule": None, "members": None}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return self.runs / f"{name}-{network}-{digest[:8]}"
+        return [Command("search", "search", network, options) for network in NETWORKS]
 
     def _check(self) -> None:
         """Refuse now, not after hours, what would be refused then."""
@@ -218,34 +201,57 @@ class Report:
                 f"{path} was not made by {self._command}, which would replace it:\n"
                 "name another folder with --output, or move it away."
             )
-        for network in NETWORKS:
-            for name in (*EXERCISES, "as_published"):
-                _check_training(self._fit(name, network))
+        for name in (*EXERCISES, "as_published"):
+            for fit in self._fits(name):
+                fit.check()
         self._dataset.verify_test()
-        for network in NETWORKS:
-            self._search(network).check()
+        for find in self._finds():
+            self._search(find).check()
 
     # ---- runs
 
-    def _train(self, name: str, network: str) -> dict[str, Any]:
+    def _folder(self, command: Command) -> Path:
+        """Of a run: other settings, or images, make another name."""
+        settings = {**command.settings, "dataset": self._dataset.dataset}
+        if command.subcommand == "search":  # the rule and the members are applied afterwards
+            settings["search"] = {**asdict(self.search), "rule": None, "members": None}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
+
+    def _data(self, command: Command) -> dict[str, Any]:
+        """A run's data, and where they lie, which changes no figure."""
+        sources = {k: v for k, v in self.data.items() if k in PLACES}
+        return {**command.settings["data"], **sources}
+
+    def _search(self, find: Command) -> Search:
+        settings = find.settings
+        return Search(
+            plan=self.search,
+            hidden=settings["model"]["hidden"],
+            data=self._data(find),
+            schedule=settings["schedule"],
+            final=Final(**settings["final"]),
+            output=self._folder(find),
+        )
+
+    def _train(self, fit: Command) -> dict[str, Any]:
         """The result of a finished run of the same settings, else of a new one.
 
         A run that was cut short goes on.
         """
-        command = self._fit(name, network)
-        settings, folder = command.settings, self._folder(name, network, command)
+        settings, folder = fit.settings, self._folder(fit)
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder):
             path = folder / "result.json"
             if not path.is_file():
                 write_json(folder / "settings.json", settings)  # for people: what the hash is of
-                title = EXERCISES[name].title if name in EXERCISES else "as published"
+                title = EXERCISES[fit.name].title if fit.name in EXERCISES else "as published"
                 result = train_and_test(
                     OneLayer(**settings["model"]),
-                    {**settings["data"], **self._sources()},
+                    self._data(fit),
                     settings["schedule"],
                     folder,
-                    ", ".join(filter(None, [title, NETWORKS[network], self._kind])),
+                    ", ".join(filter(None, [title, NETWORKS[fit.network], self._kind])),
                     settings.get("trainer", {}).get("max_steps"),
                 )
                 write_json(path, result)
@@ -253,20 +259,22 @@ class Report:
 
     def _results(
         self,
-        trainings: Mapping[tuple[str, str], dict[str, Any]],
-        searches: Mapping[str, dict[str, Any]],
+        trainings: Sequence[tuple[Command, dict[str, Any]]],
+        searches: Sequence[tuple[Command, dict[str, Any]]],
     ) -> list[Result]:
+        """The rows of the main table; a λ that was searched is hardly ever the published one."""
         results = []
-        for (name, network), result in trainings.items():
-            published = EXERCISES[name] if self._published(network) else None
-            title = EXERCISES[name].title
-            results.append(Result(title, NETWORKS[network], result["members"], published))
-        for network, found in searches.items():
+        for fit, result in trainings:
+            exercise = EXERCISES[fit.name]
+            published = exercise if self._published(fit.network) else None
+            network = NETWORKS[fit.network]
+            results.append(Result(exercise.title, network, result["members"], published))
+        for find, found in searches:
             title = f"4.2 final, the λ = {found['l2']:.2g} that our search chose"
             same = found["l2"] == read_configs("final")["model"]["l2"]
-            published = EXERCISES["final"] if same and self._published(network) else None
+            published = EXERCISES["final"] if same and self._published(find.network) else None
             members = found["final"]["members"]
-            results.append(Result(title, NETWORKS[network], members, published))
+            results.append(Result(title, NETWORKS[find.network], members, published))
         return results
 
     # ---- sections
@@ -296,7 +304,7 @@ class Report:
             + gradients_table(check_gradients(X, y))
         )
 
-    def _picture(self, title: str, file: str, caption: str, command: object) -> str:
+    def _picture(self, title: str, file: str, caption: str, command: Command | str) -> str:
         """A figure with what it shows and the command that makes it."""
         kind = f"{self._kind.capitalize()}. " if self._kind else ""
         return f"![{title}]({file})\n\n*{caption}. {kind}Made by* `{command}`"
@@ -304,56 +312,58 @@ class Report:
     def _curves(self, name: str) -> str:
         title = EXERCISES[name].title
         sections = [f"## {title}"]
-        for network, said in NETWORKS.items():
-            command, file = self._fit(name, network), f"{name}-{network}.png"
-            folder = self._folder(name, network, command)
-            shutil.copy(folder / "curves.png", self.output / file)
-            caption = f"{said}: mean and standard deviation over seeds"
-            sections.append(self._picture(f"{title}, {said}", file, caption, command))
+        for fit in self._fits(name):
+            network, file = NETWORKS[fit.network], f"{name}-{fit.network}.png"
+            shutil.copy(self._folder(fit) / "curves.png", self.output / file)
+            caption = f"{network}: mean and standard deviation over seeds"
+            sections.append(self._picture(f"{title}, {network}", file, caption, fit))
         return "\n\n".join(sections)
 
     def _search_section(
-        self, searches: Mapping[str, dict[str, Any]], coarse: Mapping[str, dict[str, Any]]
+        self,
+        searches: Sequence[tuple[Command, dict[str, Any]]],
+        coarse: Sequence[Sequence[dict[str, Any]]],
     ) -> str:
         sections = ["## 4.1 Search for λ"]
-        for network, said in NETWORKS.items():
-            search, file = self._search(network), f"search-{network}.png"
-            shutil.copy(search.output / "search.png", self.output / file)
-            images = CIFAR10DataModule(**search.data).size("val")
-            published = SEARCH if self._published(network) else {}
+        for (find, found), as_published in zip(searches, coarse, strict=True):
+            network, file = NETWORKS[find.network], f"search-{find.network}.png"
+            shutil.copy(self._folder(find) / "search.png", self.output / file)
+            images = CIFAR10DataModule(**self._data(find)).size("val")
+            published = SEARCH if self._published(find.network) else {}
             sections += [
-                self._picture(f"search, {said}", file, said, self._find(network)),
-                search_table(searches[network], coarse[network]["members"], images, published),
+                self._picture(f"search, {network}", file, network, find),
+                search_table(found, as_published, images, published),
             ]
         return "\n\n".join([*sections, self._as_published()])
 
     def _as_published(self) -> str:
         """What the column of that name is."""
-        ours, theirs = self._find("hidden").settings, self._fit("as_published", "hidden").settings
+        theirs = self._fits("as_published")[0].settings
         steps, rates = theirs["trainer"]["max_steps"], TriangularLR(**theirs["schedule"])
+        cycles, ours = f"{steps / rates.cycle:g} cycles", self._finds()[0].settings["schedule"]
         return (
             f"*As published*: the report's code ran n_s = {rates.step_size} instead of "
-            f"{ours['schedule']['step_size']}, so that each of its trainings of {steps} updates "
-            f"was {steps / rates.cycle:g} cycles and stopped in mid-cycle, at η ≈ "
-            f"{rates.rate(steps):.2g}. onelayer runs it (configs/as_published.yaml), and warns: "
-            f"*training stops in mid-cycle: {steps} updates are {steps / rates.cycle:g} cycles of "
-            f"{rates.cycle}*. That is why its search accuracies lie below ours."
+            f"{ours['step_size']}, so that each of its trainings of {steps} updates was {cycles} "
+            f"and stopped in mid-cycle, at η ≈ {rates.rate(steps):.2g}. onelayer runs it "
+            f"(configs/as_published.yaml), and warns: *training stops in mid-cycle: {steps} "
+            f"updates are {cycles} of {rates.cycle}*. That is why its search accuracies lie below "
+            "ours."
         )
 
     def _weights(self) -> str:
         sections = ["## Learnt weights as images"]
-        for network, said in NETWORKS.items():
-            folder = self._folder("three_cycles", network, self._fit("three_cycles", network))
-            state, file = read_checkpoint(last_of(folder))["state_dict"], f"weights-{network}.png"
-            W = state["W1" if network == "hidden" else "W"][0]
-            titles = None if network == "hidden" else self._dataset.class_names
-            plot_weights(W, self.output / file, titles)
-            what = "its hidden units" if network == "hidden" else "the ten classes"
+        for fit in self._fits("three_cycles"):
+            network, file = NETWORKS[fit.network], f"weights-{fit.network}.png"
+            linear = fit.network == "linear"
+            state = read_checkpoint(last_of(self._folder(fit)))["state_dict"]
+            titles = self._dataset.class_names if linear else None
+            plot_weights(state["W" if linear else "W1"][0], self.output / file, titles)
+            what = "the ten classes" if linear else "its hidden units"
             caption = (
-                f"{said}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
+                f"{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
                 "scaled to its own range"
             )
-            sections.append(self._picture(f"weights, {said}", file, caption, self._command))
+            sections.append(self._picture(f"weights, {network}", file, caption, self._command))
         return "\n\n".join(sections)
 
 
@@ -363,22 +373,6 @@ def _configs(name: str, network: str) -> tuple[str, ...]:
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
-    """Options as words of a command line."""
-    return [
-        word
-        for key, v in options.items()
-        for word in (f"--{key}", v if isinstance(v, str) else json.dumps(v, separators=(",", ":")))
-    ]
-
-
-def _check_training(command: Command) -> None:
-    """Raise :class:`InputError` for settings that training would refuse."""
-    name = f"configs/{command.configs[0]}.yaml"
-    try:
-        settings = command.settings
-        OneLayer(**settings["model"])
-        CIFAR10DataModule(**settings["data"]).check_batch_size()
-    except InputError as error:
-        limit = command.options.get("data.limit")
-        remedy = "" if limit is None else f"\ndata.limit is {limit}: raise it, or leave it out."
-        raise InputError(f"{name} cannot be trained so: {error}{remedy}") from error
+    """Options as a command line has them, quoted for any shell."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return [f"--{k} {shlex.quote(text.replace(' ', ''))}" for k, text in texts.items()]
