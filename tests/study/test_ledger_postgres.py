@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from onelayer.core.errors import InputError
-from tests.claiming import figures_of, make_plan, open_ledger
+from tests.claiming import figures_of, make_plan, open_ledger, share
 from tests.killing import run_killed
 from tests.postgres import Server
 from tests.study.tiny import TINY, read_ledger, read_trials
@@ -62,6 +62,13 @@ def test_one_of_two_searches_is_killed_again_and_again(postgres, undisturbed, tm
     assert runs["one"].result() >= 1
     assert runs["two"].result() == 0
     assert read_ledger(storage) == read_ledger(f"sqlite:///{undisturbed / 'search.db'}")
+
+
+def test_a_database_without_an_encoding_serves_too(postgres):
+    storage = postgres.create_database("ENCODING 'SQL_ASCII' TEMPLATE template0")
+    assert share(storage, groups=1) == [0]
+    with closing(open_ledger(storage)) as ledger:
+        assert [trial.params["l2"] for trial in ledger.trials().values()] == [1e-5, 1e-5]
 
 
 def test_a_server_that_goes_away_ends_in_a_clear_error(caplog):

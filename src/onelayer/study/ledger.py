@@ -205,11 +205,12 @@ def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
         # Connections to a file are cheap: none is kept open.
         return partial(_file_lock, folder), {"poolclass": NullPool}
     if kind == "postgresql":
+        utf8 = {"client_encoding": "utf8"}  # also where the database's own is SQL_ASCII
         # A connection is a session of the server: closed, it leaves no lock, whatever is running.
         sessions = create_engine(
-            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **utf8
         )
-        return partial(_advisory_lock, sessions), {"pool_pre_ping": True}
+        return partial(_advisory_lock, sessions), {"pool_pre_ping": True, **utf8}
     raise InputError(
         f"a ledger is a SQLite file or a PostgreSQL database, not {url.render_as_string()}:\n"
         "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."

@@ -276,7 +276,7 @@ class Search:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other searches from writing the files of a folder meanwhile."""
-    lock = FileLock(folder / "search.lock")
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=1)
     except Timeout:
