@@ -96,7 +96,7 @@ class Planned:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What tells it from every other network of the search: stage, index of its λ, seed."""
+        """What distinguishes it in the search: stage, index of its λ, seed."""
         return self.stage, self.index, self.seed
 
 

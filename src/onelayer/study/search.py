@@ -97,7 +97,7 @@ class Search:
     storage: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What the ledger is compared by: all but places."""
+        """What the ledger is compared by: all but where the images come from."""
         groups = {
             "search": asdict(self.plan),
             "data": {k: v for k, v in self.data.items() if k not in PLACES},
@@ -178,8 +178,7 @@ class Search:
     ) -> dict[str, Any]:
         """Choose λ, train with it, and write what the search leaves."""
         top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
-        best, chosen = choose(candidates, "best"), choose(candidates, self.plan.rule)
-        one_se = choose(candidates, "one_se")
+        best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.plan.rule))
         plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
         self._write_best(chosen.l2)
         gone = sorted({row["l2"] for row in rows if row["diverged"]})
@@ -195,8 +194,7 @@ class Search:
         }
         write_json(self.output / "search.json", content)
         left = f"search.csv, search.png, best.yaml, {final_name(chosen.l2)}/"
-        print(f"search: {self.output} ({left})")
-        print(f"trials: {ledger.title}", flush=True)
+        print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
         return content
 
     def _members(self, ledger: Ledger) -> int:
@@ -239,18 +237,11 @@ class Search:
         return [figures[planned.l2, planned.seed] for planned in group]
 
     def _final_data(self) -> dict[str, Any]:
-        return {
-            **self.data,
-            "val_size": self.final.val_size,
-            "batch_size": self.final.batch_size,
-        }
+        final = self.final
+        return {**self.data, "val_size": final.val_size, "batch_size": final.batch_size}
 
     def _final_schedule(self) -> dict[str, Any]:
-        return {
-            **self.schedule,
-            "step_size": self.final.step_size,
-            "cycles": self.final.cycles,
-        }
+        return {**self.schedule, "step_size": self.final.step_size, "cycles": self.final.cycles}
 
     def _write_best(self, l2: float) -> None:
         """best.yaml: ``onelayer fit --config best.yaml`` trains the final networks."""
@@ -275,7 +266,7 @@ class Search:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other searches from writing the files of a folder meanwhile."""
+    """Keep other processes from writing the files of a folder meanwhile."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=1)
