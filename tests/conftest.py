@@ -15,7 +15,7 @@ ensure_torchvision_operators()  # before anything imports lightning
 
 import torch
 
-from onelayer.core import graph
+from onelayer.core import update
 from tests import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
         done.append(work)
         return recording.record(work)
 
-    monkeypatch.setattr(graph, "record", record)
+    monkeypatch.setattr(update, "record", record)
     return done
 
 

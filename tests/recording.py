@@ -59,7 +59,7 @@ class Recording(TorchDispatchMode):
 
 
 def record(work: Callable[[], None]) -> Callable[[], None]:
-    """Stands for onelayer.core.graph.record."""
+    """Stands for onelayer.core.update.record."""
     work()
     with Recording() as recording:
         work()

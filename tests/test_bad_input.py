@@ -23,8 +23,8 @@ from onelayer.data import cifar10, fetch
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import check_batch
 from onelayer.study.plots import plot_curves
-from onelayer.training.curves import read_rows
 from onelayer.training.module import OneLayer
+from onelayer.training.records import read_rows
 from tests.data.test_cifar10 import (
     Touch,
     damage_empty,

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost, linear_cost
     from onelayer.core.schedule import exp_range, triangular, triangular2
     from onelayer.data.datamodule import CIFAR10DataModule
+    from onelayer.training.blocks import Observer
     from onelayer.training.checkpoint import Checkpoints
     from onelayer.training.curves import Curves
     from onelayer.training.module import OneLayer
-    from onelayer.training.progress import Progress
     from onelayer.training.results import Results
     from onelayer.training.schedule import TriangularLR
 
@@ -26,8 +26,8 @@ __all__ = [
     "CIFAR10DataModule",
     "Checkpoints",
     "Curves",
+    "Observer",
     "OneLayer",
-    "Progress",
     "Results",
     "TriangularLR",
     "__version__",
@@ -43,7 +43,7 @@ _HOMES = {
     "Checkpoints": "onelayer.training.checkpoint",
     "Curves": "onelayer.training.curves",
     "OneLayer": "onelayer.training.module",
-    "Progress": "onelayer.training.progress",
+    "Observer": "onelayer.training.blocks",
     "Results": "onelayer.training.results",
     "TriangularLR": "onelayer.training.schedule",
     "exp_range": "onelayer.core.schedule",

@@ -23,11 +23,12 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 # isort: split
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import (  # type: ignore[attr-defined]
     ActionConfigFile,
     LightningArgumentParser,
     LightningCLI,
+    SaveConfigCallback,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -50,7 +51,6 @@ from onelayer.training.curves import Curves
 from onelayer.training.folder import run_folder
 from onelayer.training.interrupt import Stopped, Terminated
 from onelayer.training.module import OneLayer
-from onelayer.training.progress import Progress
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
 
@@ -119,6 +119,8 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
         warnings.filterwarnings("ignore", message="GPU available but not used")  # as it was told
+        # The curves and the learning rate are logged by the number of updates, not by the epoch's.
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
         as_before = warnings.formatwarning
         warnings.formatwarning = lambda message, *_: f"onelayer: warning: {message}\n"
         try:
@@ -300,6 +302,18 @@ def _stem(configs: list[Any] | None) -> str:
     return "+".join(Path(str(path)).stem for path in configs or [])
 
 
+class SaveConfig(SaveConfigCallback):
+    """Saves config.yaml in the folder that holds the run's checkpoints, whatever the logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file; nothing without a logger."""
+        if folder := run_folder(trainer):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(
+                self.config, folder / self.config_filename, skip_none=False, overwrite=True
+            )
+
+
 class OneLayerCLI(LightningCLI):
     """``onelayer fit | validate | test | predict``."""
 
@@ -318,12 +332,12 @@ class OneLayerCLI(LightningCLI):
                 "devices": 1,  # Lightning would take every GPU there is
                 "callbacks": [self.results],
                 "enable_model_summary": False,
-                "log_every_n_steps": 1,  # of blocks, not of updates
             },
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -406,22 +420,31 @@ class OneLayerCLI(LightningCLI):
                 config["data"][key] = saved.get(key, config["data"].get(key))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Our logger and bar where nothing else was asked for."""
+        """Our logger where nothing else was asked for."""
         asked = self._get(self.config_init, "trainer")
         if self.subcommand != "fit" or self._resumed_run is not None or asked.logger is False:
             self.save_config_callback = None  # a resumed run has its own, one without logger none
         if self.subcommand != "fit":
             kwargs["logger"] = asked.logger or False
-        elif asked.logger in (None, True):
+        elif asked.logger in (None, True) and not asked.barebones:
             kwargs["logger"] = self._tensorboard()
         plugins = asked.plugins or []
         kwargs["plugins"] = [
             *(plugins if isinstance(plugins, list) else [plugins]),
             AtomicCheckpointIO(),
         ]
-        if asked.enable_progress_bar is not False:
-            kwargs["callbacks"] = [*(asked.callbacks or []), Progress()]
+        if "spawn" in str(asked.strategy) or "fork" in str(asked.strategy):
+            raise InputError(
+                f"trainer.strategy {asked.strategy} would leave the figures in processes that end "
+                "with the training: use ddp."
+            )
         return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Without Checkpoints where checkpoints are switched off."""
+        if config["barebones"] or config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def instantiate_classes(self) -> None:
         """Make trainer, network and data.
@@ -459,7 +482,8 @@ class OneLayerCLI(LightningCLI):
         folder = None
         if self.trainer.is_global_zero:
             self.datamodule.verify_test()
-            folder = run_folder(self.trainer)
+            if isinstance(self.trainer.logger, TensorBoardLogger):  # others know it later
+                folder = run_folder(self.trainer)
         if folder is None:
             return self.trainer.fit(**kwargs)
         there = set(folder.glob("*"))

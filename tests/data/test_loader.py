@@ -1,17 +1,18 @@
-"""Batches by index: their order, exact resumption, blocks, ranks, and what is refused."""
+"""Batches by index: their order, exact resumption, ranks, and what is refused."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import SequentialSampler
 
 from onelayer.core.errors import InputError
-from onelayer.data.loader import Block, ResidentLoader, check_batch, epoch_order
+from onelayer.data.loader import ResidentLoader, check_batch, epoch_order
 
 Batches = list[list[int]]
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def test_an_epoch_can_be_repeated() -> None:
     assert epoch_of(loader, 3) == first == take(loader)
 
 
-# ---- resuming without following
+# ---- resuming
 
 
 @given(n=sizes, batch_size=sizes, epoch=epochs, data=st.data())
@@ -166,143 +167,13 @@ def test_a_position_beyond_the_epoch_is_refused(position: int) -> None:
         loader_of(20, 3).load_state_dict({"epoch": 0, "position": position})
 
 
-# ---- following the number of updates
-
-
-class Training:
-    """Takes blocks as a training does: the number of updates is all that it remembers."""
-
-    def __init__(self, loader: ResidentLoader, stop: Callable[[int], int], step: int = 0) -> None:
-        self.loader, self.step = loader, step
-        self.blocks: list[tuple[int, int]] = []
-        self.seen: Batches = []
-        loader.follow(lambda: self.step, stop)
-
-    def update(self, block: Block) -> None:
-        assert block.step == self.step
-        self.blocks.append((block.step, len(block)))
-        for X, y in block:
-            self.seen.append(rows_of(X, y))
-            self.step += 1
-
-    def epoch(self) -> "Training":
-        for block in self.loader:
-            self.update(block)
-        return self
-
-
-def reference(n: int, batch_size: int, steps: int) -> Batches:
-    loader = loader_of(n, batch_size)
-    return joined(epoch_of(loader, e) for e in range(steps // len(loader) + 1))[:steps]
-
-
-def every(k: int) -> Callable[[int], int]:
-    return lambda step: (step // k + 1) * k
-
-
-@given(n=sizes, batch_size=sizes, k=st.integers(1, 9), start=st.integers(0, 60))
-def test_blocks_hold_the_very_batches_from_any_update_on(
-    n: int, batch_size: int, k: int, start: int
-) -> None:
-    batch_size = min(batch_size, n)
-    loader = loader_of(n, batch_size)
-    training = Training(loader, every(k), start)
-    end = (start // len(loader) + 1) * len(loader)
-    training.epoch()
-    assert training.step == end  # the epoch of the data
-    training.epoch()
-    assert training.step == end + len(loader)
-    assert training.seen == reference(n, batch_size, training.step)[start:]
-    for step, length in training.blocks:
-        stops = [i for i in range(step + 1, step + length) if i % k == 0 or i % len(loader) == 0]
-        assert stops == []  # no block runs over a stop or an epoch's end
-
-
-def test_blocks_end_where_they_are_told() -> None:
-    loader = loader_of(100, 10)
-    training = Training(loader, lambda step: {0: 3, 3: 4, 4: 50, 10: 17, 17: 20}[step])
-    assert training.epoch().blocks == [(0, 3), (3, 1), (4, 6)]
-    assert training.epoch().blocks[3:] == [(10, 7), (17, 3)]
-
-
-@given(kills=st.lists(st.integers(1, 12), max_size=8), k=st.integers(1, 7))
-def test_a_training_killed_anywhere_ends_as_one_that_was_not(kills: list[int], k: int) -> None:
-    seen: Batches = []
-    step = 0
-    for count in [*kills, 100]:
-        training = Training(loader_of(23, 4), every(k), step)  # a new process
-        while len(training.seen) < count and training.step < 20:
-            for block in training.loader:
-                training.update(block)
-                if len(training.seen) >= count:
-                    break
-        step = training.step
-        seen += training.seen
-    assert seen == reference(23, 4, len(seen))
-    assert len(seen) >= 20
-
-
-def test_iterators_made_before_follow_and_before_the_step_is_known() -> None:
-    loader = loader_of(20, 3)
-    first, second = iter(loader), iter(loader)
-    training = Training(loader, every(100))
-    training.step = 10
-    training.update(next(second))
-    assert training.seen == reference(20, 3, 14)[10:]
-    assert next(second, None) is None
-    training.update(next(first))  # begins now, at the update where the training is
-    assert training.seen == reference(20, 3, 21)[10:]
-
-
-def test_epochs_and_states_have_no_say_in_following() -> None:
-    loader = loader_of(20, 3)
-    loader.load_state_dict({"epoch": 5, "position": 2})
-    training = Training(loader, every(100), 9)
-    loader.sampler.set_epoch(3)
-    assert loader.state_dict() == {"epoch": 1, "position": 2}
-    assert training.epoch().seen == reference(20, 3, 14)[9:]
-
-
-def test_a_block_that_is_not_trained_on_comes_again() -> None:
-    loader = loader_of(20, 3)
-    training = Training(loader, every(2))
-    iterator = iter(loader)
-    for _ in range(2):
-        assert next(iterator).step == 0
-    training.step = 1
-    assert [len(block) for block in itertools.islice(iterator, 1)] == [1]
-
-
-@pytest.mark.parametrize("stop", [4, 5])
-def test_a_stop_that_is_passed_is_refused(stop: int) -> None:
-    loader = loader_of(20, 3)
-    loader.follow(lambda: 5, lambda step: stop)
-    with pytest.raises(ValueError, match=rf"stop\(5\) = {stop}"):
-        next(iter(loader))
-
-
-def test_a_block_names_its_sizes_and_moves_only_its_rows() -> None:
-    loader = loader_of(20, 6)
-    loader.follow(lambda: 2, every(100))
-    (block,) = itertools.islice(loader, 1)
-    assert block.sizes == [6, 2]
-    assert [len(rows) for rows in block.batches] == [6, 2]
-    assert block.X is loader.X
-    assert block.to("cpu") is block
-    moved = block.to("meta")
-    assert moved.X.device.type == moved.batches[0].device.type == "meta"
-    assert moved.X.shape == (8, 3)
-    assert moved.step == 2
+# ---- where the data lie
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("resident", [True, False])
-def test_the_gpu_sees_the_same_batches(resident: bool) -> None:
-    loader = loader_of(20, 3).to("cuda" if resident else "cpu")
-    loader.follow(lambda: 2, every(100))
-    (block,) = itertools.islice(loader, 1)
-    seen = [(X.device.type, rows_of(X.cpu(), y.cpu())) for X, y in block.to("cuda")]
-    assert seen == [("cuda", batch) for batch in reference(20, 3, 7)[2:]]
+def test_the_gpu_sees_the_same_batches() -> None:
+    seen = [(X.device.type, rows_of(X.cpu(), y.cpu())) for X, y in loader_of(20, 3).to("cuda")]
+    assert seen == [("cuda", batch) for batch in take(loader_of(20, 3))]
 
 
 # ---- several processes
@@ -318,11 +189,32 @@ def test_ranks_share_each_batch(n: int, batch_size: int, world: int, epoch: int)
     for batch, *parts in zip(whole, *shares, strict=True):
         assert parts == [batch[r::world] for r in range(world)]
 
-    for rank, loader in enumerate(ranks):
-        loader.follow(lambda: epoch * len(whole), every(10**6))
-        (block,) = itertools.islice(loader, 1)
-        assert [rows_of(X, y) for X, y in block] == shares[rank]
-        assert block.sizes == [len(batch) for batch in whole]
+    for loader in ranks:
+        loader.sampler.set_epoch(epoch)
+        sizes_of_all = [loader.last_batch_size() for _ in loader]
+        assert sizes_of_all == [len(batch) for batch in whole]
+
+
+def test_ranks_are_those_of_torch_distributed_where_none_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = loader_of(10, 4)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    assert loader.processes == (1, 3)
+    assert take(loader) == take(loader_of(10, 4, rank=1, world_size=3))
+    assert loader_of(10, 4, rank=0, world_size=1).processes == (0, 1)
+    with pytest.raises(InputError, match=r"batch_size = 2 .* from 3"):
+        next(iter(loader_of(10, 2)))
+
+
+def test_shuffling_can_be_turned_off() -> None:
+    loader = loader_of(6, 2)
+    assert not isinstance(loader.sampler, SequentialSampler)
+    loader.shuffle = False
+    assert isinstance(loader.sampler, SequentialSampler)
+    assert epoch_of(loader, 0) == epoch_of(loader, 3) == [[0, 1], [2, 3], [4, 5]]
 
 
 # ---- what is refused
@@ -334,9 +226,11 @@ def test_ranks_share_each_batch(n: int, batch_size: int, world: int, epoch: int)
         ({"batch_size": 0}, "batch_size = 0 .* from 1 .* to 8"),
         ({"batch_size": -1}, "batch_size = -1"),
         ({"batch_size": 9}, "batch_size = 9 .* to 8"),
-        ({"batch_size": 2, "world_size": 3}, "batch_size = 2 .* from 3"),
+        ({"batch_size": 2, "rank": 0, "world_size": 3}, "batch_size = 2 .* from 3"),
         ({"rank": 2, "world_size": 2}, "rank = 2 of 2"),
-        ({"rank": -1}, "rank = -1"),
+        ({"rank": -1, "world_size": 1}, "rank = -1"),
+        ({"rank": 0}, "give both or neither"),
+        ({"world_size": 2}, "give both or neither"),
         ({"seed": -1}, "seed = -1"),
         ({"classes": 7}, r"y\[7\] = 7 .* 0 to 6"),
     ],

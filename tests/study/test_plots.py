@@ -6,7 +6,7 @@ import pytest
 
 from onelayer.study import plots
 from onelayer.study.plots import plot_curves, title_of
-from onelayer.training.curves import Row, write_rows
+from onelayer.training.records import Row, write_rows
 
 
 def rows(splits=("train", "val"), members=(0,), diverged=()):

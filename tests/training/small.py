@@ -58,10 +58,10 @@ def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):
         default_root_dir=tmp_path,
         callbacks=list(callbacks),
         logger=logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
         **{
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
             "enable_checkpointing": any(isinstance(c, Checkpoints) for c in callbacks),
             "accelerator": "cpu",
             "devices": 1,

@@ -6,8 +6,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from onelayer.core.errors import InputError
-from onelayer.training.curves import Curves, Row, last_figures, read_rows, write_rows
+from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
+from onelayer.training.records import Row, last_figures, read_rows, write_rows
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SmallData, fit
 

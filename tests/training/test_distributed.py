@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.core.errors import InputError
 from onelayer.training.checkpoint import LAST, read_checkpoint
-from onelayer.training.module import OneLayer
-from tests.training.small import CLASSES, PIXELS, fit
 
 FIT = [
     "fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",
@@ -55,14 +52,6 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch):
         assert ours[5:] == pytest.approx(theirs[5:], rel=1e-10)
     for ours, theirs in zip(summaries[0]["members"], summaries[1]["members"], strict=True):
         assert ours["test"] == pytest.approx(theirs["test"], rel=1e-10)
-
-
-def test_other_strategies_are_refused(tmp_path, monkeypatch):
-    model = OneLayer(4, inputs=PIXELS, classes=CLASSES)
-    fit(tmp_path, model, max_steps=40)
-    monkeypatch.setattr(type(model.trainer), "world_size", 2)
-    with pytest.raises(InputError, match=r"--trainer\.strategy ddp, not SingleDeviceStrategy"):
-        model.on_train_start()
 
 
 def children(pid):

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM in mid-training."""
 
+import math
 import signal
 import threading
 
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.training.blocks import Observer
 from onelayer.training.checkpoint import LAST, Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.interrupt import Stopped
@@ -16,17 +18,17 @@ from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
 
 
-class Signal(Callback):
-    """Sends this process a signal while the block that ends at ``step`` is trained."""
+class Signal(Observer):
+    """Sends this process a signal when the block that ends at ``step`` has been trained."""
 
     def __init__(self, signum, step):
         self.signum, self.step = signum, step
 
-    def next_look(self, step):
-        return self.step if step < self.step else None
+    def next_due(self, step):
+        return self.step if step < self.step else math.inf
 
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step < self.step <= trainer.global_step + 100:
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
             signal.raise_signal(self.signum)
 
 
@@ -73,11 +75,11 @@ def test_a_training_in_another_thread_leaves_signals_alone(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     seen = []
 
-    class Look(Callback):
+    class Handlers(Callback):
         def on_train_batch_end(self, *_):
             seen.append(signal.getsignal(signal.SIGINT))
 
-    thread = threading.Thread(target=train, args=(tmp_path, Look()))
+    thread = threading.Thread(target=train, args=(tmp_path, Handlers()))
     thread.start()
     thread.join()
     assert set(seen) == {before}

@@ -5,18 +5,18 @@ from collections import Counter
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
+from onelayer.core.update import FusedUpdate
 from onelayer.data import pixels
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
-from onelayer.training import module
+from onelayer.training import blocks
+from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
@@ -37,26 +37,34 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Counted(OneLayer):
-    """Counts the operations of its training steps."""
+@pytest.fixture
+def operations(monkeypatch):
+    """Counts the operations of every update that is made in a block."""
+    counted, right = Operations(), FusedUpdate.__call__
 
-    def training_step(self, batch, batch_idx):
-        self.operations = getattr(self, "operations", Operations())
-        with self.operations:
-            super().training_step(batch, batch_idx)
+    def update(self, *args):
+        with counted:
+            right(self, *args)
+
+    monkeypatch.setattr(FusedUpdate, "__call__", update)
+    return counted
 
 
-class Strict(OneLayer):
+@pytest.fixture
+def strict(monkeypatch):
     """Raises where a training step makes the host wait for the GPU, after the first epoch of eight
     updates: the first batch of each of the two sizes is recorded, and that checked.
     """
+    right = blocks._Hooks.training_step
 
-    def training_step(self, batch, batch_idx):
-        torch.cuda.set_sync_debug_mode("error" if self.global_step >= 8 else "default")
+    def training_step(self, batches):
+        torch.cuda.set_sync_debug_mode("error" if self.trainer.global_step >= 8 else "default")
         try:
-            super().training_step(batch, batch_idx)
+            return right(self, batches)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(blocks._Hooks, "training_step", training_step)
 
 
 def by_hand(data, hidden, l2, seed, steps, schedule):
@@ -144,70 +152,29 @@ def test_a_member_driven_to_nan_leaves_the_others_bits_alone(tmp_path, hidden):
         assert with_nan[1].isnan().any()
 
 
-class Recorder(Callback):
-    """The rate of every update, as the optimizer had it, seen by replacing the update."""
+@pytest.fixture
+def rates(monkeypatch):
+    """The rates of all updates that were made in blocks."""
+    seen, right = [], FusedUpdate.__call__
 
-    def __init__(self, model):
-        self.rates, self.steps = [], []
-        right = model.update
+    def update(self, X, y, lr, n=None):
+        seen.append(lr)
+        right(self, X, y, lr, n)
 
-        def update(X, y, optimizer, n):
-            self.rates.append(optimizer.param_groups[0]["lr"])
-            self.steps.append(model.global_step)
-            right(X, y, optimizer, n)
-
-        model.update = update
+    monkeypatch.setattr(FusedUpdate, "__call__", update)
+    return seen
 
 
-def test_every_update_has_its_own_rate_and_its_own_number(tmp_path):
-    model = OneLayer(**SMALL)
-    seen = Recorder(model)
+def test_every_update_has_its_own_rate(tmp_path, rates):
     schedule = TriangularLR(0.01, 0.3, step_size=10)
-    fit(tmp_path, model, callbacks=[schedule], max_steps=37)
-    assert seen.steps == list(range(37))
-    assert seen.rates == [schedule.rate(t) for t in range(37)]
+    model = fit(tmp_path, callbacks=[schedule], max_steps=37)
+    assert rates == [schedule.rate(t) for t in range(37)]
     assert model.trainer.global_step == 37
 
 
-def test_blocks_end_where_somebody_looks(tmp_path):
-    class Looker(Callback):
-        def __init__(self):
-            self.ends = []
-
-        def next_look(self, step):
-            return (step // 7 + 1) * 7
-
-        def on_train_batch_end(self, trainer, *_):
-            self.ends.append(trainer.global_step)
-
-    looker = Looker()
-    fit(tmp_path, callbacks=[looker], max_steps=20)
-    # 60 images in batches of 8: an epoch of 8 updates; and Curves looks at every epoch's end.
-    assert looker.ends == [7, 8, 14, 16, 20]
-
-
-def test_a_callback_that_does_not_say_when_it_looks_sees_every_update(tmp_path):
-    class Counter(Callback):
-        def __init__(self):
-            self.steps = []
-
-        def on_train_batch_end(self, trainer, *_):
-            self.steps.append(trainer.global_step)
-
-    counter = Counter()
-    fit(tmp_path, callbacks=[counter], max_steps=20)
-    assert counter.steps == list(range(1, 21))
-
-
-@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
-def test_model_checkpoint_saves_at_its_own_updates(tmp_path):
-    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=6, save_top_k=-1)
-    model = OneLayer(**SMALL)
-    run = trainer(tmp_path, 20, [TriangularLR(step_size=10), saver], enable_checkpointing=True)
-    run.fit(model, datamodule=SmallData())
-    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == [
-        "step=12.ckpt", "step=18.ckpt", "step=6.ckpt",
-    ]  # fmt: skip
+def test_without_a_schedule_the_rate_is_lr(tmp_path, rates):
+    fit(tmp_path, OneLayer(lr=0.07, **SMALL), callbacks=[], max_steps=5)
+    assert rates == [0.07] * 5
 
 
 def test_any_data_loader_will_do(tmp_path):
@@ -239,16 +206,12 @@ def test_what_any_data_loader_gives_is_checked(tmp_path, X, label, message):
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"limit_train_batches": 3}, "trainer.limit_train_batches .* data.limit"),
-        ({"overfit_batches": 2}, "trainer.overfit_batches .* data.limit"),
-    ],
+    "batch",
+    [{"x": torch.ones(2, PIXELS), "label": torch.zeros(2).long()}, torch.ones(2, PIXELS)],
 )
-@pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_options_that_blocks_cannot_honour_are_refused_by_name(tmp_path, option, message):
-    with pytest.raises(InputError, match=message):
-        fit(tmp_path, **option)
+def test_a_batch_that_is_no_pair_is_refused(batch):
+    with pytest.raises(InputError, match=r"a pair \(X, y\) .* not a (dict with the keys x|Tensor)"):
+        OneLayer(**SMALL).training_step(batch, 0)
 
 
 POPULATION = {"l2": [0.0, 0.1], "seeds": [0, 1], **SMALL}
@@ -256,13 +219,13 @@ POPULATION = {"l2": [0.0, 0.1], "seeds": [0, 1], **SMALL}
 
 @pytest.mark.parametrize(("hidden", "products"), [(0, 2), (4, 5)])
 def test_an_update_is_as_many_products_as_the_maths_has_for_any_number_of_networks(
-    tmp_path, hidden, products
+    tmp_path, operations, hidden, products
 ):
     for arguments in (SMALL, POPULATION):
-        model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
-        counts = model.operations.counts
+        operations.counts.clear()
+        fit(tmp_path, OneLayer(hidden, **arguments), max_steps=40)
         names = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")
-        assert sum(counts[name] for name in names) == 40 * products
+        assert sum(operations.counts[name] for name in names) == 40 * products
 
 
 def test_images_kept_as_bytes_train_the_same_bits(tmp_path, monkeypatch):
@@ -280,18 +243,19 @@ def test_images_kept_as_bytes_train_the_same_bits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_an_update_asks_for_no_value(tmp_path, hidden):
+def test_an_update_asks_for_no_value(tmp_path, operations, hidden):
     """On a GPU the host would wait for it; see the next test for the GPU's own word."""
     waiting = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
     for arguments in (SMALL, POPULATION):
-        model = fit(tmp_path, Counted(hidden, **arguments), max_steps=40)
-        assert not waiting & set(model.operations.counts)
+        fit(tmp_path, OneLayer(hidden, **arguments), max_steps=40)
+        assert operations.counts
+        assert not waiting & set(operations.counts)
 
 
 @pytest.fixture
 def recorded(recorded, monkeypatch):
     """The same, in trainings on the CPU."""
-    monkeypatch.setattr(module, "has_graphs", lambda device: True)
+    monkeypatch.setattr(blocks, "has_graphs", lambda device: True)
     return recorded
 
 
@@ -312,13 +276,12 @@ def test_a_training_of_recorded_updates_is_the_training(tmp_path, recorded, hidd
 def test_a_run_of_recorded_updates_is_resumed_to_the_same_bits(tmp_path, recorded):
     schedule = TriangularLR(0.01, 0.3, step_size=10)
     whole = fit(tmp_path, OneLayer(4, **POPULATION), callbacks=[schedule])
-    for steps, ckpt in ((23, None), (40, tmp_path / "at23.ckpt")):  # 23: before the small batch
-        run = trainer(tmp_path, steps, [schedule])
+    for steps, ckpt in ((23, None), (40, "last")):  # 23: before the small batch
+        run = trainer(tmp_path, steps, [schedule, Checkpoints()])
         model = OneLayer(4, **POPULATION)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="training stops in mid-cycle")
             run.fit(model, datamodule=SmallData(), ckpt_path=ckpt, **SAFELY)
-        run.save_checkpoint(tmp_path / f"at{steps}.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(whole.weights, model.weights, strict=True))
 
 
@@ -340,12 +303,12 @@ def test_batches_of_any_other_loader_are_not_recorded(tmp_path, recorded):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"fused": False}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}], ids=str)
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_an_update_never_waits_for_the_gpu(tmp_path, hidden, options):
+def test_an_update_never_waits_for_the_gpu(tmp_path, strict, hidden, options):
     """That there are graphs is tested, too: a warning that there are none is an error."""
     for arguments in (SMALL, POPULATION):
-        model = Strict(hidden, **arguments, **options)
+        model = OneLayer(hidden, **arguments, **options)
         fit(tmp_path, model, max_steps=40, accelerator="gpu")
         assert model.trainer.global_step == 40
 
@@ -360,19 +323,6 @@ def test_after_training_on_a_gpu_the_data_may_lie_there(tmp_path):
     assert torch.equal(there[1], model.predict_proba(X))
 
 
-def test_float16_is_refused(tmp_path, monkeypatch):
-    """Whatever the loader; on a CPU Lightning makes bfloat16 of it, with a warning."""
-    loader = DataLoader(TensorDataset(*SmallData().tensors("train")), batch_size=8)
-    for data in (
-        {"datamodule": SmallData()},
-        {"train_dataloaders": loader, "val_dataloaders": loader},
-    ):
-        run = trainer(tmp_path, 4)
-        monkeypatch.setattr(type(run), "precision", "16-mixed")
-        with pytest.raises(InputError, match="16-mixed needs a gradient scaler"):
-            run.fit(OneLayer(**SMALL), **data)
-
-
 def test_bfloat16_products_train_nearly_the_same(tmp_path):
     low, full = (
         fit(tmp_path, OneLayer(4, **SMALL), max_steps=40, precision=precision)
@@ -382,13 +332,6 @@ def test_bfloat16_products_train_nearly_the_same(tmp_path):
         assert a.dtype == torch.float32
         assert not torch.equal(a, b)
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
-
-
-def test_without_a_schedule_the_rate_is_lr(tmp_path):
-    model = OneLayer(lr=0.07, **SMALL)
-    seen = Recorder(model)
-    fit(tmp_path, model, callbacks=[], max_steps=5)
-    assert seen.rates == [0.07] * 5
 
 
 def test_evaluate_is_cost_loss_and_accuracy(tmp_path):

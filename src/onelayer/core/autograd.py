@@ -29,13 +29,15 @@ class _SoftmaxCost(Function):
     """``J[m]`` of the network ``parameters``; see :mod:`onelayer.core.formulas` for the maths."""
 
     @staticmethod
-    def forward(ctx: Any, X: Tensor, y: Tensor, l2: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, X: Tensor, y: Tensor, l2: Tensor, n: float, *parameters: Tensor
+    ) -> Tensor:
         gemm_X = gemm_input(X)
         with plain(X):
             inputs, Z = formulas.forward(gemm_X, parameters)
-            ctx.save_for_backward(formulas.residual(Z, y), l2, *parameters, *inputs)
+            ctx.save_for_backward(formulas.residual(Z, y, n), l2, *parameters, *inputs)
             ctx.count, ctx.input_dtype = len(parameters), X.dtype
-            return formulas.cross_entropy(Z, y).mean(1) + formulas.penalty(parameters, l2)
+            return formulas.cross_entropy(Z, y).sum(1) / n + formulas.penalty(parameters, l2)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -61,7 +63,7 @@ class _SoftmaxCost(Function):
             if ctx.needs_input_grad[0]:
                 D = formulas.residuals(G, inputs, parameters)[0]
                 dX = formulas.input_gradient(D, parameters[0]).sum(0).to(ctx.input_dtype)
-        return dX, None, None, *gradients
+        return dX, None, None, None, *gradients
 
 
 class _Once(Function):
@@ -84,11 +86,11 @@ class _Once(Function):
 
 
 class LinearSoftmaxCost(_SoftmaxCost):
-    """The linear softmax: ``apply(X, y, l2, W, b)``."""
+    """The linear softmax: ``apply(X, y, l2, n, W, b)``."""
 
 
 class HiddenSoftmaxCost(_SoftmaxCost):
-    """One hidden ReLU layer: ``apply(X, y, l2, W1, b1, W2, b2)``."""
+    """One hidden ReLU layer: ``apply(X, y, l2, n, W1, b1, W2, b2)``."""
 
 
 def linear_cost(
@@ -152,9 +154,19 @@ def cost(
     y: Tensor,
     parameters: formulas.Parameters,
     l2: float | Sequence[float] | Tensor = 0.0,
+    n: float | None = None,
 ) -> Tensor:
-    """The cost (m,) of the network ``parameters``, whichever of the two it is."""
-    check_shapes(X, y, parameters)
+    """The cost (m,) of the network ``parameters``, whichever of the two it is.
+
+    Args:
+        X: inputs (n', d).
+        y: labels (n',).
+        parameters: ``(W, b)`` or ``(W1, b1, W2, b2)``.
+        l2: λ, one for all members or one each (m,).
+        n: the mean's divisor where the batch is a share of a larger one, which may be empty; n'
+            otherwise.
+    """
+    check_shapes(X, y, parameters, at_least=1 if n is None else 0)
     W = parameters[-2]
     if y.device.type == "cpu":
         check_labels(y, classes=W.shape[1])
@@ -162,15 +174,16 @@ def cost(
         l2 = W.new_full((), l2)  # made on the device: no update waits for it
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
     function = LinearSoftmaxCost if len(parameters) == 2 else HiddenSoftmaxCost
-    result: Tensor = function.apply(X, y, l2, *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(X, y, l2, n or len(X), *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
-def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters) -> None:
+def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters, at_least: int = 1) -> None:
     """Raise :class:`InputError`, with the shapes, unless they fit each other."""
-    if X.ndim != 2 or y.shape != X.shape[:1] or not len(X):
+    if X.ndim != 2 or y.shape != X.shape[:1] or len(X) < at_least:
         raise InputError(
-            f"X must be (n, d) and y (n,) with n >= 1, not {tuple(X.shape)} and {tuple(y.shape)}."
+            f"X must be (n, d) and y (n,) with n >= {at_least}, not {tuple(X.shape)} and "
+            f"{tuple(y.shape)}."
         )
     if y.dtype != torch.int64 or not X.is_floating_point():
         raise InputError(f"X must be floating point and y int64, not {X.dtype} and {y.dtype}.")

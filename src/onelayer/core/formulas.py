@@ -132,7 +132,7 @@ def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
     return l2 * sum(W.square().sum((1, 2)) for W, _ in layers(parameters))
 
 
-def residual(Z: Tensor, y: Tensor, n: int | None = None) -> Tensor:
+def residual(Z: Tensor, y: Tensor, n: float | None = None) -> Tensor:
     """``G = (P - Y) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
 
     Args:

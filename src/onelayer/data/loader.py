@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
@@ -64,56 +64,8 @@ def check_batch(X: Tensor, y: Tensor, classes: int | None = None) -> None:
             )
 
 
-class Block:
-    """The batches of consecutive updates, as indices into the resident data.
-
-    Attributes:
-        step: number of updates done before the first of these.
-        X: features, (n, d): all of them.
-        y: labels (n,).
-        batches: for each update, the rows of its batch, int64, on the device of ``X``. Of several
-            processes each has its share, which is empty where a batch has fewer rows than there
-            are processes.
-        sizes: for each update, the size of its batch over all processes.
-
-    It has a length, the number of updates, and iterating gives each update's ``(X, y)``. Not a
-    dataclass: Lightning would look inside and copy it.
-    """
-
-    __slots__ = ("X", "batches", "sizes", "step", "y")
-
-    def __init__(
-        self, step: int, X: Tensor, y: Tensor, batches: Sequence[Tensor], sizes: Sequence[int]
-    ) -> None:
-        self.step, self.X, self.y = step, X, y
-        self.batches, self.sizes = batches, sizes
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for rows in self.batches:
-            yield self.X.index_select(0, rows), self.y.index_select(0, rows)
-
-    def to(self, device: torch.device | str) -> Block:
-        """Return the block on ``device``: itself where it is there, else with only its own rows."""
-        device = torch.device(device)
-        here = self.X.device
-        if here.type == device.type and device.index in (None, here.index):
-            return self
-        rows = torch.cat(list(self.batches))
-        X, y = self.X.index_select(0, rows).to(device), self.y.index_select(0, rows).to(device)
-        batches = torch.arange(len(rows), device=device).split([len(b) for b in self.batches])
-        return Block(self.step, X, y, batches, self.sizes)
-
-
-class _Following(NamedTuple):
-    step: Callable[[], int]
-    stop: Callable[[int], int]
-
-
 class _Sampler:
-    """What Lightning looks for, to say which epoch begins."""
+    """What Lightning asks for, to say which epoch begins."""
 
     def __init__(self, loader: ResidentLoader) -> None:
         self._loader = loader
@@ -123,24 +75,26 @@ class _Sampler:
 
 
 class _InOrder(_Sampler, SequentialSampler):
-    """By its class Lightning knows that evaluation is not shuffled."""
+    """By its class Lightning knows that a loader is not shuffled."""
 
 
 class ResidentLoader:
     """A data loader over tensors in memory: no workers, no copies but the batch itself.
 
-    Every Lightning model can use it. Its state says exactly where an epoch was left, and
-    with :meth:`follow` it needs none.
+    It gives batches ``(X, y)`` to any Lightning module, or to any loop. Its state says exactly
+    where an epoch was left: what is left of the epoch is then the same, batch for batch.
 
     Args:
         X: features (n, d), floating.
         y: labels (n,), int64.
         batch_size: samples per update, over all processes; the last batch may be smaller.
         seed: of the order.
-        shuffle: a new order every epoch; otherwise always 0 … n-1.
+        shuffle: a new order every epoch; otherwise always 0 … n-1. Lightning's overfit_batches
+            needs False with a module other than OneLayer, whose trainings see to it themselves.
         rank: of this process. It gets the rows ``rank::world_size`` of every batch, so that all
-            have equally many batches and an epoch holds each sample once.
-        world_size: number of processes.
+            have equally many batches and an epoch holds each sample once. By default what
+            torch.distributed says when an epoch begins.
+        world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
 
     Raises:
@@ -156,64 +110,76 @@ class ResidentLoader:
         *,
         seed: int = 0,
         shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         classes: int | None = None,
     ) -> None:
         check_batch(X, y, classes)
-        if not world_size <= batch_size <= len(X):
-            raise InputError(
-                f"batch_size = {batch_size} does not fit {len(X)} samples: it is a whole number "
-                f"from {world_size} (the number of processes) to {len(X)}."
-            )
-        if not 0 <= rank < world_size:
+        if (rank is None) != (world_size is None):
+            raise InputError(f"rank = {rank} and world_size = {world_size}: give both or neither.")
+        if rank is not None and not 0 <= rank < (world_size or 0):
             raise InputError(f"rank = {rank} of {world_size} processes: ranks start at 0.")
         if seed < 0:
             raise InputError(f"seed = {seed}: it must be 0 or more.")
         self.X, self.y = X, y
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
-        self.rank, self.world_size = rank, world_size
-        self.sampler = _Sampler(self) if shuffle else _InOrder(self)
-        self.batch_sampler = None  # Lightning looks here first
-        self._following: _Following | None = None
+        self._processes = None if rank is None or world_size is None else (rank, world_size)
+        self._check_batch_size()
         self._epoch = 0
         self._position = 0  # batches given out in this epoch
         self._resume = False  # whether the next iteration begins at the position
-        self._order: tuple[int, Tensor] | None = None  # of the last epoch asked for
+        self._order: tuple[tuple[int, bool], Tensor] | None = None  # of the last epoch asked for
 
     def __len__(self) -> int:
-        """Return the number of updates in an epoch."""
+        """Return the number of batches in an epoch."""
         return -(-len(self.X) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch | Block]:
+    def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing is read, and nothing decided, before the first batch is asked for.
-        # Lightning makes iterators before it restores state and before hooks call `follow`.
-        yield from self._batches() if self._following is None else self._blocks(self._following)
+        # Lightning makes an iterator before it restores state.
+        epoch, first = self._epoch, self._position if self._resume else 0
+        self._resume = False
+        self._check_batch_size()
+        rows = self._rows(epoch)
+        rank, world_size = self.processes
+        for position in range(first, len(self)):
+            batch = rows[position * self.batch_size : (position + 1) * self.batch_size]
+            if world_size > 1:
+                batch = batch[rank::world_size]
+            # before the yield: Lightning saves state while it works on the batch
+            self._position = position + 1
+            yield self.X.index_select(0, batch), self.y.index_select(0, batch)
+
+    @property
+    def sampler(self) -> _Sampler:
+        """What sets the epoch; a SequentialSampler where the order is always the same."""
+        return _Sampler(self) if self.shuffle else _InOrder(self)
+
+    @property
+    def batch_sampler(self) -> None:
+        """None: Lightning asks it first for the epoch's setter."""
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """Rank and world size: as given, else as torch.distributed has them now."""
+        if self._processes is not None:
+            return self._processes
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1
+
+    def last_batch_size(self) -> int:
+        """Return the size, over all processes, of the batch given out last in this epoch."""
+        start = (self._position - 1) * self.batch_size
+        return min(self.batch_size, len(self.X) - start)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch; a position in this very epoch stays."""
         if epoch != self._epoch:
             self._epoch, self._position = epoch, 0
 
-    def follow(self, step: Callable[[], int], stop: Callable[[int], int]) -> None:
-        """From now on give :class:`Block` objects, placed by the number of updates alone.
-
-        Each begins at the update ``step()`` says and ends before update ``stop(step())`` or at the
-        end of the epoch of the data (``step() // len(self)``), where the iteration ends, too.
-        Neither set_epoch nor loaded state has a say, so resuming is exact wherever the number
-        of updates is.
-
-        Args:
-            step: number of updates done so far.
-            stop: given that number, one that is greater, which the block must not go beyond.
-        """
-        self._following = _Following(step, stop)
-
     def state_dict(self) -> dict[str, int]:
         """Return epoch and position: the batches of the epoch given out so far."""
-        if self._following:
-            epoch, position = divmod(self._following.step(), len(self))
-            return {"epoch": epoch, "position": position}
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -236,33 +202,19 @@ class ResidentLoader:
         self._order = None
         return self
 
-    def _batches(self) -> Iterator[Batch]:
-        epoch, first = self._epoch, self._position if self._resume else 0
-        self._resume = False
-        for position in range(first, len(self)):
-            (rows,) = self._rows(epoch, position, position + 1)
-            # before the yield: Lightning saves state while it works on the batch
-            self._position = position + 1
-            yield self.X.index_select(0, rows), self.y.index_select(0, rows)
+    def _check_batch_size(self) -> None:
+        _, world_size = self.processes
+        if not world_size <= self.batch_size <= len(self.X):
+            raise InputError(
+                f"batch_size = {self.batch_size} does not fit {len(self.X)} samples: it is a whole "
+                f"number from {world_size} (the number of processes) to {len(self.X)}."
+            )
 
-    def _blocks(self, following: _Following) -> Iterator[Block]:
-        epoch = following.step() // len(self)
-        start, end = epoch * len(self), (epoch + 1) * len(self)
-        while (step := following.step()) < end:
-            stop = following.stop(step)
-            if stop <= step:
-                raise ValueError(f"stop({step}) = {stop}: a block must end after it begins.")
-            first, last = step - start, min(stop, end) - start
-            sizes = [
-                min(self.batch_size, len(self.X) - i * self.batch_size) for i in range(first, last)
-            ]
-            yield Block(step, self.X, self.y, self._rows(epoch, first, last), sizes)
-
-    def _rows(self, epoch: int, first: int, last: int) -> list[Tensor]:
-        """Return this process's rows of the batches ``first … last - 1`` of an epoch."""
-        if self._order is None or self._order[0] != epoch:
+    def _rows(self, epoch: int) -> Tensor:
+        """Return the order of an epoch, int64 (n,), on the data's device."""
+        key = epoch, self.shuffle
+        if self._order is None or self._order[0] != key:
             n = len(self.X)
             order = epoch_order(n, self.seed, epoch) if self.shuffle else torch.arange(n)
-            self._order = epoch, order.to(self.X.device)
-        rows = self._order[1][first * self.batch_size : last * self.batch_size]
-        return [batch[self.rank :: self.world_size] for batch in rows.split(self.batch_size)]
+            self._order = key, order.to(self.X.device)
+        return self._order[1]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.training.curves import Row, read_rows
 from onelayer.training.divergence import diverged
+from onelayer.training.records import Row, read_rows
 
 if TYPE_CHECKING:
     import torch

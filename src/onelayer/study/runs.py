@@ -16,7 +16,6 @@ from onelayer.study.plots import plot_curves
 from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_of, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
-from onelayer.training.progress import Progress
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
 
@@ -32,7 +31,6 @@ def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = Fa
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
         enable_model_summary=False,
-        log_every_n_steps=1,
     )
 
 
@@ -51,7 +49,7 @@ def train_and_test(
         data: arguments of CIFAR10DataModule.
         schedule: arguments of TriangularLR.
         folder: of the run.
-        title: of its progress bar and figure.
+        title: of its figure.
         max_steps: updates, where they are not the schedule's whole cycles.
 
     Returns:
@@ -69,7 +67,7 @@ def train_and_test(
         default_hp_metric=False,
         purge_step=resumed + 1,
     )
-    callbacks = [rates, results, Curves(), Checkpoints(), Progress(title)]
+    callbacks = [rates, results, Curves(), Checkpoints()]
     trainer = make_trainer(max_steps or rates.total_steps, callbacks, logger)
     trainer.fit(model, datamodule=module, ckpt_path=last if resumed >= 0 else None)
     if not results.finished:

@@ -25,12 +25,12 @@ from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, pla
 from onelayer.study.plots import plot_search
 from onelayer.study.runs import make_trainer, train_and_test
 from onelayer.study.tables import format_candidates, format_csv
-from onelayer.training.curves import Curves, last_figures
+from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.files import atomic_write
 from onelayer.training.measure import CHUNK, QUANTITIES
 from onelayer.training.module import OneLayer
-from onelayer.training.progress import Progress
+from onelayer.training.records import last_figures
 from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
 
@@ -209,24 +209,21 @@ class Search:
 
     def _train_stage(self, ledger: Ledger, plan: Sequence[Planned], data: SealedData) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
-        title = f"stage {plan[0].stage} of {self.plan.stages}"
-        span = f"[{plan[0].low:.3g}, {plan[0].high:.3g}]"
-        print(f"{title}: {self.plan.number} l2 in {span}", flush=True)
+        stage, span = f"stage {plan[0].stage} of", f"[{plan[0].low:.3g}, {plan[0].high:.3g}]"
+        print(f"{stage} {self.plan.stages}: {self.plan.number} l2 in {span}", flush=True)
         while ledger.unfinished(plan):
             with ledger.claim(plan) as group:
                 if group is not None:
-                    ledger.record(group, self.train(group, data, title))
+                    ledger.record(group, self.train(group, data))
             if group is None:
                 time.sleep(POLL)  # others train the rest
 
-    def train(
-        self, group: Sequence[Planned], data: SealedData, title: str
-    ) -> list[dict[str, float]]:
+    def train(self, group: Sequence[Planned], data: SealedData) -> list[dict[str, float]]:
         """Train a group as one population; each network's final figures."""
         l2s = list(dict.fromkeys(planned.l2 for planned in group))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
-        callbacks = [schedule, curves, Divergence(stop=False), Progress(title)]
+        callbacks = [schedule, curves, Divergence(stop=False)]
         trainer = make_trainer(schedule.total_steps, callbacks)
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}

@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import signal
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError, first_line
-from onelayer.training.folder import run_folder
+from onelayer.training.blocks import Observer
 from onelayer.training.interrupt import Stopped, StopRequest
 
 FOLDER = "checkpoints"
@@ -156,63 +157,69 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class Checkpoints(Checkpoint):
-    """Saves last.ckpt every so many updates and at the end, keeping the one before.
+class Checkpoints(Observer, ModelCheckpoint):
+    """A ModelCheckpoint with other defaults: last.ckpt every so many updates, and the one before.
 
-    Also when SIGINT or SIGTERM ask the training to stop, which it does then, with
+    Also at the end, and when SIGINT or SIGTERM ask the training to stop, which it does then, with
     :class:`~onelayer.training.interrupt.Stopped`. Networks that have all diverged are not saved:
-    what was good before them stays.
+    what was good before them stays. Files are whole or not there (:class:`AtomicCheckpointIO`).
 
     Args:
         every: updates between checkpoints.
+        dirpath: folder of the checkpoints; ModelCheckpoint's, ``checkpoints/`` of the run.
     """
 
-    def __init__(self, every: int = 1000) -> None:
-        super().__init__()
+    def __init__(self, every: int = 1000, dirpath: str | None = None) -> None:
         check_whole("every", every, at_least=1)
+        super().__init__(
+            dirpath=dirpath,
+            filename=Path(LAST).stem,
+            enable_version_counter=False,
+            every_n_train_steps=every,
+        )
         self.every = every
-        self._saved = -1
         self._request = StopRequest()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write through AtomicCheckpointIO unless the user brought another plugin."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-
-    def next_look(self, step: int) -> int | None:
-        """The next multiple of ``every``."""
-        return (step // self.every + 1) * self.every
+        with warnings.catch_warnings():  # a run that is resumed has checkpoints
+            warnings.filterwarnings("ignore", message=".*exists and is not empty")
+            super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sweep what a killed run left half-written."""
-        if trainer.is_global_zero and (folder := _folder(trainer)) and folder.is_dir():
+        """Sweep what a killed run left half-written; of a run that is resumed, know its last."""
+        folder = Path(self.dirpath or "")
+        if trainer.is_global_zero:
             for leftover in folder.glob(f"*{SUFFIX}"):
                 leftover.unlink(missing_ok=True)
+        if (folder / LAST).is_file():
+            self.best_model_path = self.last_model_path = str(folder / LAST)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a signal ends a block of updates, not the process."""
+        super().on_train_start(trainer, pl_module)
+        self._request.watch()
+        if trainer.received_sigterm:  # a moment ago, when only Lightning listened
+            self._request.signum = signal.SIGTERM
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where ``next_look`` said, but an epoch's last batch only once the epoch has ended.
-
-        Lightning's counters of a checkpoint made in between would count that epoch twice.
-        """
-        if not _epoch_is_over(trainer):
-            self._save_if_due(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what ``on_train_batch_end`` put off."""
-        self._save_if_due(trainer)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on a signal ends a block of updates, not the process."""
-        if _folder(trainer) is not None:
-            self._request.watch()
-            if trainer.received_sigterm:  # a moment ago, when only Lightning listened
-                self._request.signum = signal.SIGTERM
+        """Save where it is due, or where a signal asks for it, and then stop."""
+        if signum := self._asked_to_stop(trainer):
+            self._save_now(trainer)
+            raise Stopped(signum, trainer.global_step, self.best_model_path)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.should_stop or trainer.global_step == trainer.max_steps:
+            # Now, not at the end: by then Lightning takes a begun epoch for done, and with more
+            # max_steps would go on with the next one.
+            self._save_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final networks."""
-        self._save(trainer)
+        self._save_now(trainer)
         self._request.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -223,14 +230,12 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Give the signals back."""
+        super().on_exception(trainer, pl_module, exception)
         self._request.release()
 
-    def _save_if_due(self, trainer: Trainer) -> None:
-        signum = self._asked_to_stop(trainer)
-        if signum or trainer.global_step % self.every == 0:
-            self._save(trainer)
-        if signum:
-            raise Stopped(signum, trainer.global_step, f"{_folder(trainer)}/{LAST}")
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where the files lie follows from the run, which may have been moved."""
+        return {}
 
     def _asked_to_stop(self, trainer: Trainer) -> int:
         """The signal; of several processes any one's stops all, after the same update."""
@@ -240,19 +245,22 @@ class Checkpoints(Checkpoint):
         asked = trainer.strategy.reduce_boolean_decision(bool(signum), all=False)
         return signum or (signal.SIGTERM if asked else 0)
 
-    def _save(self, trainer: Trainer) -> None:
-        folder = _folder(trainer)
-        if folder is None or self._saved == trainer.global_step:
-            return
+    def _save_now(self, trainer: Trainer) -> None:
+        """Save unless it has been after this update."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Save as ModelCheckpoint does, keeping the checkpoint before; not what has diverged."""
         if not _has_finite_member(trainer.lightning_module):
             return
         for logger in trainer.loggers:
-            logger.save()  # what came before the checkpoint is not told again after it
-        last = folder / LAST
+            logger.save()  # what came before the checkpoint is not logged again after it
+        last = Path(filepath)
         if trainer.is_global_zero and last.is_file():
             _keep_as_previous(last)
-        trainer.save_checkpoint(last, weights_only=False)
-        self._saved = trainer.global_step
+        super()._save_checkpoint(trainer, filepath)
+        self.last_model_path = filepath
 
 
 def _has_finite_member(module: Any) -> bool:
@@ -268,13 +276,3 @@ def _keep_as_previous(last: Path) -> None:
     except OSError:  # a filesystem without hard links
         shutil.copyfile(last, partial)
     os.replace(partial, last.with_name(PREVIOUS))
-
-
-def _folder(trainer: Trainer) -> Path | None:
-    run = run_folder(trainer)
-    return run / FOLDER if run else None
-
-
-def _epoch_is_over(trainer: Trainer) -> bool:
-    loader: Any = trainer.train_dataloader
-    return trainer.global_step % len(loader) == 0

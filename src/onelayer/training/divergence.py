@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.errors import DivergedError
+from onelayer.training.blocks import Observer
 from onelayer.training.checkpoint import last_of
-from onelayer.training.curves import Curves, Row, is_finite
 from onelayer.training.folder import run_folder
+from onelayer.training.records import Row, is_finite
 
 
-class Divergence(Callback):
+class Divergence(Observer):
     """Names a network that has diverged, and stops the training when none is left.
 
     Members never influence each other, so a population goes on with the others; the diverged ones
-    are left out of every mean and marked in tables and figures.
+    are left out of every mean and marked in tables and figures. It judges whenever Curves has
+    measured, wherever the two stand in the list of callbacks.
 
     Args:
         stop: whether to stop when every network has diverged.
@@ -32,22 +33,12 @@ class Divergence(Callback):
         self.stop = stop
         self._named: set[int] = set()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Judge what Curves has just measured."""
-        self._judge(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the last measurement, which ``on_train_batch_end`` may not have seen."""
-        self._judge(trainer)
-
-    def _judge(self, trainer: Trainer) -> None:
-        rows = next((c.rows for c in trainer.callbacks if isinstance(c, Curves)), [])  # type: ignore[attr-defined]
-        if not rows or rows[-1].step != trainer.global_step:
+    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
+        """Judge the networks by their figures at this update."""
+        if rows[-1].split == "test":
             return
-        latest = {row.member: row for row in rows if row.step == trainer.global_step}
-        gone = diverged(list(latest.values()))
+        latest = {row.member: row for row in rows if row.step == rows[-1].step}
+        gone = diverged([row for row in rows if row.step == rows[-1].step])
         for member in sorted(gone - self._named):
             self._named.add(member)
             if len(gone) < len(latest):
@@ -61,10 +52,6 @@ class Divergence(Callback):
                 f"{every}{describe(rows, min(gone))}\n"
                 f"Lower schedule.max_lr (or model.lr) or model.l2.{_good_checkpoint(trainer)}"
             )
-
-    def next_look(self, step: int) -> int | None:
-        """Wherever Curves looks (see OneLayer.next_stop)."""
-        return None
 
 
 def _good_checkpoint(trainer: Trainer) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The first logger's folder; None without a logger, where Lightning names the working folder.
+    """The folder of the first logger's run, in which ModelCheckpoint makes ``checkpoints/``.
 
-    Unlike ``trainer.log_dir`` it may be asked for by one process of several alone. Only that of
-    the first process is the one written to.
+    None without a logger. It may be asked for by one process of several alone; only that of the
+    first process is the one written to.
     """
     if not trainer.loggers:
         return None
     logger = trainer.loggers[0]
-    own = isinstance(logger, TensorBoardLogger | CSVLogger)
-    folder = logger.log_dir if own else logger.save_dir
-    return Path(folder) if folder else None
+    version = logger.version
+    name = version if isinstance(version, str) else f"version_{version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), name)

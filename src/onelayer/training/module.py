@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
 from onelayer.core.checks import check_number, check_whole
 from onelayer.core.errors import InputError
-from onelayer.core.graph import Graphs, has_graphs
 from onelayer.core.network import initial_parameters, parameter_shapes
-from onelayer.data.loader import Block, ResidentLoader, check_batch
-from onelayer.training.distributed import descend_together_
+from onelayer.core.update import processes, samples_of_all
+from onelayer.data.loader import ResidentLoader, check_batch
+from onelayer.training.blocks import observers
 from onelayer.training.measure import Measure, mean_of_finite
 
-MAX_BLOCK = 100
-"""Updates at most between two looks at the progress bar and for signals."""
+WAYS = ("fused", "cuda_graphs")
+"""Arguments that say how an update is made, not which: a run may be resumed with others."""
 
 
 class Member(NamedTuple):
@@ -46,8 +42,10 @@ class OneLayer(LightningModule):
         seeds: seed of the initial weights, >= 0.
         lr: learning rate where no TriangularLR sets it.
         init_std: standard deviation of the initial weights; 1/sqrt(fan_in) by default.
-        fused: update by one GEMM per layer instead of autograd.Function and optimizer.step().
-            The same formulas, and the same results up to rounding.
+        fused: update by one GEMM per layer, in blocks of updates, where nothing that is there
+            could tell the difference (:mod:`onelayer.training.blocks`), instead of by
+            autograd.Function and optimizer.step(). The same formulas, and the same results up to
+            rounding.
         cuda_graphs: on a GPU, launch a fused update as a whole (a CUDA graph) instead of kernel by
             kernel. The same formulas once more; nothing changes on a CPU.
         inputs: d, pixels of an image.
@@ -91,9 +89,8 @@ class OneLayer(LightningModule):
         for value in seed_list:
             check_whole("seeds", value, at_least=0)
         self.save_hyperparameters()
-        self.automatic_optimization = False
-        self.hidden, self.fused, self.cuda_graphs = hidden, fused, cuda_graphs
-        self._descend_: Callable[..., None] = formulas.descend_
+        self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
+        self.fused, self.cuda_graphs = fused, cuda_graphs
         self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
         if len(set(self.members)) < len(self.members):
             raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
@@ -107,7 +104,6 @@ class OneLayer(LightningModule):
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
         self._l2: formulas.Scalar = l2s[0]
-        self._processes = 1
 
     # ---- the network
 
@@ -170,191 +166,81 @@ class OneLayer(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Plain SGD; the penalty is part of the gradient, so no weight_decay."""
-        return SGD(self.parameters(), lr=self.hparams["lr"])
+        return SGD(self.parameters(), lr=self.lr)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Curves, and Divergence that judges them, unless the trainer has its own."""
+        """Blocks, Curves and Divergence, which judges them, unless the trainer has its own."""
+        from onelayer.training.blocks import Blocks
         from onelayer.training.curves import Curves
         from onelayer.training.divergence import Divergence
 
-        present: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [
-            kind()
-            for kind in (Curves, Divergence)
-            if not any(isinstance(callback, kind) for callback in present)
-        ]
+        trainer: Any = self.trainer
+        kinds = (FromData, Blocks) if trainer.barebones else (FromData, Blocks, Curves, Divergence)
+        return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
 
-    def training_step(self, batch: Block | Sequence[Tensor], batch_idx: int) -> None:
-        """The updates of one block, or of one batch ``(X, y)`` of any other loader."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        for i, (X, y, n) in enumerate(self._batches(batch)):
-            for callback in self._rate_setters:
-                callback.before_update(optimizer, self.global_step)
-            self.update(X, y, optimizer, n)
-            self._count_update(first_of_block=i == 0)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The cost of a batch ``(X, y)``, summed over the members, for autograd."""
+        return self.batch_cost(*self._checked(batch))
 
-    def _batches(
-        self, batch: Block | Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor, int | None]]:
-        """X, y of each update, and the size of its batch over all processes where it is known."""
-        if isinstance(batch, Block):
-            for (X, y), n in zip(batch, batch.sizes, strict=True):
-                yield X, y, n
-        else:
-            yield *self._checked(batch), None
+    def batch_cost(self, X: Tensor, y: Tensor) -> Tensor:
+        """The sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
 
-    def _checked(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        Of several processes each has a share of the batch. DistributedDataParallel averages their
+        gradients, so each share counts as many times as there are processes.
+        """
+        if self._forward_hooks or self._forward_pre_hooks:
+            self(X)  # for torch's pruning and the like, which wait for a call of the module
+        if processes() == 1:
+            return self.cost(X, y).sum()
+        n = samples_of_all(X) / processes()
+        return autograd.cost(X, y, self.weights, self.l2_coefficient(), n).sum()
+
+    def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """A batch of a loader that may not be ours, and have checked nothing.
 
-        Values are looked at in host memory only: on a device it would wait for every batch.
+        Values are read in host memory only: on a device it would wait for every batch.
         """
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
+            raise InputError(
+                f"a batch must be a pair (X, y) of features (n, d) and labels (n,), not a "
+                f"{type(batch).__name__}{keys}."
+            )
         X, y = batch
-        autograd.check_shapes(X, y, self.weights)
-        if X.device.type == "cpu":
+        autograd.check_shapes(X, y, self.weights, at_least=1 if processes() == 1 else 0)
+        if X.device.type == "cpu" and len(X):
             check_batch(X, y, classes=self.weights[-1].shape[1])
         return X, y
-
-    def update(self, X: Tensor, y: Tensor, optimizer: Optimizer, n: int | None = None) -> None:
-        """One update of every member: θ ← θ - η ∂J/∂θ. All training goes through here.
-
-        ``n`` is the size of the batch over all processes, where there are several.
-        """
-        if self.fused or self._processes > 1:
-            lr, X = optimizer.param_groups[0]["lr"], autograd.gemm_input(X)
-            with torch.no_grad(), autograd.plain(X):
-                if self._processes > 1:
-                    descend_together_(X, y, self.weights, self.l2_coefficient(), lr, n)
-                else:
-                    self._descend_(X, y, self.weights, self.l2_coefficient(), lr)
-        else:
-            optimizer.zero_grad()
-            self.cost(X, y).sum().backward()
-            optimizer.step()
-
-    def _count_update(self, first_of_block: bool) -> None:
-        """Tell Lightning, so that global_step, max_steps and every x-axis count updates."""
-        loop = self.trainer.fit_loop.epoch_loop
-        progress = loop.manual_optimization.optim_step_progress
-        progress.increment_ready()
-        progress.increment_completed()
-        if not first_of_block:  # Lightning counts every block as one batch itself
-            loop._batches_that_stepped += 1
-
-    def next_stop(self, step: int) -> int:
-        """Where the block that starts after ``step`` updates must end, at the latest.
-
-        A block ends wherever somebody looks: at max_steps, at the updates that our callbacks name
-        in ``next_look``, where a ModelCheckpoint saves. A callback that wants to see every batch
-        and cannot say when gets blocks of one update.
-        """
-        stops: list[float] = [step + MAX_BLOCK]
-        if self.trainer.max_steps > 0:
-            stops.append(self.trainer.max_steps)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if hasattr(callback, "next_look"):
-                stops.append(callback.next_look(step) or math.inf)
-            elif isinstance(callback, ModelCheckpoint):
-                every = callback._every_n_train_steps
-                stops.append((step // every + 1) * every if every else math.inf)
-            elif _sees_batches(callback):
-                stops.append(step + 1)
-        return int(min(stops))
 
     # ---- hooks
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another network's checkpoint.
+        """Refuse another network's checkpoint; take on its precision.
+
+        Lightning restores weights before it makes the module float64: they would be rounded.
 
         Raises:
             InputError: naming the argument and both values.
         """
         saved = checkpoint.get("hyper_parameters", {})
         for name, value in self.hparams.items():
-            if name in saved and saved[name] != value:
+            if name in saved and saved[name] != value and name not in WAYS:
                 raise InputError(
                     f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
                     "use the run's own value, or start a new run."
                 )
+        weights = checkpoint.get("state_dict", {}).get(self.names[0])
+        if isinstance(weights, Tensor) and weights.is_floating_point():
+            for parameter in self.weights:
+                parameter.data = parameter.data.to(weights.dtype)
 
-    def setup(self, stage: str) -> None:
-        """Take over the training split's statistics.
-
-        Raises:
-            InputError: for images or classes that do not fit the network, or for float16, or
-                weights in half precision.
-        """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
-            if self.hparams[name] != getattr(data, there, self.hparams[name]):
-                raise InputError(
-                    f"model.{name} is {self.hparams[name]}, but the data have "
-                    f"{getattr(data, there)}."
-                )
-        if self.trainer.precision in ("16-true", "bf16-true"):
-            raise InputError(
-                f"trainer.precision {self.trainer.precision} would round statistics and figures "
-                "too: use bf16-mixed, 32-true or 64-true."
-            )
-        if stage == "fit" and self.trainer.precision == "16-mixed":
-            raise InputError(
-                "trainer.precision 16-mixed needs a gradient scaler, which the analytic update has "
-                "not: use bf16-mixed, or 32-true."
-            )
-        if stage == "fit" and hasattr(data, "statistics"):
-            statistics = data.statistics
-            self.mean.copy_(statistics.mean)
-            self.std.copy_(statistics.std)
-
-    def on_train_start(self) -> None:
-        """Let the loader follow the number of updates, and know who sets the rate.
-
-        Raises:
-            InputError: naming an option of the Trainer that blocks of updates cannot honour.
-        """
-        self._processes = self.trainer.world_size
-        if self._processes > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
-            raise InputError(
-                "several processes train together with --trainer.strategy ddp, not "
-                f"{type(self.trainer.strategy).__name__}."
-            )
-        self._descend_ = formulas.descend_  # whatever a training that broke off has left here
-        loader = self.trainer.train_dataloader
-        if isinstance(loader, ResidentLoader):
-            self._refuse_what_blocks_cannot()
-            loader.follow(step=lambda: self.global_step, stop=self.next_stop)
-            if self.cuda_graphs and has_graphs(self.device):
-                self._descend_ = Graphs()  # of the two sizes of batch that there are
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        self._rate_setters = [c for c in callbacks if hasattr(c, "before_update")]
-        self.l2_coefficient()  # on its way to the device now: no update waits for it
-
-    def on_train_end(self) -> None:
-        """Let the graphs go, and the memory they hold."""
-        self._descend_ = formulas.descend_
-
-    def _refuse_what_blocks_cannot(self) -> None:
-        trainer: Any = self.trainer
-        if trainer.fast_dev_run:
-            return
-        for name, usual in (("overfit_batches", 0.0), ("limit_train_batches", 1.0)):
-            if getattr(trainer, name) != usual:
-                raise InputError(
-                    f"trainer.{name} counts Lightning's batches, which here are blocks of many "
-                    f"updates: use data.limit or trainer.max_steps instead of {name}."
-                )
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
+        if batch_idx == 0:
+            self.measured.reset()
         self.measured.update(*self._checked(batch), self.weights)
 
     test_step = validation_step
-
-    def on_validation_epoch_start(self) -> None:
-        """Start the figures anew."""
-        self.measured.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over the members as ``val/cost`` and so on."""
@@ -365,27 +251,54 @@ class OneLayer(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
+        if self.trainer.barebones or not self.measured.update_called:
+            return  # nothing may be logged, or a subclass measures in its own way
         # Results writes the end of a run as a whole, whatever kills came before.
-        told = split == "test" and any(
-            hasattr(callback, "writes_test_figures")
-            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
-        )
+        elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
         for name, value in mean_of_finite(self.figures(self.measured)).items():
-            self.log(f"{split}/{name}", value, logger=False if told else None, sync_dist=True)
+            logger = False if elsewhere else None
+            self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[str], Tensor]:
-        """Names of the images and their class probabilities (n, k)."""
-        X, names = batch
-        return list(names), self.predict_proba(X)
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
+        X, *others = [batch] if isinstance(batch, Tensor) else batch
+        P = self.predict_proba(X)
+        named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
+        return (others[0], P) if named else P
 
 
-def _sees_batches(callback: Callback) -> bool:
-    hooks = ("on_train_batch_start", "on_train_batch_end")
-    ours = type(callback).__module__.startswith("lightning.pytorch.callbacks.")
-    harmless = ours and not isinstance(callback, LearningRateMonitor)  # it logs every update's rate
-    return not harmless and any(
-        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in hooks
-    )
+class FromData(Callback):
+    """What a OneLayer takes from the data module, apart from hooks that subclasses override."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over the training split's statistics.
+
+        Raises:
+            InputError: for images or classes that do not fit the network, or for weights in half
+                precision.
+        """
+        data: Any = getattr(trainer, "datamodule", None)
+        module = cast(Any, pl_module)
+        for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
+            if getattr(module, name) != getattr(data, there, getattr(module, name)):
+                raise InputError(
+                    f"model.{name} is {getattr(module, name)}, but the data have "
+                    f"{getattr(data, there)}."
+                )
+        if trainer.precision in ("16-true", "bf16-true"):
+            raise InputError(
+                f"trainer.precision {trainer.precision} would round statistics and figures "
+                "too: use bf16-mixed, 32-true or 64-true."
+            )
+        if stage == "fit" and hasattr(data, "statistics"):
+            module.mean.copy_(data.statistics.mean)
+            module.std.copy_(data.statistics.std)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'."""
+        loader = trainer.train_dataloader
+        if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
+            loader.shuffle = False
 
 
 def _as_list(name: str, value: Any) -> list[Any]:

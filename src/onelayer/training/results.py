@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from onelayer.training.curves import Curves, last_figures
+from onelayer.training.blocks import Observer
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
+from onelayer.training.records import Row, last_figures
 
 SUFFIX = ".results"
 """Of the TensorBoard file with the final figures."""
 SPLITS = ("train", "val", "test")
 
 
-class Results(Callback):
+class Results(Observer):
     """Collects each member's final figures and writes summary.json in the run's folder.
 
     ``summary`` is None until a fit has ended; the test figures join it when ``trainer.test``
@@ -34,11 +35,12 @@ class Results(Callback):
     ``finished`` is true, and there is nothing to test.
     """
 
-    writes_test_figures = True
+    logs_test_figures = True
 
     def __init__(self) -> None:
         self.summary: dict[str, Any] | None = None
         self.finished, self._trained = False, False
+        self._figures: list[Row] = []  # of each split, measured last
         self._seconds = 0.0
         self._started = 0.0
 
@@ -61,12 +63,11 @@ class Results(Callback):
         if not self._trained and kept is not None and kept["steps"] == trainer.global_step:
             self.summary, self.finished = kept, True
             return
-        curves = _callback(trainer, Curves)
         module = cast(Any, pl_module)
         members: list[dict[str, Any]] = [m._asdict() for m in module.members]
-        for split in ("train", "val"):
-            for row in last_figures(curves.rows, split) if curves else []:
-                _enter(members[row.member], split, row._asdict())
+        for row in self._figures:
+            if row.split != "test":
+                _enter(members[row.member], row)
         self.summary = {
             "dataset": getattr(getattr(trainer, "datamodule", None), "dataset", "custom"),
             "hidden": module.hidden,
@@ -76,16 +77,13 @@ class Results(Callback):
         }
         self._write(trainer)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the test figures to the summary of the fit before, and to curves.csv."""
-        if self.summary is None or self.finished:
+    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
+        """Keep the latest figures; those of a test join the summary of the fit before."""
+        self._figures = [row for split in SPLITS for row in last_figures(rows, split)]
+        if rows[-1].split != "test" or self.summary is None or self.finished:
             return
-        module = cast(Any, pl_module)
-        figures = module.figures(module.measured)
-        for i, member in enumerate(self.summary["members"]):
-            _enter(member, "test", {name: float(figures[name][i]) for name in QUANTITIES})
-        if curves := _callback(trainer, Curves):
-            curves.add(trainer, pl_module, "test", figures)
+        for row in last_figures(rows, "test"):
+            _enter(self.summary["members"][row.member], row)
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -105,12 +103,13 @@ class Results(Callback):
         write_json(folder / "summary.json", self.summary)
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds of training so far."""
-        return {"seconds": self._total()}
+        """Seconds of training so far, and the latest figures."""
+        return {"seconds": self._total(), "rows": [tuple(row) for row in self._figures]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the clock of the run that is resumed."""
+        """Go on with the clock and the figures of the run that is resumed."""
         self._seconds = state_dict["seconds"]
+        self._figures = [Row(*row) for row in state_dict.get("rows", [])]
 
 
 def _log(
@@ -138,10 +137,6 @@ def _log(
             writer.add_scalar(name, mean, step)
 
 
-def _callback(trainer: Trainer, kind: type[Any]) -> Any:
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
-
-
 def _flat(trainer: Trainer) -> dict[str, Any]:
     """Hyperparameters as TensorBoard shows them: scalars and text."""
     hparams = dict(cast(Any, trainer.lightning_module).hparams)
@@ -154,12 +149,13 @@ def _flat(trainer: Trainer) -> dict[str, Any]:
     return {k: v if isinstance(v, simple) else str(v) for k, v in sorted(hparams.items())}
 
 
-def _enter(member: dict[str, Any], split: str, figures: dict[str, Any]) -> None:
+def _enter(member: dict[str, Any], row: Row) -> None:
     """Enter a split's figures; JSON knows neither NaN nor infinity: null is what diverged."""
-    member[split] = {
+    figures = row._asdict()
+    member[row.split] = {
         name: figures[name] if math.isfinite(figures[name]) else None for name in QUANTITIES
     }
-    if None in member[split].values():
+    if None in member[row.split].values():
         member["diverged"] = True
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.optim import Optimizer
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.schedule import check_cycle, exp_range, triangular, triangular2
+from onelayer.training.blocks import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 
 
-class TriangularLR(Callback):
+class TriangularLR(Observer):
     """Cyclical learning rate (Smith, arXiv:1506.01186), set before every update.
 
     The rate is a function of ``trainer.global_step`` alone, so a resumed run needs no state. It is
-    logged as ``lr``. It replaces ``torch.optim.lr_scheduler.CyclicLR`` (whose values it equals)
-    without that class's changes to momentum and without Lightning's stepping it once an epoch.
+    set when a training starts and after each batch, for the next update, so every callback finds it
+    in ``on_train_batch_start``; it is logged as ``lr`` every ``log_every_n_steps`` updates. It
+    replaces ``torch.optim.lr_scheduler.CyclicLR`` (whose values it equals) without that class's
+    changes to momentum and without Lightning's stepping it once an epoch.
 
     Args:
         base_lr: η_min, the rate at the ends of a cycle.
@@ -52,6 +55,9 @@ class TriangularLR(Callback):
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
         self.cycles, self.mode, self.gamma = cycles, mode, gamma
         self._saved: dict[str, Any] = {}
+        self._logged = 0  # the update whose rate was logged last
+        self._set: float | None = None  # the rate that the optimizers were given
+        self._warned = False
 
     @property
     def cycle(self) -> int:
@@ -80,19 +86,11 @@ class TriangularLR(Callback):
         """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
         self._saved = state_dict
 
-    def before_update(self, optimizer: Optimizer, step: int) -> None:
-        """Set every param group to the rate of update ``step``."""
-        lr = self.rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a second master of the rate or another schedule than a resumed run's.
-
-        Warn about a stop in mid-cycle.
+        """Refuse another schedule than a resumed run's; warn about a stop in mid-cycle.
 
         Raises:
-            InputError: naming what sets the rate twice, or the argument and both values.
+            InputError: naming the argument and both values.
         """
         for name, value in self.state_dict().items():
             if self._saved.get(name, value) != value:
@@ -100,22 +98,19 @@ class TriangularLR(Callback):
                     f"schedule.{name} is {value!r} here but {self._saved[name]!r} in the "
                     "checkpoint: resume with the run's own schedule, or start a new run."
                 )
-        if trainer.lr_scheduler_configs:
-            raise InputError(
-                "TriangularLR and an lr_scheduler would both set the rate: keep one of them."
-            )
         if trainer.max_steps > 0 and not _counts_epochs(trainer):
             self._warn_in_mid_cycle(trainer.max_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about a stop in mid-cycle where epochs, now countable, decide the length.
-
-        The first rate is logged here.
-        """
+        """Set and log the first rate; warn where epochs stop the training in mid-cycle."""
+        self._set_rate(trainer)
+        self._logged = trainer.global_step
         if trainer.global_step == 0:
-            self._log_rate(trainer)
+            self._log_rate(trainer, 0)
         if _counts_epochs(trainer):
-            self._warn_in_mid_cycle(int(trainer.estimated_stepping_batches))
+            steps = trainer.estimated_stepping_batches
+            if steps != float("inf"):
+                self._warn_in_mid_cycle(int(steps))
 
     def _warn_in_mid_cycle(self, steps: int) -> None:
         if not steps % self.cycle:
@@ -127,28 +122,50 @@ class TriangularLR(Callback):
             f"{self.base_lr:g}. Whole cycles: max_steps={' or '.join(map(str, whole))}."
         )
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Set the rate (a module that updates several times a batch asks again itself)."""
-        for optimizer in trainer.optimizers:
-            self.before_update(optimizer, trainer.global_step)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the rate; there is no scheduler for LearningRateMonitor to read."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_rate(trainer)
+        """Set the rate of the next update; log those that are due."""
+        self._warn_of_others(trainer)
+        self._set_rate(trainer)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every:
+            first = (self._logged // every + 1) * every
+            for step in range(first, trainer.global_step + 1, every):
+                self._log_rate(trainer, step)
+        self._logged = trainer.global_step
 
-    def _log_rate(self, trainer: Trainer) -> None:
-        step = trainer.global_step
+    def _set_rate(self, trainer: Trainer) -> None:
+        self._set = self.rate(trainer.global_step)
+        for group in _groups(trainer):
+            group["lr"] = self._set
+
+    def _warn_of_others(self, trainer: Trainer) -> None:
+        """Warn, once, where a rate is not the one that was set."""
+        other = next((float(g["lr"]) for g in _groups(trainer) if g["lr"] != self._set), None)
+        if other is None or self._warned:
+            return
+        self._warned = True
+        suspects = [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
+        suspects += [
+            type(callback).__name__
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging)
+        ]
+        who = " and ".join(dict.fromkeys(suspects)) or "another callback or the module"
+        rank_zero_warn(
+            f"two masters set the learning rate: TriangularLR had set {self._set:.4g}, and {who} "
+            f"made {other:.4g} of it. TriangularLR sets its own again after every update: keep one "
+            "of them."
+        )
+
+    def _log_rate(self, trainer: Trainer, step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics({"lr": self.rate(step)}, step=step)
 
-    def next_look(self, step: int) -> int | None:
-        """No update is of more interest than another (see OneLayer.next_stop)."""
-        return None
+
+def _groups(trainer: Trainer) -> list[dict[str, Any]]:
+    return [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
 
 def _counts_epochs(trainer: Trainer) -> bool:

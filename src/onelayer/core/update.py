@@ -1,21 +1,105 @@
-"""The update as a CUDA graph: its kernels in one launch.
+"""The ways to make one update: θ ← θ - η ∂J/∂θ of every member, in place.
+
+All of them are :func:`onelayer.core.formulas.descend_` or its parts; which one trains is chosen
+once, when a training starts. Beside them stands autograd with torch.optim.SGD, which any other
+training of a LightningModule uses; the tests compare them.
 
 On a GPU a kernel of these sizes is done before the host has launched the next one: an update takes
-as long as its dozen launches from Python do. A graph records them once and launches them together.
-What it records is :func:`onelayer.core.formulas.descend_` itself; there is no second update.
+as long as its dozen launches from Python do. A CUDA graph records them once and launches them
+together.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from onelayer.core import formulas
+from onelayer.core.autograd import gemm_input, plain
 from onelayer.core.errors import first_line
+
+
+class Update(Protocol):
+    """One update of a population by a batch."""
+
+    def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
+        """Update in place.
+
+        Args:
+            X: features (n', d).
+            y: labels (n',).
+            lr: η.
+            n: size of the batch over all processes; n' where there is one.
+        """
+
+
+class FusedUpdate:
+    """One GEMM per layer is both gradient and update; kernel by kernel, in one process.
+
+    Args:
+        parameters: updated in place.
+        l2: λ, number or (m,).
+    """
+
+    def __init__(self, parameters: formulas.Parameters, l2: formulas.Scalar) -> None:
+        self.parameters, self.l2 = parameters, l2
+
+    def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
+        """Update in place, with products in autocast's dtype where autocast is on."""
+        X = gemm_input(X)
+        with torch.no_grad(), plain(X):
+            self._descend(X, y, lr, n)
+
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
+        formulas.descend_(X, y, self.parameters, self.l2, lr)
+
+
+class SharedUpdate(FusedUpdate):
+    """The update by a batch that is spread over several processes.
+
+    The gradients are summed over the processes before the update: each ends with the same bits.
+    """
+
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
+        inputs, Z = formulas.forward(X, self.parameters)
+        G = formulas.residual(Z, y, n or samples_of_all(X))
+        shares = formulas.gradients(G, inputs, self.parameters, self.l2 / processes())
+        flat = torch.cat([share.flatten() for share in shares])
+        dist.all_reduce(flat)
+        sizes = [p.numel() for p in self.parameters]
+        for p, gradient in zip(self.parameters, flat.split(sizes), strict=True):
+            p.sub_(gradient.view_as(p), alpha=lr)
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def samples_of_all(X: Tensor) -> int:
+    """Rows of a batch (n', d), summed over all processes: one message."""
+    total = torch.tensor(len(X), device=X.device)
+    dist.all_reduce(total)
+    return int(total)
+
+
+class RecordedUpdate(FusedUpdate):
+    """The fused update as a CUDA graph for each shape of batch that it meets."""
+
+    def __init__(self, parameters: formulas.Parameters, l2: formulas.Scalar) -> None:
+        super().__init__(parameters, l2)
+        self._recordings: dict[Any, _Recording] = {}
+
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
+        key = X.shape, X.dtype, *(p.data_ptr() for p in self.parameters)
+        if key not in self._recordings:
+            self._recordings[key] = _Recording(X, y, self.parameters, self.l2)
+        self._recordings[key](X, y, lr)
 
 
 def has_graphs(device: torch.device) -> bool:
@@ -51,7 +135,7 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-class RecordedUpdate:
+class _Recording:
     """:func:`formulas.descend_` for batches of one shape, recorded.
 
     Nothing but the batch and the rate may change: they are copied to where the graph reads them.
@@ -107,29 +191,3 @@ class RecordedUpdate:
     def _set(self, values: Sequence[Tensor]) -> None:
         for p, value in zip(self.parameters, values, strict=True):
             p.copy_(value)
-
-
-class Graphs:
-    """:func:`formulas.descend_` that records a graph for each shape of batch it meets."""
-
-    def __init__(self) -> None:
-        self._updates: dict[Any, RecordedUpdate] = {}
-
-    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
-        """Copied or pickled without its graphs, which are of this process and these parameters."""
-        return Graphs, ()
-
-    def __call__(
-        self,
-        X: Tensor,
-        y: Tensor,
-        parameters: formulas.Parameters,
-        l2: formulas.Scalar,
-        lr: formulas.Scalar,
-    ) -> None:
-        """One SGD update in place."""
-        where = [t.data_ptr() if isinstance(t, Tensor) else t for t in (*parameters, l2)]
-        key = X.shape, X.dtype, *where
-        if key not in self._updates:
-            self._updates[key] = RecordedUpdate(X, y, parameters, l2)
-        self._updates[key](X, y, lr)

@@ -1,0 +1,79 @@
+"""The rows of curves.csv: the figures of every network at every measurement."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onelayer.core.errors import InputError
+
+
+class Row(NamedTuple):
+    """One line of curves.csv: the figures of one member over one split after ``step`` updates."""
+
+    step: int
+    split: str
+    member: int
+    l2: float
+    seed: int
+    lr: float
+    cost: float
+    loss: float
+    accuracy: float
+
+
+def is_finite(row: Row) -> bool:
+    """Whether the member has not diverged."""
+    return math.isfinite(row.cost) and math.isfinite(row.loss)
+
+
+def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
+    """Write or append rows to a curves.csv; numbers in full, so that they read back exactly."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a" if append else "w", newline="") as file:
+        writer = csv.writer(file)
+        if not append:
+            writer.writerow(Row._fields)
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a curves.csv.
+
+    Raises:
+        InputError: there is no such file, or it is not whole; naming the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the curves {path}: {error}.") from error
+    header, *lines = text.splitlines() or [""]
+    if header != ",".join(Row._fields):
+        raise InputError(
+            f"{path} is not a curves.csv: its first line is {header[:80]!r}, and it must be\n"
+            f"{','.join(Row._fields)}"
+        )
+    if not lines:
+        raise InputError(f"{path} has no figures: nothing stands below its first line.")
+    if not text.endswith("\n"):  # a number cut short is a number still
+        raise InputError(f"{path} is cut short: its last line, {len(lines) + 1}, is not whole.")
+    return [_row(f"{path}, line {i}", line) for i, line in enumerate(lines, start=2)]
+
+
+def _row(where: str, line: str) -> Row:
+    kinds: list[Any] = [int, str, int, float, int, float, float, float, float]
+    try:
+        return Row(*(kind(value) for kind, value in zip(kinds, line.split(","), strict=True)))
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {line[:80]!r} is not\n{','.join(Row._fields)}\nThe file is damaged."
+        ) from error
+
+
+def last_figures(rows: Sequence[Row], split: str) -> list[Row]:
+    """The rows of ``split`` at its last measurement, one per member."""
+    rows = [row for row in rows if row.split == split]
+    return [row for row in rows if row.step == rows[-1].step]
