@@ -1,89 +1,110 @@
 """A process that works on a ledger without training anything.
 
-``python -m tests.claiming URL WHAT`` says "ready" when all is imported, waits for a line, then does
-WHAT, one of the functions below, and prints what it got as JSON.
+``python -m tests.claiming URL WHAT …`` says "ready" when all is imported, and waits for a line. It
+then does WHAT, a function below with these arguments, and prints what it got as JSON.
 """
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from onelayer.study.ledger import Ledger, Planned
+from onelayer.study.ledger import Ledger
+from onelayer.study.plan import Planned
+from tests.killing import fork
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOW, HIGH = 1e-5, 1e-1
 SETTINGS = {"model.hidden": 2, "search.seeds": [0, 1]}
 
 
-def make_plan(passes, stage=1):
-    """Passes of one λ with two seeds."""
+def make_plan(groups, stage=1):
+    """Groups of one λ with two seeds."""
     return [
-        Planned(stage, index, index, LOW * 2**index, seed)
-        for index in range(passes)
+        Planned(stage, index, index, LOW * 2**index, seed, LOW, HIGH)
+        for index in range(groups)
         for seed in (0, 1)
     ]
 
 
-def figures_of(members):
+def figures_of(group):
     """What training would give: a pure function of the plan."""
-    return [{"val_cost": p.l2, "val_accuracy": (p.index + p.seed / 8) / 16} for p in members]
+    return [{"val_cost": p.l2, "val_accuracy": (p.index + p.seed / 8) / 16} for p in group]
 
 
 def open_ledger(storage):
     return Ledger(storage, "out", SETTINGS)
 
 
-def share(storage, passes=6):
-    """Enter, claim and record until all is done; the passes that were claimed here."""
-    ledger, plan, claimed = open_ledger(storage), make_plan(passes), []
-    ledger.enqueue(plan, LOW, HIGH)
-    while not ledger.is_complete(plan):
-        ledger.release_abandoned(plan, LOW, HIGH)
-        members = ledger.claim(plan)
-        if members is None:
-            time.sleep(0.02)
-            continue
-        claimed.append(members[0].part)
-        with ledger.alive(members):
-            time.sleep(0.02)
-        ledger.record(members, figures_of(members))
-    ledger.close()
-    return claimed
+def share(storage, groups=6, say=lambda *_: None):
+    """Claim, train and record until all is finished; the groups that were recorded here."""
+    plan, recorded = make_plan(groups), []
+    with closing(open_ledger(storage)) as ledger:
+        while ledger.unfinished(plan):
+            with ledger.claim(plan) as group:
+                if group:
+                    say("begin", group[0].group)
+                time.sleep(0.02)
+                if group:
+                    ledger.record(group, figures_of(group))
+                    recorded.append(group[0].group)
+                    say("end", group[0].group)
+    return recorded
+
+
+def attack(storage, number, groups=12, kills=12):
+    """Share among processes of which one after another is killed at random and replaced.
+
+    The kills that hit a live process, and what was begun and recorded, in order.
+    """
+    rng, (reader, writer) = random.Random(number), os.pipe()
+
+    def work():
+        share(storage, groups, lambda *words: os.write(writer, f"{json.dumps(words)}\n".encode()))
+        return 0
+
+    children, hits = [fork(work) for _ in range(int(number))], 0
+    for _ in range(kills):
+        time.sleep(rng.uniform(0, 0.15))
+        victim = children.pop(rng.randrange(len(children)))
+        os.kill(victim, signal.SIGKILL)
+        hits += os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
+        children.append(fork(work))
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        return {"hits": hits, "codes": codes, "events": [json.loads(line) for line in lines]}
 
 
 def hold(storage):
-    """Claim a pass and train it for ever."""
-    ledger, plan = open_ledger(storage), make_plan(1)
-    ledger.enqueue(plan, LOW, HIGH)
-    with ledger.alive(ledger.claim(plan)):
+    """Claim a group and train it for ever."""
+    with closing(open_ledger(storage)) as ledger, ledger.claim(make_plan(1)):
         print(json.dumps("held"), flush=True)
         time.sleep(600)
 
 
 def die_recording(storage):
-    """Claim a pass and be killed when its first trial, told last, is about to be told."""
+    """Claim a group and be killed when its second network is about to be entered."""
 
     class Deadly(dict):
         def items(self):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ledger, plan = open_ledger(storage), make_plan(1)
-    ledger.enqueue(plan, LOW, HIGH)
-    members = ledger.claim(plan)
-    first, *others = figures_of(members)
-    ledger.record(members, [Deadly(first), *others])
+    with closing(open_ledger(storage)) as ledger, ledger.claim(make_plan(1)) as group:
+        first, second = figures_of(group)
+        ledger.record(group, [first, Deadly(second)])
 
 
 @contextmanager
-def processes(number, storage, what):
+def processes(number, storage, what, *arguments):
     """Processes that all begin at the same moment; those still alive at the end are killed."""
-    command = [sys.executable, "-m", "tests.claiming", storage, what]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "tests.claiming", storage, what, *arguments]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"}
     started = [
         subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -103,10 +124,10 @@ def processes(number, storage, what):
             process.communicate()
 
 
-def main(storage, what):
+def main(storage, what, *arguments):
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(globals()[what](storage)), flush=True)
+    print(json.dumps(globals()[what](storage, *arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def run_killed(folder, command, kills, timeout=300, env=None):
     """Run a command in ``folder`` with kills after the given seconds; how many hit a live run."""
     path = Path(folder) / "job.json"
     path.write_text(json.dumps({"command": command, "kills": kills}))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}  # for tests
+    ours = f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"  # of this checkout, and tests
+    environment = {**os.environ, "PYTHONPATH": ours, **(env or {})}
     done = subprocess.run(
         [sys.executable, "-m", "tests.killing", str(path)],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout,
@@ -39,7 +40,7 @@ def load_everything():
     share_cores()
     ensure_torchvision_operators()
     import onelayer.cli
-    import onelayer.study.tuning  # noqa: F401
+    import onelayer.study.search  # noqa: F401
 
 
 def fork(function):

@@ -87,10 +87,10 @@ class Server:
         ) as connection:
             connection.execute(statement)
 
-    def create_database(self):
+    def create_database(self, options=""):
         """URL of a new database."""
         name = f"ledger{next(self.numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE DATABASE {name} {options}")
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 
     def stop(self):

@@ -22,7 +22,7 @@ from onelayer.core import gradcheck
 from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-FIT_CONFIGS = [config for config in CONFIGS if config.stem != "search"]  # test_tuning has that
+FIT_CONFIGS = [config for config in CONFIGS if config.stem != "search"]  # test_search has that
 SMALL = [
     "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",
     "--schedule.step_size=10", "--model.hidden=3",
@@ -297,9 +297,10 @@ def test_every_shipped_config_is_understood(config, monkeypatch):
     seen = []
     monkeypatch.setattr(OneLayerCLI, "_run_subcommand", lambda cli, name: seen.append(cli.trainer))
     assert main(["fit", "-c", str(config)]) == 0
-    schedule = yaml.safe_load(config.read_text()).get("schedule", {})
-    updates = 2 * schedule.get("step_size", 500) * schedule.get("cycles", 1)
-    assert seen[0].max_steps == updates
+    settings = yaml.safe_load(config.read_text())
+    schedule = settings.get("schedule", {})
+    whole = 2 * schedule.get("step_size", 500) * schedule.get("cycles", 1)
+    assert seen[0].max_steps == settings.get("trainer", {}).get("max_steps", whole)
 
 
 def test_gradcheck_prints_a_table_or_json(capfd):

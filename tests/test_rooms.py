@@ -21,9 +21,10 @@ MAY_IMPORT = {
     "core": set(),
     "data": {"core", "_compat"},
     "training": {"data", "core", "_compat"},
-    "study": {"training", "data", "core", "_compat"},
+    "study": {"configs", "training", "data", "core", "_compat"},
+    "configs": {"core"},
     "config_files": {"core"},  # the command line's own
-    "cli": {"config_files", "study", "training", "data", "core", "_compat"},
+    "cli": {"config_files", "configs", "study", "training", "data", "core", "_compat"},
     "_compat": set(),
     "__init__": {"cli", "study", "training", "data", "core", "_compat"},
     "__main__": {"__init__", "cli", "study", "training", "data", "core", "_compat"},

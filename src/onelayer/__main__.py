@@ -36,7 +36,7 @@ subcommands:
 examples:
   onelayer fit --config configs/quickstart.yaml
   onelayer fit --config configs/three_cycles.yaml --model.hidden 50 --model.l2 0.01
-  onelayer fit --config configs/three_cycles.yaml --model.seeds [0,1,2,3,4]
+  onelayer fit --config configs/three_cycles.yaml --model.seeds '[0,1,2,3,4]'
       five networks in one pass: mean and spread over their seeds
   onelayer fit -c configs/three_cycles.yaml -c configs/linear.yaml
       the second file is laid over the first, and options over both

@@ -177,8 +177,8 @@ def _shorten(message: str) -> str:
 
 def search(argv: list[str]) -> int:
     """``onelayer search``."""
-    from onelayer.study.search import Plan
-    from onelayer.study.tuning import Final, Search
+    from onelayer.study.plan import Plan
+    from onelayer.study.search import Final, Search
 
     parser = Parser(
         prog="onelayer search", description="Search the regulariser λ (l2) from coarse to fine."
@@ -207,8 +207,8 @@ def search(argv: list[str]) -> int:
 
 def report(argv: list[str]) -> int:
     """``onelayer report``."""
+    from onelayer.study.plan import Plan
     from onelayer.study.report import Report
-    from onelayer.study.search import Plan
 
     parser = Parser(
         prog="onelayer report", description="Repeat the exercises beside their published figures."

@@ -1,4 +1,4 @@
-"""The ledger alone: whatever processes do or suffer, each trial is trained once and kept."""
+"""The ledger alone: whatever processes do or suffer, each network is entered once and kept."""
 
 import json
 import math
@@ -7,14 +7,12 @@ import signal
 import threading
 import time
 from contextlib import closing
-from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from sqlalchemy.engine import URL
 
 from onelayer.core.errors import InputError
-from onelayer.study import ledger as module
 from onelayer.study.ledger import Ledger, is_finite
 from tests.claiming import (
     HIGH,
@@ -35,8 +33,16 @@ def ledger(storage):
         yield ledger
 
 
-def states(ledger):
-    return [trial.state for trial in ledger.study.trials]
+def finish(ledger, plan):
+    """Claim and record what is left of a stage, alone."""
+    while ledger.unfinished(plan):
+        with ledger.claim(plan) as group:
+            ledger.record(group, figures_of(group))
+
+
+def is_free(ledger, plan):
+    with ledger.claim(plan) as group:
+        return group is not None
 
 
 def in_threads(number, work):
@@ -55,179 +61,93 @@ def in_threads(number, work):
     return results
 
 
-def test_trials_are_entered_once_however_often_they_are_enqueued(ledger):
-    for _ in range(2):
-        ledger.enqueue(make_plan(3), LOW, HIGH)
-        ledger.release_abandoned(make_plan(3), LOW, HIGH)
-    assert states(ledger) == [TrialState.WAITING] * 6
+def check_all_entered_once(storage, groups=6):
+    found = {(t.user_attrs["index"], t.user_attrs["seed"]): t.value for t in read_trials(storage)}
+    plan = make_plan(groups)
+    assert len(read_trials(storage)) == len(plan)
+    assert [found[p.index, p.seed] for p in plan] == [f["val_accuracy"] for f in figures_of(plan)]
+
+
+def test_a_group_is_claimed_once_and_again_after_an_exception(ledger):
+    plan = make_plan(2)
+    with ledger.claim(plan) as first, ledger.claim(plan) as second, ledger.claim(plan) as third:
+        assert (first, second, third) == (plan[:2], plan[2:], None)
+    with pytest.raises(KeyboardInterrupt), ledger.claim(plan):
+        raise KeyboardInterrupt
+    assert is_free(ledger, plan)
+    assert ledger.study.trials == []
 
 
 def test_stages_do_not_mix(ledger):
-    for stage in (1, 2):
-        ledger.enqueue(make_plan(2, stage), LOW, HIGH)
-    assert {planned.stage for planned in ledger.claim(make_plan(2, 2))} == {2}
-    assert [t.state for t in ledger.trials(1).values()] == [TrialState.WAITING] * 4
+    finish(ledger, make_plan(2, stage=2))
+    assert len(ledger.unfinished(make_plan(2, stage=1))) == 2
+    assert ledger.unfinished(make_plan(2, stage=2)) == []
 
 
-def test_threads_that_open_one_new_database_share_its_trials(storage):
-    claimed = in_threads(4, lambda _: share(storage))
-    assert sorted(part for parts in claimed for part in parts) == list(range(6))
-    assert [t.state for t in read_trials(storage)] == [TrialState.COMPLETE] * 12
+def test_studies_of_one_database_do_not_wait_for_each_other(storage, ledger):
+    with closing(Ledger(storage, "other", {})) as other, ledger.claim(make_plan(1)):
+        finish(other, make_plan(1))
+    assert ledger.trials() == {}
 
 
-def test_processes_that_open_one_new_database_share_its_trials(storage):
-    with processes(3, storage, "share") as started:
-        claimed = [json.loads(process.communicate(timeout=60)[0]) for process in started]
-    assert sorted(part for parts in claimed for part in parts) == list(range(6))
-    trials = read_trials(storage)
-    assert [t.state for t in trials] == [TrialState.COMPLETE] * 12  # none entered twice
-    values = {(t.user_attrs["index"], t.user_attrs["seed"]): t.value for t in trials}
-    plan = make_plan(6)
-    expected = [f["val_accuracy"] for f in figures_of(plan)]
-    assert [values[p.index, p.seed] for p in plan] == expected
+def test_threads_that_open_one_new_database_share_its_groups(storage):
+    trained = in_threads(4, lambda _: share(storage))
+    assert sorted(group for groups in trained for group in groups) == list(range(6))
+    check_all_entered_once(storage)
 
 
-def test_a_pass_is_put_back_when_its_process_was_killed_and_not_before(storage):
+@pytest.mark.parametrize("number", ["2", "4"])
+def test_processes_that_are_killed_record_no_group_twice_and_lose_none(storage, number):
+    with processes(1, storage, "attack", number) as (process,):
+        seen = json.loads(process.communicate(timeout=120)[0])
+    assert set(seen["codes"]) == {0}
+    ends = [group for what, group in seen["events"] if what == "end"]
+    begins = [group for what, group in seen["events"] if what == "begin"]
+    assert len(ends) == len(set(ends))
+    assert seen["hits"] >= 5
+    assert 12 <= len(begins) <= 12 + seen["hits"]  # begun again only after a kill
+    check_all_entered_once(storage, groups=12)
+
+
+def test_a_group_is_free_when_its_process_was_killed_and_not_before(storage):
     plan = make_plan(1)
     with processes(1, storage, "hold") as (process,), closing(open_ledger(storage)) as ledger:
         assert json.loads(process.stdout.readline()) == "held"
-        ledger.release_abandoned(plan, LOW, HIGH)
-        assert ledger.claim(plan) is None
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        ledger.release_abandoned(plan, LOW, HIGH)
-        assert ledger.claim(plan) == plan
-        assert states(ledger) == [TrialState.FAIL] * 2 + [TrialState.RUNNING] * 2
-
-
-def test_a_killed_process_is_dead_though_nobody_has_waited_for_it(storage):
-    plan = make_plan(1)
-    with processes(1, storage, "hold") as (process,), closing(open_ledger(storage)) as ledger:
-        process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
+        assert not is_free(ledger, plan)
+        os.kill(process.pid, signal.SIGKILL)  # and nobody waits for it
         end = time.monotonic() + 20
-        while (members := ledger.claim(plan)) is None and time.monotonic() < end:
-            ledger.release_abandoned(plan, LOW, HIGH)
-        assert members == plan
+        while not is_free(ledger, plan):
+            assert time.monotonic() < end
 
 
-def test_what_was_told_before_a_kill_stays_and_the_rest_is_trained_again(storage):
+def test_what_was_entered_before_a_kill_stays_and_the_rest_is_trained_again(storage):
     plan = make_plan(1)
     with processes(1, storage, "die_recording") as (process,):
         assert process.wait(60) == -signal.SIGKILL
     with closing(open_ledger(storage)) as ledger:
-        assert states(ledger) == [TrialState.RUNNING, TrialState.COMPLETE]
-        assert not ledger.is_complete(plan)
-        ledger.release_abandoned(plan, LOW, HIGH)
-        assert ledger.claim(plan) == plan  # all of it: a pass is trained as one
-        others = [{"val_cost": 9.0, "val_accuracy": 0.9} for _ in plan]
-        ledger.record(plan, others)
-        assert ledger.is_complete(plan)
-        values = [ledger.trials(1)[0, seed].value for seed in (0, 1)]
-        assert values == [0.9, figures_of(plan)[1]["val_accuracy"]]
+        assert ledger.unfinished(plan) == [plan]  # all of it: a group is trained as one
+        with ledger.claim(plan) as group:
+            ledger.record(group, [{"val_cost": 9.0, "val_accuracy": 0.9} for _ in plan])
+        assert ledger.unfinished(plan) == []
+        values = [ledger.trials()[planned.key].value for planned in plan]
+        assert values == [figures_of(plan)[0]["val_accuracy"], 0.9]
 
 
-def test_a_pass_taken_but_not_signed_is_put_back(ledger):
-    plan = make_plan(1)
-    ledger.enqueue(plan, LOW, HIGH)
-    ledger.study.ask()  # takes the first waiting trial, as a process killed at once would leave it
-    assert ledger.claim(plan) is None
-    ledger.release_abandoned(plan, LOW, HIGH)
-    assert ledger.claim(plan) == plan
-
-
-def test_a_trial_that_failed_and_was_not_entered_again_disturbs_nobody(ledger):
-    plan = make_plan(1)
-    ledger.enqueue(plan, LOW, HIGH)
-    ledger.study.tell(ledger.study.ask(), state=TrialState.FAIL)
-    assert not ledger.is_complete(plan)
-    assert ledger.claim(plan) is None
-    ledger.release_abandoned(plan, LOW, HIGH)
-    assert ledger.claim(plan) == plan
-
-
-def test_of_trials_entered_twice_the_first_that_did_not_fail_counts(ledger):
-    plan = make_plan(2)
-    ledger.enqueue(plan, LOW, HIGH)
-    for trial in ledger.study.trials:
-        ledger.study.add_trial(trial)
-    while members := ledger.claim(plan):
-        ledger.record(members, figures_of(members))
-    assert ledger.is_complete(plan)
-    assert states(ledger) == [TrialState.COMPLETE] * 4 + [TrialState.WAITING] * 4
-
-
-def test_an_exception_while_a_pass_is_trained_puts_it_back_at_once(ledger):
-    plan = make_plan(1)
-    ledger.enqueue(plan, LOW, HIGH)
-    with pytest.raises(KeyboardInterrupt), ledger.alive(ledger.claim(plan)):
-        raise KeyboardInterrupt
-    ledger.release_abandoned(plan, LOW, HIGH)
-    assert ledger.claim(plan) == plan
-
-
-def test_a_process_on_another_machine_is_given_up_after_a_silence_by_our_clock(
-    storage, monkeypatch
+def test_a_group_finished_between_the_question_and_the_claim_is_not_trained_again(
+    ledger, monkeypatch
 ):
-    plan, clock = make_plan(1), SimpleNamespace(now=1000.0)
-    fake = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e6 - clock.now)
-    monkeypatch.setattr(module, "time", fake)
-
-    def sign_from_elsewhere(use):
-        with monkeypatch.context() as context, closing(open_ledger(storage)) as other:
-            context.setattr(module, "_machine", lambda: "elsewhere")
-            use(other)
-
-    def claim(other):
-        other.enqueue(plan, LOW, HIGH)
-        assert other.claim(plan) == plan
-
-    def beat(other):
-        monkeypatch.setattr(module, "BEAT", 0.01)
-        with other.alive(plan):
-            time.sleep(0.2)
-
-    def is_put_back(ledger, after):
-        clock.now += after
-        ledger.release_abandoned(plan, LOW, HIGH)
-        return ledger.trials(1)[0, 0].state == TrialState.WAITING
-
-    sign_from_elsewhere(claim)
-    with closing(open_ledger(storage)) as ledger:
-        assert not is_put_back(ledger, after=1e5)  # its clock may be wrong: we count from now
-        assert not is_put_back(ledger, after=module.SILENCE - 1)
-        sign_from_elsewhere(beat)
-        assert not is_put_back(ledger, after=2)
-        assert not is_put_back(ledger, after=module.SILENCE)
-        assert is_put_back(ledger, after=1)
-        assert ledger.claim(plan) == plan
-
-
-def test_a_process_that_was_taken_for_dead_changes_nothing_when_it_comes_back(storage, monkeypatch):
-    plan = make_plan(1)
-    monkeypatch.setattr(module, "BEAT", 0.01)
-    with closing(open_ledger(storage)) as late, closing(open_ledger(storage)) as other:
-        late.enqueue(plan, LOW, HIGH)
-        with late.alive(late.claim(plan)):
-            for trial in other.study.trials:
-                other.study.tell(trial.number, state=TrialState.FAIL)
-            other.release_abandoned(plan, LOW, HIGH)
-            other.record(other.claim(plan), figures_of(plan))
-            time.sleep(0.1)  # the late one's signs of life find a trial that has ended
-        late.record(plan, [{"val_accuracy": 1.0}] * 2)
-        assert late.is_complete(plan)
-        values = [late.trials(1)[0, seed].value for seed in (0, 1)]
-        assert values == [f["val_accuracy"] for f in figures_of(plan)]
+    plan, real = make_plan(1), ledger.unfinished
+    finish(ledger, plan)
+    answers = iter([[plan]])  # as it was a moment ago
+    monkeypatch.setattr(ledger, "unfinished", lambda p: next(answers, None) or real(p))
+    assert not is_free(ledger, plan)
 
 
 def test_figures_that_are_no_numbers_become_null_and_rank_last(ledger):
     plan = make_plan(2)
-    ledger.enqueue(plan, LOW, HIGH)
     wild = [{"val_cost": math.nan, "val_accuracy": 0.1}, {"val_cost": 1, "val_accuracy": math.inf}]
-    ledger.record(ledger.claim(plan), wild)
-    ledger.record(ledger.claim(plan), figures_of(plan[2:]))
-    assert ledger.is_complete(plan)
-    first, second = (ledger.trials(1)[0, seed] for seed in (0, 1))
+    ledger.record(plan, [*wild, *figures_of(plan[2:])])
+    first, second = (ledger.trials()[planned.key] for planned in plan[:2])
     assert (first.value, first.user_attrs["val_cost"]) == (0.0, None)
     assert (second.value, second.user_attrs["val_accuracy"]) == (0.0, None)
     assert not is_finite({"val_cost": first.user_attrs["val_cost"]})
@@ -243,10 +163,15 @@ def test_other_settings_are_refused_with_both_values(storage, ledger):
     with pytest.raises(InputError, match="new is 1 here but None there"):
         Ledger(storage, "out", {**SETTINGS, "new": 1})
     Ledger(storage, "out", {**SETTINGS, "search.seeds": (0, 1)}).close()
-    Ledger(storage, "other", {"model.hidden": 50}).close()  # another study in the same database
 
 
-def test_of_settings_that_come_at_once_the_first_are_kept_for_all(storage):
+def test_a_ledger_of_an_earlier_version_is_refused(storage, ledger):
+    ledger.study.set_user_attr("settings", SETTINGS)  # where that kept them
+    with pytest.raises(InputError, match="made by an earlier version of onelayer"):
+        open_ledger(storage)
+
+
+def test_of_values_that_come_at_once_the_first_is_kept_for_all(storage):
     def bring(i):
         with closing(open_ledger(storage)) as ledger:
             return ledger.keep("members", i)
@@ -256,19 +181,27 @@ def test_of_settings_that_come_at_once_the_first_are_kept_for_all(storage):
 
 def test_optuna_reads_the_ledger(storage, ledger):
     plan = make_plan(2)
-    ledger.enqueue(plan, LOW, HIGH)
-    while members := ledger.claim(plan):
-        ledger.record(members, figures_of(members))
-    trials = read_trials(storage)
+    ledger.study.add_trial(optuna.trial.create_trial(value=0.0))  # not ours: it disturbs nobody
+    finish(ledger, plan)
+    _, *trials = read_trials(storage)
     assert [t.params["l2"] for t in trials] == [p.l2 for p in plan]
-    assert trials[0].distributions["l2"] == optuna.distributions.FloatDistribution(
-        LOW, HIGH, log=True
-    )
-    known = ("stage", "index", "part", "seed")
+    range_ = optuna.distributions.FloatDistribution(LOW, HIGH, log=True)
+    assert trials[0].distributions["l2"] == range_
+    known = ("stage", "index", "group", "seed")
     assert [[t.user_attrs[k] for k in known] for t in trials] == [
         [getattr(p, k) for k in known] for p in plan
     ]
     assert [t.user_attrs["val_accuracy"] for t in trials] == [t.value for t in trials]
+
+
+@pytest.mark.parametrize("name", ["what?x=1", "a {b} 100%", "α#β", "c@d:e"])
+def test_a_file_may_have_any_name(tmp_path, name):
+    path = tmp_path / name / "search.db"
+    with closing(open_ledger(URL.create("sqlite", database=str(path)))) as ledger:
+        finish(ledger, make_plan(1))
+    assert path.is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["search.db", "search.db.locks"]
 
 
 @pytest.mark.parametrize(
@@ -297,8 +230,7 @@ def test_a_database_that_cannot_be_used_is_refused_in_a_few_lines(storage, messa
 def test_a_database_that_fails_later_says_how_to_go_on(tmp_path):
     database, plan = tmp_path / "search.db", make_plan(1)
     with closing(open_ledger(f"sqlite:///{database}")) as ledger:
-        ledger.enqueue(plan, LOW, HIGH)
         database.write_bytes(b"no database" * 10000)
-        for use in (ledger.claim, ledger.is_complete):
+        for use in (ledger.unfinished, lambda plan: ledger.record(plan, figures_of(plan))):
             with pytest.raises(InputError, match="the same command goes on from there"):
                 use(plan)

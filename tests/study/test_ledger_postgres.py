@@ -4,12 +4,13 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from optuna.trial import TrialState
 
 from onelayer.core.errors import InputError
-from tests.claiming import HIGH, LOW, make_plan, open_ledger
+from tests.claiming import figures_of, make_plan, open_ledger, share
 from tests.killing import run_killed
 from tests.postgres import Server
 from tests.study.tiny import TINY, read_ledger, read_trials
@@ -63,14 +64,23 @@ def test_one_of_two_searches_is_killed_again_and_again(postgres, undisturbed, tm
     assert read_ledger(storage) == read_ledger(f"sqlite:///{undisturbed / 'search.db'}")
 
 
-def test_a_server_that_goes_away_ends_in_a_clear_error():
+def test_a_database_without_an_encoding_serves_too(postgres):
+    storage = postgres.create_database("ENCODING 'SQL_ASCII' TEMPLATE template0")
+    assert share(storage, groups=1) == [0]
+    with closing(open_ledger(storage)) as ledger:
+        assert [trial.params["l2"] for trial in ledger.trials().values()] == [1e-5, 1e-5]
+
+
+def test_a_server_that_goes_away_ends_in_a_clear_error(caplog):
     if Server.missing():
         pytest.skip(Server.missing())
+    plan, go_on = make_plan(1), "the same command goes on from there"
     with Server() as server:
-        ledger = open_ledger(server.create_database())
-        ledger.enqueue(make_plan(1), LOW, HIGH)
-        server.stop()
-        for use in (ledger.claim, ledger.is_complete):
-            with pytest.raises(InputError, match="the same command goes on from there"):
-                use(make_plan(1))
-        ledger.close()
+        with closing(open_ledger(server.create_database())) as ledger:
+            with ledger.claim(plan) as group:
+                server.stop()
+                with pytest.raises(InputError, match=go_on):
+                    ledger.record(group, figures_of(group))
+            with pytest.raises(InputError, match=go_on):
+                ledger.unfinished(plan)
+        assert caplog.records == []  # nothing of SQLAlchemy's own

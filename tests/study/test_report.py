@@ -1,47 +1,147 @@
 """The report: every exercise with its figures, and what is finished is not trained again."""
 
+import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.study import report
-from onelayer.training.module import OneLayer
+from onelayer.study import search
+from onelayer.study.plan import Plan
+from onelayer.study.report import Report
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = [
     "report", "--data.source=synthetic", "--data.limit=200", "--step_size=4", "--seeds=[0,1]",
     "--search.number=3", "--search.stages=1", "--output=docs", "--runs=runs",
 ]  # fmt: skip
+TYPED = (
+    "onelayer report --seeds '[0,1]' --data.source synthetic --data.limit 200 --step_size 4 "
+    "--search.stages 1 --search.number 3"
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
 
 
-def member(accuracy):
-    figures = {"cost": 2.0, "loss": 1.5, "accuracy": accuracy}
-    return {"l2": 0.0, "seed": 0, "test": figures}
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder in which a quick report was made."""
+    folder = tmp_path_factory.mktemp("quick")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(QUICK) == 0
+    return folder
 
 
-@pytest.mark.parametrize(("published", "within"), [(48.0, "yes"), (56.0, "yes"), (59.3, "no")])
-def test_a_published_figure_within_two_deviations_is_said_to_be(published, within):
-    """Ours are 40 and 50: mean 45, standard deviation 7.07."""
-    row = report._row("an exercise", "linear", "test", published, None, [member(0.4), member(0.5)])
-    assert row.endswith(f"| {published:g} |  | 45.00 ± 7.07 | {within} |")
-
-
-@pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
-def test_the_report_has_every_exercise_and_repeats_none(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(QUICK) == 0
-    text = (tmp_path / "docs" / "report.md").read_text()
+def test_the_report_has_every_exercise_and_repeats_none(quick, monkeypatch):
+    text = (quick / "docs" / "report.md").read_text()
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
-    for part in ("Gradients", "Results", "overfit", "one cycle", "three cycles", "final", "Search"):
-        assert any(part in heading for heading in headings), part
+    for word in ("Gradients", "Results", "overfit", "one cycle", "three cycles", "final", "Search"):
+        assert any(word in heading for heading in headings), word
     assert "built-in synthetic images, not of CIFAR-10" in text
     pictures = re.findall(r"!\[.+\]\((.+\.png)\)", text)
-    assert sorted(pictures) == sorted(p.name for p in (tmp_path / "docs").glob("*.png"))
-    assert text.count("Made by") >= len(pictures)
+    assert sorted(pictures) == sorted(p.name for p in (quick / "docs").glob("*.png"))
     table = [line for line in text.splitlines() if re.search(r"\| (train|val|test) \|", line)]
     assert len(table) == 30  # four trainings and the search's, two networks, three splits
     assert all(" ± " in line for line in table)
 
-    monkeypatch.setattr(OneLayer, "update", lambda *_: pytest.fail("trained again"))
+    monkeypatch.chdir(quick)
+    before = {p: p.stat().st_mtime_ns for p in quick.rglob("*.ckpt")}
     assert main(QUICK) == 0
-    assert (tmp_path / "docs" / "report.md").read_text() == text
+    assert {p: p.stat().st_mtime_ns for p in quick.rglob("*.ckpt")} == before
+    assert (quick / "docs" / "report.md").read_text() == text
+
+
+def test_a_quick_look_says_so_and_compares_nothing_published(quick):
+    text = (quick / "docs" / "report.md").read_text()
+    assert text.splitlines()[0] == "# The report's exercises, repeated, a quick look"
+    assert f"Made by `{TYPED}`, which" in text
+    captions = re.findall(r"^\*.*Made by.*", text, re.MULTILINE)
+    assert len(captions) == text.count("![") == 12
+    assert all("A quick look. Made by* `onelayer" in caption for caption in captions)
+    assert not re.search(r"\| (yes|no) \|", text)
+    assert "48.09" not in text
+    assert "18 updates are 2.25 cycles of 8" in text
+
+
+def test_the_commands_of_captions_make_what_they_stand_under(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    text = (quick / "docs" / "report.md").read_text()
+    for picture in ("overfit-linear", "search-hidden"):
+        command = re.search(rf"\({picture}\.png\)\n\n.*Made by\* `(.*)`", text)[1]
+        assert main(shlex.split(command)[1:]) == 0
+    (ours,) = tmp_path.glob("lightning_logs/overfit+linear/version_0/summary.json")
+    (theirs,) = quick.glob("runs/overfit-linear-*/result.json")
+    assert json.loads(ours.read_text())["members"] == json.loads(theirs.read_text())["members"]
+    (ours,) = tmp_path.glob("lightning_logs/search/search.json")
+    (theirs,) = quick.glob("runs/search-hidden-*/search.json")
+    found = [json.loads(path.read_text()) for path in (ours, theirs)]
+    assert found[0]["candidates"] == found[1]["candidates"]
+    assert found[0]["final"]["members"] == found[1]["final"]["members"]
+
+
+def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeypatch, capsys):
+    monkeypatch.chdir(quick)
+    (folder,) = quick.glob("runs/final-hidden-*")
+    (folder / "notes.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in quick.rglob("*") if p.is_file()}
+    other = [word for word in QUICK if "step_size" not in word] + ["--step_size=3"]
+    assert main(other) == 2
+    error = capsys.readouterr().err
+    assert "docs/report.md was not made by onelayer report" in error
+    assert "name another folder with --output" in error
+    monkeypatch.setattr(search.Search, "run", lambda self: pytest.fail("far enough"))
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        main([*other, "--output=other"])
+    assert len(list(quick.glob("runs/final-hidden-*"))) == 2
+    assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.limit=100"], ["final.yaml", "batch_size", "100", "raise it, or leave it out"]),
+        (["--seeds=[]"], ["overfit.yaml", "seeds"]),
+        (["--step_size=-1"], ["overfit.yaml", "step_size"]),
+    ],
+)
+def test_what_an_exercise_would_refuse_is_refused_first(
+    tmp_path, monkeypatch, capsys, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--data.source=synthetic", *options]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert len(error.splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "typed", "kind"),
+    [
+        ({}, "", ""),
+        ({"data": {"root": "there", "source": "cifar10"}}, "", ""),
+        ({"seeds": [3]}, " --seeds '[3]'", ""),
+        ({"search": Plan(members=3)}, "", ""),
+        ({"search": Plan(number=9)}, " --search.number 9", "with other settings"),
+        ({"data": {"limit": 500}}, " --data.limit 500", "a quick look"),
+        ({"schedule": {"step_size": 9}}, " --step_size 9", "a quick look"),
+    ],
+)
+def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, changes, typed, kind):
+    report = Report(tmp_path, tmp_path, **{"data": {}, **changes})
+    assert (report._command, report._kind) == (f"onelayer report{typed}", kind)
+    assert report._published("hidden") == (kind == "")
+    assert not report._published("linear")
+    assert not Report(tmp_path, tmp_path, {"source": "synthetic"})._published("hidden")
+
+
+def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
+    report = Report(tmp_path, tmp_path, data={})
+    for l2, compared in ((0.0061, False), (3e-4, True)):
+        found = {"l2": l2, "final": {"members": []}}
+        (result,) = report._results([], [(report._finds()[0], found)])
+        assert (result.published is not None) == compared

@@ -1,105 +1,120 @@
-"""What a search tries and chooses: a pure function of its settings and of validation."""
+"""``onelayer search`` on tiny data: what it leaves, and what kills and company cannot change."""
 
-import math
+import csv
+import json
+import subprocess
+import sys
+import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import yaml
+from PIL import Image
 
-from onelayer.core.errors import InputError
-from onelayer.study.search import (
-    Candidate,
-    Plan,
-    choose,
-    draw_l2,
-    plan_stage,
-    ranking,
-    standard_error,
-    top_range,
-)
+from onelayer.__main__ import main
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.study import search
+from onelayer.study.search import SealedData
+from tests.study.tiny import FIGURES, TINY, read_ledger, read_trials
 
 
-def candidate(l2, mean, error=0.01, stage=1, index=0):
-    return Candidate(stage, index, l2, mean, error, 1)
+def trials(database):
+    return read_ledger(f"sqlite:///{database}")
 
 
-@given(st.integers(0, 99), st.integers(1, 5), st.integers(0, 99))
-def test_a_draw_depends_on_seed_stage_and_index_alone_and_stays_in_range(seed, stage, index):
-    plan = Plan(seed=seed)
-    l2 = draw_l2(plan, stage, index, 1e-5, 1e-1)
-    assert 1e-5 <= l2 <= 1e-1
-    assert l2 == draw_l2(Plan(seed=seed, number=7), stage, index, 1e-5, 1e-1)
-    assert l2 != draw_l2(Plan(seed=seed + 1), stage, index, 1e-5, 1e-1)
-    assert l2 != draw_l2(plan, stage + 1, index, 1e-5, 1e-1)
+def test_a_search_leaves_all_that_it_promises(undisturbed):
+    with (undisturbed / "search.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 2
+    assert {row["diverged"] for row in rows} == {"False"}
+    with Image.open(undisturbed / "search.png") as picture:
+        assert min(picture.size) > 400
+    ledger = trials(undisturbed / "search.db")
+    assert len(ledger) == 16
+    for row in rows:
+        kept = ledger[int(row["stage"]), int(row["index"]), int(row["seed"])]
+        assert [float(row["l2"]), *(float(row[name]) for name in FIGURES)] == [kept[0], *kept[2:]]
+    found = json.loads((undisturbed / "search.json").read_text())
+    assert [m["seed"] for m in found["final"]["members"]] == [0, 1]
+    assert all("test" in m for m in found["final"]["members"])
 
 
-def test_draws_are_uniform_in_log_l2():
-    logs = [math.log10(draw_l2(Plan(), 1, i, 1e-5, 1e-1)) for i in range(2000)]
-    for quarter in range(4):
-        share = sum(-5 + quarter <= value < -4 + quarter for value in logs) / len(logs)
-        assert share == pytest.approx(0.25, abs=0.04)
+def test_the_second_stage_lies_within_the_best_of_the_first(undisturbed):
+    with (undisturbed / "search.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    means = {}
+    for row in (row for row in rows if row["stage"] == "1"):
+        means.setdefault(float(row["l2"]), []).append(float(row["val_accuracy"]))
+    best = sorted(means, key=lambda l2: (-sum(means[l2]), -l2))[:2]
+    second = {float(row["l2"]) for row in rows if row["stage"] == "2"}
+    assert min(best) <= min(second) <= max(second) <= max(best)
 
 
-def test_a_grid_is_even_in_log_l2_and_holds_both_ends():
-    plan = Plan(grid=True, number=5)
-    grid = [draw_l2(plan, 1, i, 1e-5, 1e-1) for i in range(5)]
-    assert grid == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+def test_best_yaml_is_run_by_fit_as_it_is(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "-c", str(undisturbed / "best.yaml")]) == 0
+    ours = json.loads((tmp_path / "lightning_logs/best/version_0/summary.json").read_text())
+    final = json.loads((undisturbed / "search.json").read_text())["final"]
+    assert ours["members"] == final["members"]
+    assert yaml.safe_load((undisturbed / "best.yaml").read_text())["model"]["seeds"] == [0, 1]
 
 
-def test_passes_hold_whole_l2_within_the_limit():
-    plan = plan_stage(Plan(number=7, seeds=[0, 1]), 2, 1e-4, 1e-3, members=5)
-    assert len(plan) == 14
-    parts = {}
-    for planned in plan:
-        parts.setdefault(planned.part, []).append(planned)
-    assert [len(part) for part in parts.values()] == [4, 4, 4, 2]
-    assert all({p.seed for p in part} == {0, 1} for part in parts.values())
-    one_at_a_time = plan_stage(Plan(number=3, seeds=[0, 1]), 1, 1e-4, 1e-3, members=1)
-    assert {planned.part for planned in one_at_a_time} == {0, 1, 2}
+def test_searched_again_it_trains_nothing_and_says_the_same(undisturbed, capsys, monkeypatch):
+    before = trials(undisturbed / "search.db")
+    monkeypatch.setattr(search.Search, "train", lambda *_: pytest.fail("trained again"))
+    assert main(["search", *TINY, "--output", str(undisturbed)]) == 0
+    assert trials(undisturbed / "search.db") == before
+    assert "<- chosen" in capsys.readouterr().out
 
 
-def test_the_next_range_spans_the_best_so_far():
-    candidates = [candidate(10.0**-i, 0.5 - abs(i - 3) / 100) for i in range(1, 8)]
-    assert top_range(candidates, 3) == (pytest.approx(1e-4), pytest.approx(1e-2))
-    assert top_range(candidates, 99) == (pytest.approx(1e-7), pytest.approx(1e-1))
+def test_another_rule_needs_no_training_of_the_stages(undisturbed, monkeypatch):
+    monkeypatch.setattr(search.Search, "train", lambda *_: pytest.fail("trained again"))
+    assert main(["search", *TINY, "--search.rule=best", "--output", str(undisturbed)]) == 0
+    found = json.loads((undisturbed / "search.json").read_text())
+    assert found["l2"] == found["best"]["l2"]
 
 
-def test_an_empty_top_list_says_what_to_do():
-    with pytest.raises(InputError, match="every network of the search diverged"):
-        top_range([], 5)
+def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
+    assert main(["search", *TINY, "--search.number=5", "--output", str(undisturbed)]) == 2
+    assert "search.number is 5 here but 4 there" in capsys.readouterr().err
+    assert main(["search", *TINY, "--data.seed=3", "--output", str(undisturbed)]) == 2
+    assert "data.seed is 3 here but 0 there" in capsys.readouterr().err
 
 
-def test_the_rules():
-    candidates = [candidate(1e-4, 0.50), candidate(1e-3, 0.495), candidate(1e-2, 0.48)]
-    assert choose(candidates, "best").l2 == 1e-4
-    assert choose(candidates, "one_se").l2 == 1e-3
-    assert [c.l2 for c in ranking(candidates)] == [1e-4, 1e-3, 1e-2]
-    assert ranking([candidate(1e-3, 0.5), candidate(1e-2, 0.5)])[0].l2 == 1e-2
+def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):
+    command = [sys.executable, "-m", "onelayer", "search", *TINY, "--output", "out"]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, env=None, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [""] * 2
+
+    def read(i):
+        outputs[i] = processes[i].communicate(timeout=200)[0]
+
+    readers = [threading.Thread(target=read, args=(i,)) for i in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert trials(tmp_path / "out" / "search.db") == trials(undisturbed / "search.db")
+    everything = read_trials(f"sqlite:///{tmp_path / 'out' / 'search.db'}")
+    assert len(everything) == 16  # none failed, none entered twice
 
 
-def test_the_standard_error_is_that_of_the_validation_images_and_the_seeds():
-    assert standard_error([0.52], 5000) == pytest.approx(0.00707, rel=1e-3)
-    two = standard_error([0.50, 0.54], 5000)
-    assert two == pytest.approx(math.sqrt(0.52 * 0.48 / 5000 + 0.0008 / 2))
+def test_the_test_split_is_sealed_from_the_search():
+    data = SealedData(source="synthetic", limit=20)
+    for use in (lambda: data.test, data.test_dataloader, lambda: data.tensors("test")):
+        with pytest.raises(PermissionError, match="sealed"):
+            use()
+    assert CIFAR10DataModule(source="synthetic", limit=20).test is not None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"l2_min": 0.0}, "l2_min must be a finite number > 0, not 0.0"),
-        ({"l2_max": math.inf}, "l2_max .* not inf"),
-        ({"l2_min": math.nan}, "l2_min .* not nan"),
-        ({"l2_min": 0.1, "l2_max": 0.01}, "l2_min must be <= search.l2_max, but 0.1 > 0.01"),
-        ({"stages": 0}, "stages must be .* >= 1, not 0"),
-        ({"number": 1.5}, "number .* not 1.5"),
-        ({"top": 0}, "top must be .* >= 1"),
-        ({"seeds": []}, "seeds must list different seeds"),
-        ({"seeds": [0, 0]}, "different seeds"),
-        ({"seeds": [-1]}, "seeds must be whole numbers >= 0"),
-        ({"rule": "luck"}, "rule must be one_se or best, not 'luck'"),
-        ({"members": 0}, "members must be .* >= 1, not 0"),
-    ],
-)
-def test_settings_that_make_no_search_are_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
-        Plan(**arguments)
+def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, capsys):
+    output = tmp_path / "what?x=1"
+    wild = ["--schedule.max_lr=1e15", "--search.stages=1", "--output", str(output)]
+    assert main(["search", *TINY, *wild]) == 2
+    assert "every network of the search diverged" in capsys.readouterr().err
+    with (output / "search.csv").open() as file:
+        assert {row["diverged"] for row in csv.DictReader(file)} == {"True"}
+    assert list(tmp_path.rglob("*.db")) == [output / "search.db"]

@@ -22,7 +22,7 @@ def read_trials(storage):
 
 
 def read_ledger(storage):
-    """What a ledger holds of each finished trial, by its place in the plan."""
+    """What a ledger holds of each finished trial, by stage, index and seed."""
     finished = [t for t in read_trials(storage) if t.state == optuna.trial.TrialState.COMPLETE]
     keys = [(t.user_attrs["stage"], t.user_attrs["index"], t.user_attrs["seed"]) for t in finished]
     assert len(set(keys)) == len(keys)

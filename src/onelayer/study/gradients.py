@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 def batch(root: Path) -> tuple[Tensor, Tensor, str]:
     """X (20, 50) float64, y (20,) and the data set: CIFAR-10 under ``root``, or the built-in one.
 
-    The inputs are pixels spread over the whole image: neighbours are all but equal, and tell less.
+    The inputs are pixels spread over the whole image: neighbours are all but equal, and add little.
     """
     real = cifar10.find(root) is not None
     images = cifar10.load(root, [cifar10.train_batch(1)]) if real else synthetic.make(2000, seed=0)

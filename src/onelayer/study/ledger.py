@@ -1,102 +1,117 @@
 """The ledger of a search: an Optuna study in a database that several processes may share.
 
-One trial is one network: its λ, seed, stage and every figure stand in it, for Optuna's own tools
-to read. The unit of work is a *pass*, the trials that are trained together as one population. Which
-trials make a pass is part of the plan, so a pass that is trained again gives the same bits.
+One trial is one network, entered once, when it is finished: its λ is the parameter l2, its
+validation accuracy the value; stage, index, group, seed and every figure are user attributes, for
+Optuna's own tools to read.
 
-Whatever changes the ledger happens under one lock, a file beside SQLite or an advisory lock of
-PostgreSQL, which ends with the process that holds it. A pass belongs to the process that turned its
-first trial, the leader, from WAITING to RUNNING, and signed it. It is finished when the leader,
-told last, is COMPLETE. A trial whose process died is marked FAIL, as Optuna's own heartbeat does,
-and entered anew.
+Networks are trained in groups (see :mod:`onelayer.study.plan`). To claim a group is to hold its
+lock: a file's where the database is SQLite, an advisory lock of the session where it is PostgreSQL.
+The kernel or the server releases it when the process that holds it ends, however it ends, and then
+somebody else may claim the group. Nothing else is kept about networks that are not finished.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from onelayer.core.errors import InputError, first_line
+from onelayer.study.plan import Planned, groups_of
 
-BEAT = 5.0
-"""Seconds between two signs of life of a process that trains a pass."""
-SILENCE = 60.0
-"""Seconds without a new sign after which a pass on another machine counts as abandoned."""
-LOCK_KEY = int.from_bytes(b"onelayer", "big")
-"""Of PostgreSQL's advisory lock: one for all ledgers of a database, whose tables they share."""
+Lock = Callable[[str, bool], AbstractContextManager[bool]]
+"""(name, wait) to a context that holds this lock; entering it says whether it does, which without
+waiting it need not."""
+ALL = "onelayer"
+"""The lock under which anything is written: one for all studies of a database, as its tables."""
 
-
-@dataclass(frozen=True)
-class Planned:
-    """One network to train: its place in the plan and its hyperparameters."""
-
-    stage: int
-    index: int
-    part: int
-    l2: float
-    seed: int
+KEEPALIVES = "SELECT " + ", ".join(
+    f"set_config('tcp_keepalives_{name}', '{value}', false)"
+    for name, value in (("idle", 30), ("interval", 10), ("count", 3))
+)
+"""Within a minute (30 s + 3 · 10 s) PostgreSQL then knows of a machine that is gone without a word,
+and releases its locks."""
 
 
 class Ledger:
-    """The trials of one search.
+    """The finished networks of one search.
 
     Args:
-        storage: SQLAlchemy URL of a SQLite file or a PostgreSQL database, such as
-            sqlite:///search.db or postgresql+psycopg://host/base.
+        storage: URL of a SQLite file or a PostgreSQL database, such as sqlite:///search.db or
+            postgresql+psycopg://host/base.
         name: of the study.
         settings: all that decides which networks are trained and how; kept in the study, and
             compared when the study is opened again.
 
     Raises:
-        InputError: if the database cannot be opened, or the study was made with other settings.
-            Every method raises it if the database fails later.
+        InputError: if the database cannot be opened, or the study was made with other settings or
+            by an earlier version. Every method raises it if the database fails later.
+
+    Attributes:
+        study: Optuna's.
+        title: "the ledger" and its URL without the password.
     """
 
-    def __init__(self, storage: str, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, storage: str | URL, name: str, settings: Mapping[str, Any]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.place = "the ledger"
-        self._seen: dict[int, tuple[float, float]] = {}
+        self.title = "the ledger"
         try:
             url = make_url(storage)
-            self.place = f"the ledger {url.render_as_string(hide_password=True)}"
-            self._lock, options = _lock_of(url)
-            with self._lock():
-                self._storage = RDBStorage(storage, engine_kwargs=options)
+            self.title = f"the ledger {url.render_as_string(hide_password=True)}"
+            self._lock, options = _locks_of(url)
+            with self._lock(ALL, True):
+                self._storage = RDBStorage(url.render_as_string(hide_password=False), options)
                 self.study = optuna.create_study(
-                    storage=self._storage,
-                    study_name=name,
-                    direction="maximize",
+                    storage=self._storage, study_name=name, direction="maximize",
                     load_if_exists=True,
-                )
+                )  # fmt: skip
         except InputError:
             raise
         except Exception as error:  # of drivers, SQLAlchemy, Alembic, Optuna, the file system
-            raise InputError(f"cannot open {self.place}: {_reason(error)}") from error
+            raise InputError(f"cannot open {self.title}: {_reason(error)}") from error
         try:
-            _check_same(self.keep("settings", dict(settings)), settings, self.place)
+            self._check(settings)
         except InputError:
             self.close()
             raise
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        here = json.loads(
+            json.dumps(dict(settings))
+        )  # as the database holds them: lists, no tuples
+        if "settings" in self.study.user_attrs:
+            raise InputError(
+                f"{self.title} was made by an earlier version of onelayer:\n"
+                "use another --output (or --storage)."
+            )
+        there = self.keep("search", here)
+        differences = [
+            f"{key} is {here.get(key)!r} here but {there.get(key)!r} there"
+            for key in sorted({*there, *here})
+            if there.get(key) != here.get(key)
+        ]
+        if differences:
+            raise InputError(
+                f"{self.title} belongs to a search with other settings:\n"
+                + "\n".join(differences[:2])
+                + "\nUse those settings, or another --output (or --storage)."
+            )
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -109,161 +124,57 @@ class Ledger:
             yield
         except (StorageInternalError, SQLAlchemyError, OSError) as error:
             raise InputError(
-                f"{self.place} failed: {_reason(error)}\n"
+                f"{self.title} failed: {_reason(error)}\n"
                 "What is finished is kept: the same command goes on from there."
             ) from error
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone among all processes. Not to be nested."""
-        with self._translated(), self._lock():
-            yield
-
     def keep(self, key: str, value: Any) -> Any:
         """The value that all processes use for ``key``: the first to bring one decides."""
-        with self._locked():
+        with self._translated(), self._lock(ALL, True):
             if key not in self.study.user_attrs:
                 self.study.set_user_attr(key, value)
             return self.study.user_attrs[key]
 
-    def trials(self, stage: int) -> dict[tuple[int, int], FrozenTrial]:
-        """The trial that counts for each (index, seed) of a stage: the first that did not fail."""
-        result: dict[tuple[int, int], FrozenTrial] = {}
+    def trials(self) -> dict[tuple[int, int, int], FrozenTrial]:
+        """The finished networks by their keys (stage, index, seed)."""
         with self._translated():
-            trials = self.study.get_trials(deepcopy=False)
-        for trial in trials:
-            attrs = trial.user_attrs
-            if attrs.get("stage") == stage and trial.state != TrialState.FAIL:
-                result.setdefault((attrs["index"], attrs["seed"]), trial)
-        return result
+            trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        found = [t for t in trials if "stage" in t.user_attrs]  # others are not ours
+        return {tuple(t.user_attrs[k] for k in ("stage", "index", "seed")): t for t in found}
 
-    def enqueue(self, plan: Sequence[Planned], low: float, high: float) -> None:
-        """Enter the trials of a stage that are not there yet; any number of processes may."""
-        with self._locked():
-            self._enter(plan, low, high)
-
-    def _enter(self, plan: Sequence[Planned], low: float, high: float) -> None:
-        there = self.trials(plan[0].stage)
-        for planned in plan:
-            if (planned.index, planned.seed) not in there:
-                trial = optuna.trial.create_trial(
-                    state=TrialState.WAITING,
-                    system_attrs={"fixed_params": {"l2": planned.l2}},
-                    params={"l2": planned.l2},
-                    distributions={"l2": FloatDistribution(low, high, log=True)},
-                    user_attrs=asdict(planned),
-                )
-                self.study.add_trial(trial)
-
-    def claim(self, plan: Sequence[Planned]) -> list[Planned] | None:
-        """A pass of ``plan`` that nobody else trains; None if there is none now."""
-        with self._locked():
-            trials = self.trials(plan[0].stage)
-            for members in _passes(plan):
-                found = [trials.get((planned.index, planned.seed)) for planned in members]
-                waiting = [t for t in found if t is not None and t.state == TrialState.WAITING]
-                # The leader comes first: a process killed in here has taken it, or nothing.
-                if waiting and waiting[0] is found[0] and self._take(waiting[0]):
-                    for trial in waiting[1:]:
-                        self._take(trial)
-                    return members
-        return None
-
-    def _take(self, trial: FrozenTrial) -> bool:
-        taken = self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-        if taken:
-            self._sign(trial)
-        return taken
-
-    def _sign(self, trial: FrozenTrial) -> None:
-        owner = [_machine(), os.getpid(), _started(os.getpid()), time.time()]
-        self._storage.set_trial_user_attr(trial._trial_id, "owner", owner)
+    def unfinished(self, plan: Sequence[Planned]) -> list[list[Planned]]:
+        """The groups of a stage of which a network is not finished."""
+        trials = self.trials()
+        return [group for group in groups_of(plan) if any(p.key not in trials for p in group)]
 
     @contextmanager
-    def alive(self, members: Sequence[Planned]) -> Iterator[None]:
-        """Give signs of life for a claimed pass while it is trained; an exception puts it back."""
-        leader = self.trials(members[0].stage)[members[0].index, members[0].seed]
-        done = threading.Event()
+    def claim(self, plan: Sequence[Planned]) -> Iterator[list[Planned] | None]:
+        """An unfinished group of a stage, for nobody else to train in this context.
 
-        def beat() -> None:
-            while not done.wait(BEAT):
-                # One sign missed is no harm; nor is another process that took us for dead.
-                with suppress(InputError, UpdateFinishedTrialError), self._locked():
-                    self._sign(leader)
+        None if there is none now: all are finished, or others train them.
+        """
+        for group in self.unfinished(plan):
+            with ExitStack() as held:
+                with self._translated():
+                    # A group's lock serves all stages: files of locks stay few.
+                    lock = self._lock(f"{self.study.study_name} {group[0].group}", False)
+                    mine = held.enter_context(lock)
+                if mine and group in self.unfinished(plan):  # not finished a moment ago
+                    yield group
+                    return
+        yield None
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        except BaseException:
-            with suppress(InputError):
-                self._give_back(members)
-            raise
-        finally:
-            done.set()
-            thread.join()
+    def record(self, group: Sequence[Planned], figures: Sequence[Mapping[str, float]]) -> None:
+        """Enter the networks of a group with their figures; those that are there stay as they are.
 
-    def _give_back(self, members: Sequence[Planned]) -> None:
-        with self._locked():
-            trials = self.trials(members[0].stage)
-            for planned in members:
-                self._fail(trials.get((planned.index, planned.seed)))
-
-    def record(self, members: Sequence[Planned], figures: Sequence[Mapping[str, float]]) -> None:
-        """Tell the figures of a pass, the leader's last; trials told before a kill stay as told."""
-        with self._locked():
-            trials = self.trials(members[0].stage)
-            for planned, values in reversed(list(zip(members, figures, strict=True))):
-                trial = trials.get((planned.index, planned.seed))
-                if trial is None or trial.state.is_finished():
-                    continue  # told before a kill, or by a process that took this one for dead
-                for name, value in values.items():
-                    # JSON in databases knows neither NaN nor infinity: null is what diverged.
-                    plain = value if math.isfinite(value) else None
-                    self._storage.set_trial_user_attr(trial._trial_id, name, plain)
-                # Optuna has no ranking for NaN either: a diverged network counts as 0.
-                score = values["val_accuracy"] if is_finite(values) else 0.0
-                self._storage.set_trial_state_values(
-                    trial._trial_id, TrialState.COMPLETE, values=[score]
-                )
-
-    def release_abandoned(self, plan: Sequence[Planned], low: float, high: float) -> None:
-        """Put back what dead processes were training."""
-        with self._locked():
-            trials = self.trials(plan[0].stage)
-            for members in _passes(plan):
-                found = [trials.get((planned.index, planned.seed)) for planned in members]
-                leader = found[0]
-                owned = leader is not None and leader.state == TrialState.RUNNING
-                if leader is None or not owned or self._is_abandoned(leader):
-                    for trial in found:
-                        self._fail(trial)
-            self._enter(plan, low, high)
-
-    def _fail(self, trial: FrozenTrial | None) -> None:
-        if trial is not None and trial.state == TrialState.RUNNING:
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-    def _is_abandoned(self, trial: FrozenTrial) -> bool:
-        owner = trial.user_attrs.get("owner")
-        if owner is None:
-            return True  # killed between taking and signing, which the lock keeps together
-        machine, pid, started, sign = owner
-        if machine == _machine():
-            return bool(_started(pid) != started)
-        # The clocks of two machines may differ: ours measures how long there was no new sign.
-        now = time.monotonic()
-        last, since = self._seen.get(trial._trial_id, (None, now))
-        if last != sign:
-            since = now
-        self._seen[trial._trial_id] = sign, since
-        return now - since > SILENCE
-
-    def is_complete(self, plan: Sequence[Planned]) -> bool:
-        """Whether every trial of the plan is COMPLETE."""
-        trials = self.trials(plan[0].stage)
-        found = [trials.get((planned.index, planned.seed)) for planned in plan]
-        return all(t is not None and t.state == TrialState.COMPLETE for t in found)
+        A process killed meanwhile has entered some. The group is then trained again, to the same
+        bits, and the others are entered.
+        """
+        with self._translated(), self._lock(ALL, True):
+            there = self.trials()
+            for planned, values in zip(group, figures, strict=True):
+                if planned.key not in there:
+                    self.study.add_trial(_trial(planned, values))
 
 
 def is_finite(figures: Mapping[str, float | None]) -> bool:
@@ -271,24 +182,35 @@ def is_finite(figures: Mapping[str, float | None]) -> bool:
     return all(value is not None and math.isfinite(value) for value in figures.values())
 
 
-def _passes(plan: Sequence[Planned]) -> list[list[Planned]]:
-    """The passes of a plan, in its order; each begins with its leader."""
-    passes: dict[int, list[Planned]] = {}
-    for planned in plan:
-        passes.setdefault(planned.part, []).append(planned)
-    return list(passes.values())
+def _trial(planned: Planned, figures: Mapping[str, float]) -> FrozenTrial:
+    # JSON in databases knows neither NaN nor infinity: null is what diverged.
+    plain = {k: value if math.isfinite(value) else None for k, value in figures.items()}
+    known = {k: getattr(planned, k) for k in ("stage", "index", "group", "seed")}
+    return create_trial(
+        state=TrialState.COMPLETE,
+        params={"l2": planned.l2},
+        distributions={"l2": FloatDistribution(planned.low, planned.high, log=True)},
+        user_attrs={**known, **plain},
+        # Optuna has no ranking for NaN either: a diverged network counts as 0.
+        value=figures["val_accuracy"] if is_finite(figures) else 0.0,
+    )
 
 
-def _lock_of(url: URL) -> tuple[Callable[[], AbstractContextManager[Any]], dict[str, Any]]:
-    """What excludes all other processes from a database, and the options of its engine."""
+def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
+    """The locks that go with a database, and the options of its engine."""
     kind, database = url.get_backend_name(), url.database
     if kind == "sqlite" and database and database != ":memory:":
-        path = Path(database)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(f"{database}.locks")
+        folder.mkdir(parents=True, exist_ok=True)
         # Connections to a file are cheap: none is kept open.
-        return lambda: FileLock(f"{path}.lock"), {"poolclass": NullPool}
+        return partial(_file_lock, folder), {"poolclass": NullPool}
     if kind == "postgresql":
-        return lambda: _advisory_lock(url), {"pool_pre_ping": True}
+        utf8 = {"client_encoding": "utf8"}  # also where the database's own is SQL_ASCII
+        # A connection is a session of the server: closed, it leaves no lock, whatever is running.
+        sessions = create_engine(
+            url, poolclass=NullPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **utf8
+        )
+        return partial(_advisory_lock, sessions), {"pool_pre_ping": True, **utf8}
     raise InputError(
         f"a ledger is a SQLite file or a PostgreSQL database, not {url.render_as_string()}:\n"
         "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."
@@ -296,12 +218,33 @@ def _lock_of(url: URL) -> tuple[Callable[[], AbstractContextManager[Any]], dict[
 
 
 @contextmanager
-def _advisory_lock(url: URL) -> Iterator[None]:
-    """PostgreSQL's own lock, which the server takes back when the connection ends."""
-    engine = create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
-        yield
+def _file_lock(folder: Path, name: str, wait: bool) -> Iterator[bool]:
+    """A lock on a file, which the kernel releases when the process ends; the file stays."""
+    lock = FileLock(folder / f"{_digest(name).hex()}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+    else:
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _advisory_lock(sessions: Engine, name: str, wait: bool) -> Iterator[bool]:
+    """PostgreSQL's own lock, which the server releases when the connection ends."""
+    function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+    with sessions.connect() as session:
+        session.execute(text(KEEPALIVES))
+        key = int.from_bytes(_digest(name), "big", signed=True)
+        yield session.scalar(text(f"SELECT {function}(:key)"), {"key": key}) is not False
+
+
+def _digest(name: str) -> bytes:
+    """Eight bytes for a lock's name, which may hold any character."""
+    return hashlib.sha256(name.encode()).digest()[:8]
 
 
 def _reason(error: BaseException) -> str:
@@ -310,48 +253,3 @@ def _reason(error: BaseException) -> str:
     while isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna's own words say nothing
     return first_line(error)
-
-
-def _machine() -> str:
-    """Where a process id means something: this machine, since it started, and its namespace."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):  # no Linux
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this machine started, as its own mark; None if there is no such process."""
-    try:
-        # Field 22 of /proc/PID/stat; the name before it may hold spaces and parentheses.
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _alive_mark(pid)
-    started: str = stat[19]
-    return None if stat[0] == "Z" else started
-
-
-def _alive_mark(pid: int) -> str | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "alive"
-
-
-def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], place: str) -> None:
-    here = json.loads(json.dumps(dict(settings)))  # as the database holds them: lists, no tuples
-    differences = [
-        f"{key} is {here.get(key)!r} here but {kept.get(key)!r} there"
-        for key in sorted({*kept, *here})
-        if kept.get(key) != here.get(key)
-    ]
-    if differences:
-        raise InputError(
-            f"{place} belongs to a search with other settings:\n"
-            + "\n".join(differences[:2])
-            + "\nUse those settings, or another --output (or --storage)."
-        )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from onelayer.study.search import Candidate
+    from onelayer.study.plan import Candidate
 
 COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
@@ -66,14 +66,14 @@ def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
     """What the figure shows, with the built-in data and diverged members said."""
     members = {row.member for row in rows}
     gone = diverged(rows)
-    parts = [title]
+    words = [title]
     if len(members) > 1:
-        parts.append(f"mean ± std of {len(members) - len(gone)} networks")
+        words.append(f"mean ± std of {len(members) - len(gone)} networks")
     if gone:
-        parts.append(f"{len(gone)} diverged")
+        words.append(f"{len(gone)} diverged")
     if dataset == "synthetic":
-        parts.append("built-in synthetic images, NOT CIFAR-10")
-    return ", ".join(parts)
+        words.append("built-in synthetic images, NOT CIFAR-10")
+    return ", ".join(words)
 
 
 def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
@@ -147,10 +147,10 @@ def plot_search(
     axis.grid(alpha=0.3)
     axis.legend()
     gone = sum(bool(row["diverged"]) for row in rows)
-    parts = [f"search for λ, {len(rows)} networks", f"{gone} diverged" if gone else ""]
+    words = [f"search for λ, {len(rows)} networks", f"{gone} diverged" if gone else ""]
     if dataset == "synthetic":
-        parts.append("built-in synthetic images, NOT CIFAR-10")
-    figure.suptitle(", ".join(filter(None, parts)))
+        words.append("built-in synthetic images, NOT CIFAR-10")
+    figure.suptitle(", ".join(filter(None, words)))
     figure.savefig(output, dpi=110)
 
 

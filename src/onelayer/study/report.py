@@ -2,48 +2,96 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import shlex
 import shutil
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from onelayer.configs import read_configs
+from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
 from onelayer.data.datamodule import PLACES, CIFAR10DataModule
-from onelayer.study.exercises import (
-    AS_PUBLISHED,
-    AS_PUBLISHED_STEPS,
-    PUBLISHED_SEARCH,
-    SPLITS,
-    TRAININGS,
-    Exercise,
-)
 from onelayer.study.gradients import batch
+from onelayer.study.plan import Plan, draw_l2
 from onelayer.study.plots import plot_weights
+from onelayer.study.published import EXERCISES, SEARCH
 from onelayer.study.runs import train_and_test
-from onelayer.study.search import Plan, draw_l2, standard_error
-from onelayer.study.tuning import Final, Search
+from onelayer.study.search import Final, Search, alone_in
+from onelayer.study.tables import Result, gradients_table, main_table, search_table
 from onelayer.training.checkpoint import last_of, read_checkpoint
+from onelayer.training.files import atomic_write
 from onelayer.training.module import OneLayer
-from onelayer.training.results import collect, write_json
+from onelayer.training.results import write_json
+from onelayer.training.schedule import TriangularLR
 
-NETWORKS = {50: "hidden 50", 0: "linear"}
-STEMS = {50: "hidden", 0: "linear"}
+NETWORKS = {"hidden": "hidden 50", "linear": "linear"}
+"""The names of both networks by the ends of their files' names."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that makes one result of the report.
+
+    Attributes:
+        subcommand: fit or search.
+        name: of a shipped config.
+        network: hidden, or linear, whose config is laid over the first.
+        options: laid over both, by their names on the command line; those alone that change a
+            figure.
+    """
+
+    subcommand: str
+    name: str
+    network: str
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """As it is typed in a checkout, quoted for any shell."""
+        configs = [f"-c configs/{name}.yaml" for name in _configs(self.name, self.network)]
+        return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The configs with the options over them, by section; data and schedule are complete."""
+        settings = {"data": {}, "schedule": {}, **read_configs(*_configs(self.name, self.network))}
+        for option, value in self.options.items():
+            section, key = option.split(".")
+            settings.setdefault(section, {})[key] = value
+        data = CIFAR10DataModule(**settings["data"]).hparams
+        settings["data"] = {k: v for k, v in data.items() if k not in PLACES}
+        settings["schedule"] = TriangularLR(**settings["schedule"]).state_dict()
+        return settings
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for settings that training would refuse."""
+        try:
+            OneLayer(**self.settings["model"])
+            CIFAR10DataModule(**self.settings["data"]).check_batch_size()
+        except InputError as error:
+            limit = self.options.get("data.limit")
+            remedy = "" if limit is None else f"\ndata.limit is {limit}: raise it, or leave it out."
+            raise InputError(
+                f"configs/{self.name}.yaml cannot be trained so: {error}{remedy}"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Report:
-    """Runs the exercises, or reuses runs of the same configuration, and writes the report.
+    """Runs the exercises, or reuses runs of the same settings, and writes the report.
+
+    The settings are those of configs/; a run has its settings' hash in its folder's name, so that
+    reports with different ones leave each other's alone.
 
     Args:
         output: folder of report.md and its figures.
         runs: folder of the runs.
-        data: arguments of CIFAR10DataModule that say where the images are; limit makes it small.
+        data: arguments of CIFAR10DataModule, laid over every exercise's: where the images are,
+            which they are, and limit, which makes all of it small.
         seeds: of every training's networks.
         search: settings of the search; its final networks take the first five of the seeds.
         schedule: arguments of TriangularLR laid over every training's, to make it short.
@@ -57,272 +105,274 @@ class Report:
     schedule: Mapping[str, Any] | None = None
 
     def write(self) -> Path:
-        """Run what is missing and write report.md; its path."""
+        """Run what is missing and write report.md; its path.
+
+        Raises:
+            InputError: before anything is trained, if an exercise cannot be trained with these
+                settings, or the output folder has the report of others.
+        """
+        self._check()
+        trainings = [(fit, self._train(fit)) for name in EXERCISES for fit in self._fits(name)]
+        searches = [(find, self._search(find).run()) for find in self._finds()]
+        coarse = [self._train(fit)["members"] for fit in self._fits("as_published")]
         self.output.mkdir(parents=True, exist_ok=True)
-        dataset = CIFAR10DataModule(**self.data)
-        dataset.verify_test()
-        sections = [self._head(dataset.dataset), self._gradients(dataset.root)]
-        summaries = {
-            (exercise.name, hidden): self._train(exercise, hidden)
-            for exercise in TRAININGS
-            for hidden in NETWORKS
+        with alone_in(self.runs):
+            sections = [
+                self._head(),
+                self._gradients(),
+                f"## Results\n\n{main_table(self._results(trainings, searches))}",
+                *[self._curves(name) for name in EXERCISES],
+                self._search_section(searches, coarse),
+                self._weights(),
+            ]
+            atomic_write(self.output / "report.md", "\n\n".join(sections) + "\n")
+        return self.output / "report.md"
+
+    # ---- what is asked for
+
+    @cached_property
+    def _dataset(self) -> CIFAR10DataModule:
+        return CIFAR10DataModule(**self.data)
+
+    @cached_property
+    def _changes(self) -> dict[str, Any]:
+        """What was changed in all exercises, less the seeds, by options of ``onelayer report``."""
+        shipped = asdict(Plan(**read_configs("search")["search"]))
+        data = {f"data.{k}": v for k, v in self.data.items() if k not in PLACES and v != "cifar10"}
+        search = {
+            f"search.{k}": v
+            for k, v in asdict(self.search).items()
+            if v != shipped[k] and k != "members"  # how many are trained at once changes no figure
         }
-        searches = {hidden: self._search(hidden) for hidden in NETWORKS}
-        published = {hidden: self._as_published(hidden) for hidden in NETWORKS}
-        sections.append(main_table(summaries, searches))
-        sections += [self._curves(exercise) for exercise in TRAININGS]
-        sections += [self._search_section(searches, published), self._weights()]
-        path = self.output / "report.md"
-        path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-        return path
+        return {**data, **(self.schedule or {}), **search}
+
+    @property
+    def _kind(self) -> str:
+        """What the report says of itself where it has other settings than the exercises."""
+        if not self._changes.keys() - {"data.source"}:
+            return ""
+        short = self.schedule or "data.limit" in self._changes
+        return "a quick look" if short else "with other settings"
+
+    def _published(self, network: str) -> bool:
+        """Whether there are published figures of the same network, settings and images."""
+        return network == "hidden" and not self._kind and self._dataset.dataset == "cifar10"
+
+    @property
+    def _command(self) -> str:
+        seeds = {} if list(self.seeds) == list(range(10)) else {"seeds": list(self.seeds)}
+        return " ".join(["onelayer report", *_words({**seeds, **self._changes})])
+
+    def _fits(self, name: str) -> list[Command]:
+        """Both networks' trainings of an exercise, or of the search's coarse stage as_published."""
+        shipped, schedule = read_configs(name), self.schedule or {}
+        options: dict[str, Any] = {"model.seeds": list(self.seeds)}
+        if name == "as_published":
+            low, high = self.search.l2_min, self.search.l2_max
+            l2s = [draw_l2(self.search, 1, i, low, high) for i in range(self.search.number)]
+            options = {"model.l2": l2s, "model.seeds": [0]}
+        options |= {k: v for k, v in self._changes.items() if k.startswith("data.")}
+        own = shipped.get("data", {}).get("limit")
+        if own is not None and options.get("data.limit", own) >= own:
+            options.pop("data.limit", None)  # a quick look makes nothing longer
+        options |= {f"schedule.{k}": v for k, v in schedule.items()}
+        if "trainer" in shipped and "step_size" in schedule:
+            steps, n_s = shipped["trainer"]["max_steps"], shipped["schedule"]["step_size"]
+            options["trainer.max_steps"] = steps * schedule["step_size"] // n_s
+        return [Command("fit", name, network, options) for network in NETWORKS]
+
+    def _finds(self) -> list[Command]:
+        """Both networks' searches."""
+        options = {k: v for k, v in self._changes.items() if "." in k}
+        for key, value in (self.schedule or {}).items():
+            options[f"schedule.{key}"] = value
+            if key in ("step_size", "cycles"):
+                options[f"final.{key}"] = value
+        seeds = list(self.seeds[:5])
+        if seeds != read_configs("search")["final"]["seeds"]:
+            options["final.seeds"] = seeds
+        return [Command("search", "search", network, options) for network in NETWORKS]
+
+    def _check(self) -> None:
+        """Refuse now, not after hours, what would be refused then."""
+        path, made = self.output / "report.md", f"Made by `{self._command}`"
+        if path.is_file() and made not in path.read_text("utf-8", "replace"):
+            raise InputError(
+                f"{path} was not made by {self._command}, which would replace it:\n"
+                "name another folder with --output, or move it away."
+            )
+        for name in (*EXERCISES, "as_published"):
+            for fit in self._fits(name):
+                fit.check()
+        self._dataset.verify_test()
+        for find in self._finds():
+            self._search(find).check()
 
     # ---- runs
 
-    def _train(self, exercise: Exercise, hidden: int) -> dict[str, Any]:
-        data = {**exercise.data, **self.data}
-        schedule = {**exercise.schedule, **(self.schedule or {})}
-        model: dict[str, Any] = {"hidden": hidden, "l2": exercise.l2, "seeds": list(self.seeds)}
-        return self._cached(
-            f"{exercise.name}-{STEMS[hidden]}",
-            {"model": model, "data": data, "schedule": schedule},
-            lambda folder: train_and_test(
-                OneLayer(**model), data, schedule, folder, f"{exercise.title}, {NETWORKS[hidden]}"
-            ),
+    def _folder(self, command: Command) -> Path:
+        """Of a run: other settings, or images, make another name."""
+        settings = {**command.settings, "dataset": self._dataset.dataset}
+        if command.subcommand == "search":  # the rule and the members are applied afterwards
+            settings["search"] = {**asdict(self.search), "rule": None, "members": None}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
+
+    def _data(self, command: Command) -> dict[str, Any]:
+        """A run's data, and where they lie, which changes no figure."""
+        sources = {k: v for k, v in self.data.items() if k in PLACES}
+        return {**command.settings["data"], **sources}
+
+    def _search(self, find: Command) -> Search:
+        settings = find.settings
+        return Search(
+            plan=self.search,
+            hidden=settings["model"]["hidden"],
+            data=self._data(find),
+            schedule=settings["schedule"],
+            final=Final(**settings["final"]),
+            output=self._folder(find),
         )
 
-    def _cached(
-        self, name: str, settings: dict[str, Any], run: Callable[[Path], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _train(self, fit: Command) -> dict[str, Any]:
         """The result of a finished run of the same settings, else of a new one.
 
-        A run that was cut short goes on; one of other settings is replaced.
+        A run that was cut short goes on.
         """
-        folder = self.runs / name
-        settings = json.loads(json.dumps(_without_places(settings)))
-        kept = _read_json(folder / "settings.json")
-        if kept != settings:
-            shutil.rmtree(folder, ignore_errors=True)
-            write_json(folder / "settings.json", settings)
-        result: dict[str, Any] | None = _read_json(folder / "result.json")
-        if result is None:
-            result = run(folder)
-            write_json(folder / "result.json", result)
-        return result
+        settings, folder = fit.settings, self._folder(fit)
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder):
+            path = folder / "result.json"
+            if not path.is_file():
+                write_json(folder / "settings.json", settings)  # for people: what the hash is of
+                title = EXERCISES[fit.name].title if fit.name in EXERCISES else "as published"
+                result = train_and_test(
+                    OneLayer(**settings["model"]),
+                    self._data(fit),
+                    settings["schedule"],
+                    folder,
+                    ", ".join(filter(None, [title, NETWORKS[fit.network], self._kind])),
+                    settings.get("trainer", {}).get("max_steps"),
+                )
+                write_json(path, result)
+            return dict(json.loads(path.read_text("utf-8")))
 
-    def _search(self, hidden: int) -> dict[str, Any]:
-        schedule = {"step_size": 900, "cycles": 2, **(self.schedule or {})}
-        final: dict[str, Any] = {"seeds": list(self.seeds[:5])}
-        if self.schedule:
-            final |= {k: v for k, v in self.schedule.items() if k in ("step_size", "cycles")}
-        search = Search(
-            self.search, hidden, _arguments(self.data), _rates(schedule), Final(**final),
-            self.runs / f"search-{STEMS[hidden]}",
-        )  # fmt: skip
-        found = search.run()
-        shutil.copy(search.output / "search.png", self.output / f"search-{STEMS[hidden]}.png")
-        return found
-
-    def _as_published(self, hidden: int) -> dict[str, Any]:
-        """The coarse stage as the report ran it: one population, stopped in mid-cycle."""
-        l2s = [
-            draw_l2(self.search, 1, i, self.search.l2_min, self.search.l2_max)
-            for i in range(self.search.number)
-        ]
-        model: dict[str, Any] = {"hidden": hidden, "l2": l2s, "seeds": [0]}
-        schedule: dict[str, Any] = {**AS_PUBLISHED, **(self.schedule or {})}
-        steps = AS_PUBLISHED_STEPS
-        if self.schedule:
-            steps = int(4.5 * schedule["step_size"])
-        return self._cached(
-            f"as-published-{STEMS[hidden]}",
-            {"model": model, "data": dict(self.data), "schedule": schedule, "steps": steps},
-            lambda folder: train_and_test(
-                OneLayer(**model), self.data, schedule, folder, "as published", steps
-            ),
-        )
+    def _results(
+        self,
+        trainings: Sequence[tuple[Command, dict[str, Any]]],
+        searches: Sequence[tuple[Command, dict[str, Any]]],
+    ) -> list[Result]:
+        """The rows of the main table; a λ that was searched is hardly ever the published one."""
+        results = []
+        for fit, result in trainings:
+            exercise = EXERCISES[fit.name]
+            published = exercise if self._published(fit.network) else None
+            network = NETWORKS[fit.network]
+            results.append(Result(exercise.title, network, result["members"], published))
+        for find, found in searches:
+            title = f"4.2 final, the λ = {found['l2']:.2g} that our search chose"
+            same = found["l2"] == read_configs("final")["model"]["l2"]
+            published = EXERCISES["final"] if same and self._published(find.network) else None
+            members = found["final"]["members"]
+            results.append(Result(title, NETWORKS[find.network], members, published))
+        return results
 
     # ---- sections
 
-    def _head(self, dataset: str) -> str:
-        warning = (
-            "\n\n**These figures are of the built-in synthetic images, not of CIFAR-10.**"
-            if dataset == "synthetic"
-            else ""
-        )
-        return (
-            "# The report's exercises, repeated\n\n"
-            "Made by `onelayer report`, which runs what is missing and writes this page: every "
+    def _head(self) -> str:
+        title = f", {self._kind}" if self._kind else ""
+        text = (
+            f"# The report's exercises, repeated{title}\n\n"
+            f"Made by `{self._command}`, which runs what is missing and writes this page: every "
             f"training with {len(self.seeds)} seeds at once, as one population. Accuracies in %, "
             "mean ± standard deviation over seeds. *Published* is T. Perrot's report (KTH DD2424, "
-            "April 2024), from one seed; *handout* the course's." + warning
+            "April 2024), from one seed; *handout* the course's."
         )
+        if self._kind:
+            text += "\n\n**The settings are not the exercises', so nothing published is compared.**"
+        if self._dataset.dataset == "synthetic":
+            text += "\n\n**These figures are of the built-in synthetic images, not of CIFAR-10.**"
+        return text
 
-    def _gradients(self, root: Path) -> str:
-        X, y, dataset = batch(root)
-        rows = [
-            "| network | members | parameter | against | relative error | bound |",
-            "|---|---|---|---|---|---|",
-        ]
-        for c in check_gradients(X, y):
-            error, bound = f"{c.error:.1e}", f"{c.bound:.0e}"
-            if c.judge == "torch gradcheck":
-                error, bound = ("passed" if c.passed else "FAILED"), "passes"
-            verdict = "" if c.passed else " **missed**"
-            rows.append(
-                f"| {c.network} | {c.members} | {c.parameter} | {c.judge} "
-                f"| {error}{verdict} | {bound} |"
-            )
+    def _gradients(self) -> str:
+        X, y, dataset = batch(self._dataset.root)
         return (
             "## 1 Gradients\n\n"
             f"{len(X)} {dataset} images, {X.shape[1]} inputs, float64, h = 1e-5; largest relative "
             "error over all entries. The report: 1e-14 against autograd, 1e-4 against one-sided "
-            "differences. Made by `onelayer gradcheck`.\n\n" + "\n".join(rows)
+            "differences. Made by `onelayer gradcheck`.\n\n"
+            + gradients_table(check_gradients(X, y))
         )
 
-    def _curves(self, exercise: Exercise) -> str:
-        lines = [f"## {exercise.title}"]
-        seeds = str(list(self.seeds)).replace(" ", "")
-        for hidden, network in NETWORKS.items():
-            name = f"{exercise.name}-{STEMS[hidden]}"
-            shutil.copy(self.runs / name / "curves.png", self.output / f"{name}.png")
-            overlay = " -c configs/linear.yaml" if hidden == 0 else ""
-            command = f"onelayer fit -c configs/{exercise.name}.yaml{overlay} --model.seeds {seeds}"
-            lines += [
-                f"![{exercise.title}, {network}]({name}.png)",
-                f"*{network}: mean and standard deviation over seeds. Made by* `{command}`",
-            ]
-        return "\n\n".join(lines)
+    def _picture(self, title: str, file: str, caption: str, command: Command | str) -> str:
+        """A figure with what it shows and the command that makes it."""
+        kind = f"{self._kind.capitalize()}. " if self._kind else ""
+        return f"![{title}]({file})\n\n*{caption}. {kind}Made by* `{command}`"
+
+    def _curves(self, name: str) -> str:
+        title = EXERCISES[name].title
+        sections = [f"## {title}"]
+        for fit in self._fits(name):
+            network, file = NETWORKS[fit.network], f"{name}-{fit.network}.png"
+            shutil.copy(self._folder(fit) / "curves.png", self.output / file)
+            caption = f"{network}: mean and standard deviation over seeds"
+            sections.append(self._picture(f"{title}, {network}", file, caption, fit))
+        return "\n\n".join(sections)
 
     def _search_section(
-        self, searches: Mapping[int, dict[str, Any]], published: Mapping[int, dict[str, Any]]
+        self,
+        searches: Sequence[tuple[Command, dict[str, Any]]],
+        coarse: Sequence[Sequence[dict[str, Any]]],
     ) -> str:
-        lines, images = ["## 4.1 Search for λ"], CIFAR10DataModule(**self.data).size("val")
-        for hidden, found in searches.items():
-            overlay = " -c configs/linear.yaml" if hidden == 0 else ""
-            name = STEMS[hidden]
-            lines += [
-                f"![search, {NETWORKS[hidden]}](search-{name}.png)",
-                f"*{NETWORKS[hidden]}. Made by* `onelayer search -c configs/search.yaml{overlay}`",
-                search_table(hidden, found, published[hidden], images),
+        sections = ["## 4.1 Search for λ"]
+        for (find, found), as_published in zip(searches, coarse, strict=True):
+            network, file = NETWORKS[find.network], f"search-{find.network}.png"
+            shutil.copy(self._folder(find) / "search.png", self.output / file)
+            images = CIFAR10DataModule(**self._data(find)).size("val")
+            published = SEARCH if self._published(find.network) else {}
+            sections += [
+                self._picture(f"search, {network}", file, network, find),
+                search_table(found, as_published, images, published),
             ]
-        lines.append(
-            "*As published*: the report's code ran n_s = 200 instead of 900, so that each of its "
-            f"trainings of {AS_PUBLISHED_STEPS} updates was 2.25 cycles and stopped in mid-cycle, "
-            "at η ≈ 0.05. onelayer runs it when told to, and warns: *training stops in mid-cycle: "
-            "900 updates are 2.25 cycles of 400*. That is why its search accuracies lie below ours."
+        return "\n\n".join([*sections, self._as_published()])
+
+    def _as_published(self) -> str:
+        """What the column of that name is."""
+        theirs = self._fits("as_published")[0].settings
+        steps, rates = theirs["trainer"]["max_steps"], TriangularLR(**theirs["schedule"])
+        cycles, ours = f"{steps / rates.cycle:g} cycles", self._finds()[0].settings["schedule"]
+        return (
+            f"*As published*: the report's code ran n_s = {rates.step_size} instead of "
+            f"{ours['step_size']}, so that each of its trainings of {steps} updates was {cycles} "
+            f"and stopped in mid-cycle, at η ≈ {rates.rate(steps):.2g}. onelayer runs it "
+            f"(configs/as_published.yaml), and warns: *training stops in mid-cycle: {steps} "
+            f"updates are {cycles} of {rates.cycle}*. That is why its search accuracies lie below "
+            "ours."
         )
-        return "\n\n".join(lines)
 
     def _weights(self) -> str:
-        lines = ["## Learnt weights as images"]
-        for hidden, network in NETWORKS.items():
-            name = f"three_cycles-{STEMS[hidden]}"
-            state = read_checkpoint(last_of(self.runs / name))["state_dict"]
-            W: torch.Tensor = state["W1" if hidden else "W"][0]
-            target = self.output / f"weights-{STEMS[hidden]}.png"
-            titles = None if hidden else CIFAR10DataModule(**self.data).class_names
-            plot_weights(W, target, titles)
-            what = "its hidden units" if hidden else "the ten classes"
-            lines += [
-                f"![weights, {network}]({target.name})",
-                f"*{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, "
-                "each scaled to its own range. Made by* `onelayer report`",
-            ]
-        return "\n\n".join(lines)
+        sections = ["## Learnt weights as images"]
+        for fit in self._fits("three_cycles"):
+            network, file = NETWORKS[fit.network], f"weights-{fit.network}.png"
+            linear = fit.network == "linear"
+            state = read_checkpoint(last_of(self._folder(fit)))["state_dict"]
+            titles = self._dataset.class_names if linear else None
+            plot_weights(state["W" if linear else "W1"][0], self.output / file, titles)
+            what = "the ten classes" if linear else "its hidden units"
+            caption = (
+                f"{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
+                "scaled to its own range"
+            )
+            sections.append(self._picture(f"weights, {network}", file, caption, self._command))
+        return "\n\n".join(sections)
 
 
-def main_table(
-    summaries: Mapping[tuple[str, int], dict[str, Any]], searches: Mapping[int, dict[str, Any]]
-) -> str:
-    """Every training, network and split: published, handout, ours, and whether they agree."""
-    lines = [
-        "## Results\n",
-        "| exercise | network | split | published | handout | ours "
-        "| published within ours ± 2 std |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for exercise in TRAININGS:
-        for hidden, network in NETWORKS.items():
-            members = summaries[exercise.name, hidden]["members"]
-            for split in SPLITS:
-                published = exercise.published.get(split) if hidden else None
-                handout = exercise.handout.get(split) if hidden else None
-                lines.append(_row(exercise.title, network, split, published, handout, members))
-    for hidden, network in NETWORKS.items():
-        title = f"4.2 final, the λ = {searches[hidden]['l2']:.2g} that our search chose"
-        final = TRAININGS[-1]
-        for split in SPLITS:
-            published = final.published.get(split) if hidden else None
-            handout = final.handout.get(split) if hidden else None
-            members = searches[hidden]["final"]["members"]
-            lines.append(_row(title, network, split, published, handout, members))
-    return "\n".join(lines)
+def _configs(name: str, network: str) -> tuple[str, ...]:
+    """The configs of an exercise's network."""
+    return (name, "linear") if network == "linear" else (name,)
 
 
-def _row(
-    title: str,
-    network: str,
-    split: str,
-    published: float | None,
-    handout: float | None,
-    members: Sequence[dict[str, Any]],
-) -> str:
-    ours = [100 * value for value in collect(members, split, "accuracy")]
-    gone = len(members) - len(ours)
-    mean = statistics.fmean(ours) if ours else math.nan
-    std = statistics.stdev(ours) if len(ours) > 1 else 0.0
-    within = "" if published is None else ("yes" if abs(published - mean) <= 2 * std else "no")
-    figures = (f"{mean:.2f} ± {std:.2f}" if ours else "") + (f" ({gone} diverged)" if gone else "")
-    cells = ["" if value is None else f"{value:g}" for value in (published, handout)]
-    return f"| {title} | {network} | {split} | {cells[0]} | {cells[1]} | {figures} | {within} |"
-
-
-def search_table(
-    hidden: int, found: Mapping[str, Any], as_published: Mapping[str, Any], images: int
-) -> str:
-    """The best λ of each stage, ours as specified and as published, beside the report's."""
-    rows = [
-        "| stage | report: best val at λ | as specified: best val ± SE at λ "
-        "| as published: best val ± SE at λ |",
-        "|---|---|---|---|",
-    ]
-    sound = [m for m in as_published["members"] if not m.get("diverged")]
-    coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]))
-    error = 100 * standard_error([coarse["val"]["accuracy"]], images)
-    variant = f"{100 * coarse['val']['accuracy']:.2f} ± {error:.2f} at {coarse['l2']:.2e}"
-    for stage in sorted({c["stage"] for c in found["candidates"]}):
-        best = max((c for c in found["candidates"] if c["stage"] == stage), key=lambda c: c["mean"])
-        theirs = PUBLISHED_SEARCH.get(stage) if hidden else None
-        cell = f"{theirs[0]} at {theirs[1]:.1e}" if theirs else ""
-        ours = f"{100 * best['mean']:.2f} ± {100 * best['error']:.2f} at {best['l2']:.2e}"
-        rows.append(f"| {stage} | {cell} | {ours} | {variant if stage == 1 else ''} |")
-    best, one_se = found["best"], found["one_se"]
-    value = f"{100 * best['mean']:.2f} ± {100 * best['error']:.2f}"
-    rows.append(
-        f"\nBest mean: λ = {best['l2']:.3g} ({value}). Largest λ within one standard error: "
-        f"{one_se['l2']:.3g} ({100 * one_se['mean']:.2f}). Chosen by the rule `{found['rule']}`, "
-        f"on validation alone: **{found['l2']:.3g}**. The test split was measured once, afterwards."
-    )
-    return "\n".join(rows)
-
-
-def _rates(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """A search's schedule with every argument, as the command line gives it."""
-    from onelayer.training.schedule import TriangularLR
-
-    return TriangularLR(**schedule).state_dict()
-
-
-def _arguments(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A search's data with every argument, as the command line gives it."""
-    return dict(CIFAR10DataModule(**data).hparams)
-
-
-def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings less where the images lie, which changes no result."""
-    data = {k: v for k, v in settings["data"].items() if k not in PLACES}
-    return {**settings, "data": data}
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them, quoted for any shell."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return [f"--{k} {shlex.quote(text.replace(' ', ''))}" for k, text in texts.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from onelayer.training.blocks import Observer
+from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.records import Row, last_figures
@@ -176,11 +176,8 @@ def _read_summary(folder: Path | None) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the target and rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write JSON, whole or not at all."""
+    atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
 def format_summary(summary: dict[str, Any]) -> str:

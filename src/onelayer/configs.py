@@ -1,0 +1,52 @@
+"""The configs that come with the package, found by name wherever one stands.
+
+A wheel carries them in onelayer/configs; a checkout has them at its top.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onelayer.core.errors import InputError
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by its path, or by its bare name if it comes with the package.
+
+    Args:
+        name: such as my/own.yaml, or three_cycles.
+
+    Raises:
+        InputError: naming the configs that exist, if there is neither.
+    """
+    path, shipped = Path(name), shipped_configs()
+    if path.exists() and not path.is_dir():
+        return path
+    if name in shipped:
+        return shipped[name]
+    raise InputError(
+        f"there is no config {name!r}: name a YAML file, or one of those that come with onelayer,\n"
+        f"{', '.join(shipped)}."
+    )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = Path(str(resources.files("onelayer") / "configs"))
+    if not folder.is_dir():  # a checkout
+        folder = Path(__file__).resolve().parents[2] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_configs(*names: str) -> dict[str, dict[str, Any]]:
+    """The settings of shipped configs, each laid over those before: values by section and key."""
+    shipped, settings = shipped_configs(), dict[str, dict[str, Any]]()
+    for name in names:
+        content = yaml.safe_load(shipped[name].read_text(encoding="utf-8"))
+        for section, values in content.items():
+            settings.setdefault(section, {}).update(values)
+    return settings

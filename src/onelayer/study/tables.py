@@ -1,0 +1,147 @@
+"""Tables of what a study found, as text. Nothing here trains."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onelayer.core.gradcheck import Check
+from onelayer.study.plan import Candidate, ranking, standard_error
+from onelayer.study.published import Published
+from onelayer.training.results import SPLITS, collect
+
+
+def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV, the keys above."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def format_candidates(
+    candidates: Sequence[Candidate],
+    best: Candidate,
+    one_se: Candidate,
+    chosen: Candidate,
+    rule: str,
+    diverged: Sequence[float] = (),
+) -> str:
+    """The ten best λ, the choice by either rule, and the λ of which a network diverged."""
+    lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
+    marked = list(dict.fromkeys([*ranking(candidates)[:10], one_se]))
+    for c in marked:
+        notes = [name for name, which in (("best", best), ("one_se", one_se)) if c == which]
+        if c == chosen:
+            notes.append("<- chosen")
+        value = f"{100 * c.mean:.2f} ± {100 * c.error:.2f}"
+        lines.append(
+            f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {', '.join(notes)}".rstrip()
+        )
+    if diverged:
+        lines.append(f"diverged, and no choice: l2 = {', '.join(f'{l2:.3e}' for l2 in diverged)}")
+    lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
+    return "\n".join(lines)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    first, *others = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([first, "|" + "---|" * len(head), *others])
+
+
+def gradients_table(checks: Iterable[Check]) -> str:
+    """Every check of a gradient with its error and bound, in Markdown."""
+    head = ["network", "members", "parameter", "against", "relative error", "bound"]
+    rows = []
+    for c in checks:
+        error, bound = f"{c.error:.1e}", f"{c.bound:.0e}"
+        if c.judge == "torch gradcheck":
+            error, bound = ("passed" if c.passed else "FAILED"), "passes"
+        error += "" if c.passed else " **missed**"
+        rows.append([c.network, str(c.members), c.parameter, c.judge, error, bound])
+    return markdown(head, rows)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The networks of one setting.
+
+    Attributes:
+        title: of the exercise.
+        network: its name.
+        members: as in summary.json.
+        published: for the same settings; None where there is nothing to compare with.
+    """
+
+    title: str
+    network: str
+    members: Sequence[dict[str, Any]]
+    published: Published | None
+
+
+def main_table(results: Iterable[Result]) -> str:
+    """Every result by split: published, handout, ours, and whether they agree, in Markdown."""
+    head = ["exercise", "network", "split", "published", "handout", "ours"]
+    rows = [_cells(result, split) for result in results for split in SPLITS]
+    return markdown([*head, "published within ours ± 2 std"], rows)
+
+
+def _cells(result: Result, split: str) -> list[str]:
+    ours = [100 * value for value in collect(result.members, split, "accuracy")]
+    gone = len(result.members) - len(ours)
+    mean = statistics.fmean(ours) if ours else math.nan
+    std = statistics.stdev(ours) if len(ours) > 1 else 0.0
+    published = result.published.report.get(split) if result.published else None
+    handout = result.published.handout.get(split) if result.published else None
+    within = "" if published is None else ("yes" if abs(published - mean) <= 2 * std else "no")
+    figures = (f"{mean:.2f} ± {std:.2f}" if ours else "") + (f" ({gone} diverged)" if gone else "")
+    theirs = ["" if value is None else f"{value:g}" for value in (published, handout)]
+    return [result.title, result.network, split, *theirs, figures, within]
+
+
+def search_table(
+    found: Mapping[str, Any],
+    as_published: Sequence[dict[str, Any]],
+    images: int,
+    published: Mapping[int, tuple[float, float]],
+) -> str:
+    """The best λ of each stage, ours as specified and as published, beside the report's.
+
+    Args:
+        found: what search.json holds.
+        as_published: members of the coarse stage as the report ran it.
+        images: of the validation split.
+        published: accuracy in % and λ by stage, for the same settings; empty if there are none.
+    """
+    head = ["stage", "report: best val at λ", "as specified: best val ± SE at λ"]
+    sound = [m for m in as_published if not m.get("diverged")]
+    coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]), default=None)
+    rows = []
+    for stage in sorted({c["stage"] for c in found["candidates"]}):
+        best = max((c for c in found["candidates"] if c["stage"] == stage), key=lambda c: c["mean"])
+        theirs = "{} at {:.1e}".format(*published[stage]) if stage in published else ""
+        variant = ""
+        if stage == 1 and coarse is not None:
+            p = coarse["val"]["accuracy"]
+            variant = f"{_value(p, standard_error([p], images))} at {coarse['l2']:.2e}"
+        ours = f"{_value(best['mean'], best['error'])} at {best['l2']:.2e}"
+        rows.append([str(stage), theirs, ours, variant])
+    best, one_se = found["best"], found["one_se"]
+    return (
+        markdown([*head, "as published: best val ± SE at λ"], rows)
+        + f"\n\nBest mean: λ = {best['l2']:.3g} ({_value(best['mean'], best['error'])}). "
+        f"Largest λ within one standard error: {one_se['l2']:.3g} ({100 * one_se['mean']:.2f}). "
+        f"Chosen by the rule `{found['rule']}`, on validation alone: **{found['l2']:.3g}**. The "
+        "test split was measured once, afterwards."
+    )
+
+
+def _value(mean: float, error: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * error:.2f}"
