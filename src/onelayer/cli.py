@@ -423,7 +423,8 @@ class OneLayerCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Our logger where nothing else was asked for."""
         asked = self._get(self.config_init, "trainer")
-        if self.subcommand != "fit" or self._resumed_run is not None or asked.logger is False:
+        goes_on = self._resumed_run is not None and asked.logger in (None, True)
+        if self.subcommand != "fit" or goes_on or asked.logger is False:
             self.save_config_callback = None  # a resumed run has its own, one without logger none
         if self.subcommand != "fit":
             kwargs["logger"] = asked.logger or False
