@@ -37,7 +37,7 @@ from onelayer.data.pixels import concatenate, measure, standardise
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     """Standardised X, y, the bytes, and the data set: CIFAR-10 where it is there."""
     root = cifar10.root_folder()
-    real = cifar10.find(root) is not None
+    real = cifar10.CIFAR10.find(root) is not None
     batches = range(1, -(-images // 10_000) + 1)
     parts = [
         cifar10.load(root, [cifar10.train_batch(i)]) if real else synthetic.make(10_000, 0, i)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10
-from onelayer.data.cifar10 import CIFAR10, Published, decode, find, load
+from onelayer.data.cifar10 import CIFAR10, decode, load
 from tests.data.tiny import (
     IMAGES,
     TRAIN,
@@ -40,7 +40,7 @@ def test_digests_are_torchvisions() -> None:
 
     lists = [*THEIRS.train_list, *THEIRS.test_list, [THEIRS.meta["filename"], THEIRS.meta["md5"]]]
     assert dict(CIFAR10.files) == dict(lists)
-    assert (CIFAR10.url, CIFAR10.archive) == (THEIRS.url, THEIRS.filename)
+    assert (CIFAR10.urls[-1], CIFAR10.name) == (THEIRS.url, THEIRS.filename)
     assert (CIFAR10.md5, CIFAR10.folder) == (THEIRS.tgz_md5, THEIRS.base_folder)
 
 
@@ -63,25 +63,25 @@ def test_the_real_images_are_torchvisions(data_root: Path) -> None:
 
 
 def test_the_root_is_the_folder_or_the_one_above(tmp_path: Path, tiny: Tiny) -> None:
-    assert find(tmp_path) is None
-    assert find(tmp_path / "nowhere") is None
+    assert CIFAR10.find(tmp_path) is None
+    assert CIFAR10.find(tmp_path / "nowhere") is None
     folder = tmp_path / "data" / CIFAR10.folder
     folder.mkdir(parents=True)
-    assert find(tmp_path / "data") is None  # an empty folder is none
+    assert CIFAR10.find(tmp_path / "data") is None  # an empty folder is none
     folder.rmdir()
     assert tiny.write(tmp_path / "data") == folder
-    assert find(tmp_path / "data") == find(folder) == folder
-    assert find(tmp_path) is None
+    assert CIFAR10.find(tmp_path / "data") == CIFAR10.find(folder) == folder
+    assert CIFAR10.find(tmp_path) is None
 
 
 def test_a_home_folder_is_expanded(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find("~/sets") is None
-    assert find("~") is None
+    assert CIFAR10.find("~/sets") is None
+    assert CIFAR10.find("~") is None
     folder = tiny.write(tmp_path / "sets")
-    assert find("~/sets") == folder
+    assert CIFAR10.find("~/sets") == folder
 
 
 # ---- loading
@@ -357,8 +357,7 @@ def test_truncated_files_are_refused(end: int) -> None:
 
 def test_other_sets_can_be_published(tmp_path: Path) -> None:
     content = batch_file(pixels(3, 2), labels(3, 2))
-    other = Published(url="http://x/y/z.tgz", folder="f", files={"b": md5(content)}, images=2)
-    assert other.archive == "z.tgz"
+    other = replace(CIFAR10, folder="f", files={"b": md5(content)}, images=2)
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "b").write_bytes(content)
     assert len(load(tmp_path, ["b", "b"], other)) == 4

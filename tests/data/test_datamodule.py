@@ -328,9 +328,11 @@ def test_the_root_is_the_arguments_or_the_variables_or_data(
 
 
 def test_missing_files_are_downloaded(tmp_path: Path, tiny: Tiny) -> None:
-    (tmp_path / tiny.published.archive).write_bytes(tiny.archive)
+    (tmp_path / tiny.published.name).write_bytes(tiny.archive)
     for source in ("cifar10", "auto"):
-        module = data(str(tmp_path / source), source=source, mirror=tmp_path.as_uri())
+        module = data(
+            str(tmp_path / source), source=source, mirror=tmp_path.as_uri(), download=True
+        )
         module.prepare_data()
         module.setup("fit")
         assert module.dataset == "cifar10"
@@ -338,7 +340,7 @@ def test_missing_files_are_downloaded(tmp_path: Path, tiny: Tiny) -> None:
         assert same(module.val, batch(5)[2:])
 
 
-@pytest.mark.parametrize("how", ["download", "variable", "mirror"])
+@pytest.mark.parametrize("how", ["download", "root", "variable", "mirror"])
 @pytest.mark.parametrize("source", ["cifar10", "auto"])
 def test_what_cannot_be_had_ends_or_falls_back_loudly(
     tmp_path: Path,
@@ -347,14 +349,16 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
     how: str,
     source: str,
 ) -> None:
-    arguments: dict[str, Any] = {"source": source, "mirror": tmp_path.as_uri()}
-    if how == "download":
-        arguments["download"] = False
+    download = {"download": False, "root": None}.get(how, True)
+    arguments: dict[str, Any] = {
+        "source": source, "mirror": tmp_path.as_uri(), "download": download
+    }  # fmt: skip
     if how == "variable":
         monkeypatch.setenv("ONELAYER_OFFLINE", "1")
     module = data(str(tmp_path / "root"), **arguments)
     reason = {
         "download": "download is false",
+        "root": "say --data.download true",
         "variable": "ONELAYER_OFFLINE is set",
         "mirror": "No such file",
     }[how]
@@ -377,13 +381,15 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
 
 
 @pytest.mark.parametrize("value", ["", "0"])
-def test_the_offline_variable_can_be_off(
+def test_the_default_root_is_downloaded_to_unless_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Tiny, value: str
 ) -> None:
     monkeypatch.setenv("ONELAYER_OFFLINE", value)
-    (tmp_path / tiny.published.archive).write_bytes(tiny.archive)
-    data(str(tmp_path / "root"), mirror=tmp_path.as_uri()).prepare_data()
-    assert cifar10.find(tmp_path / "root") is not None
+    (tmp_path / tiny.published.name).write_bytes(tiny.archive)
+    for variable, root in {"": tmp_path / "data", "elsewhere": tmp_path / "elsewhere"}.items():
+        monkeypatch.setenv("ONELAYER_DATA", variable)
+        data(mirror=tmp_path.as_uri()).prepare_data()
+        assert tiny.published.find(root)
 
 
 def test_auto_does_not_paper_over_damaged_files(root: str, tiny: Tiny) -> None:
@@ -604,8 +610,8 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: str | None) -> Non
         ("seed", math.inf, ">= 0"),
         ("seed", None, ">= 0"),
         ("mirror", "example.org", "https://"),
-        ("download", "yes", "True, False"),
-        ("download", 1, "True, False"),
+        ("download", "yes", "True, False, None"),
+        ("download", 1, "True, False, None"),
         ("download_seconds", 0, "> 0"),
         ("download_seconds", -1.0, "> 0"),
         ("download_seconds", math.nan, "> 0"),
@@ -667,9 +673,9 @@ def test_every_option_is_described_on_the_command_line() -> None:
 LIGHT = """
 import sys
 import onelayer.data.cifar10, onelayer.data.files, onelayer.data.loader, onelayer.data.synthetic
-heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "filelock", "jsonargparse"}
+heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "jsonargparse"}
 print(sorted(heavy & set(sys.modules)))
-import filelock
+import PIL
 print(sorted(heavy & set(sys.modules)))
 """
 
@@ -682,4 +688,4 @@ def test_only_the_datamodule_imports_lightning() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["[]", "['filelock']"]
+    assert done.stdout.splitlines() == ["[]", "['PIL']"]

