@@ -40,7 +40,7 @@ def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     real = cifar10.CIFAR10.find(root) is not None
     batches = range(1, -(-images // 10_000) + 1)
     parts = [
-        cifar10.load(root, [cifar10.train_batch(i)]) if real else synthetic.make(10_000, 0, i)
+        cifar10.load(root, cifar10.train_batch(i)) if real else synthetic.make(10_000, 0, i)
         for i in batches
     ]
     whole = concatenate(parts)[:images]

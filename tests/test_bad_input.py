@@ -7,7 +7,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from tests.data.test_cifar10 import (
     damage_truncate,
 )
 from tests.data.test_download import FAST, Server
-from tests.data.tiny import Tiny, make_tiny, md5
+from tests.data.tiny import Tiny, make_tiny
 from tests.training.small import CLASSES, PIXELS, trainer
 
 DATA = [
@@ -194,14 +194,6 @@ def damage_hostile(path: Path) -> None:
     path.write_bytes(pickle.dumps(Touch(path.parents[2] / "executed")))
 
 
-def hostile_with_the_right_digest(place: Place) -> None:
-    path = place.files() / "data_batch_2"
-    damage_hostile(path)
-    published = place.tiny.published
-    digests = {**published.files, path.name: md5(path.read_bytes())}
-    place.patch.setattr(CIFAR10DataModule, "published", replace(published, files=digests))
-
-
 def a_test_split_damaged(place: Place) -> None:
     damage_flip(place.files() / "test_batch")
 
@@ -253,12 +245,6 @@ DATA_FILES = [
     damaged("missing", damage_remove),
     damaged("a-folder", damage_folder),
     damaged("hostile-pickle", damage_hostile),
-    Row(
-        "data-hostile-pickle-with-the-right-digest",
-        FILES,
-        ["data_batch_2 is no batch file of CIFAR-10", "it asks for"],
-        hostile_with_the_right_digest,
-    ),
     Row(
         "data-test-batch-before-training",
         FILES,

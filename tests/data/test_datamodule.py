@@ -134,7 +134,7 @@ def test_every_split_of_the_real_set_is_references(
     module = CIFAR10DataModule(str(data_root))
     module.setup("fit")
     module.setup("test")
-    files = [cifar10.load(data_root, [f"data_batch_{i}"]) for i in range(1, 6)]
+    files = [cifar10.load(data_root, f"data_batch_{i}") for i in range(1, 6)]
     assert module.val is not None
     assert [len(module.train), len(module.val), len(module.test)] == [45_000, 5_000, 10_000]
     assert same(module.train, concatenate([*files[:4], files[4][:5000]]))

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import pickle
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,10 +41,6 @@ def batch_file(x: np.ndarray, y: list[int]) -> bytes:
             b"\x89T" + size + x.tobytes() + b"tbu.",
         ]
     )
-
-
-def python3_batch_file(x: np.ndarray, y: list[int], protocol: int = 4) -> bytes:
-    return pickle.dumps({b"labels": y, b"data": x}, protocol)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class CIFAR10DataModule(LightningDataModule):
         """
         self.prepare_data()
         if self.dataset == "cifar10":
-            cifar10.verify(self.root, [cifar10.TEST_BATCH], self.published)
+            cifar10.verify(self.root, cifar10.TEST_BATCH, self.published)
 
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
@@ -315,7 +315,7 @@ class CIFAR10DataModule(LightningDataModule):
                 part = synthetic.make(last, self.seed, batches[i])
             else:
                 name = cifar10.train_batch(batches[i]) if batches[i] else cifar10.TEST_BATCH
-                part = cifar10.load(self.root, [name], self.published)
+                part = cifar10.load(self.root, name, self.published)
             whole = (first, last) == (0, len(part))
             parts.append(part if whole else part[first:last].copy())
         return concatenate(parts)

@@ -62,7 +62,7 @@ def batch(root: Path) -> tuple[Tensor, Tensor, str]:
     The inputs are pixels spread over the whole image: neighbours are all but equal, and add little.
     """
     real = cifar10.CIFAR10.find(root) is not None
-    images = cifar10.load(root, [cifar10.train_batch(1)]) if real else synthetic.make(2000, seed=0)
+    images = cifar10.load(root, cifar10.train_batch(1)) if real else synthetic.make(2000, seed=0)
     X = standardise(images.x[:IMAGES], measure(images.x), torch.float64)
     pixels = torch.linspace(0, X.shape[1] - 1, INPUTS).long()
     return X[:, pixels], images.y[:IMAGES], "cifar10" if real else "synthetic"
