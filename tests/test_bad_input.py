@@ -24,7 +24,7 @@ from onelayer.data.loader import check_batch
 from onelayer.study.plots import plot_curves
 from onelayer.training.module import OneLayer
 from onelayer.training.records import read_rows
-from tests.data.test_cifar10 import (
+from tests.data.sources.test_cifar10 import (
     Touch,
     damage_empty,
     damage_flip,

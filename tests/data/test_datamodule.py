@@ -15,10 +15,11 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from onelayer.core.errors import InputError
-from onelayer.data import cifar10, synthetic
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
+from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.pixels import Images, concatenate, measure, standardise
+from onelayer.data.sources import Labelled, cifar10, concatenate, shapes
+from onelayer.data.splits import split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
 from tests.training.small import SAFELY
 
@@ -51,16 +52,16 @@ def data(root: str | None = None, **arguments: Any) -> CIFAR10DataModule:
     return CIFAR10DataModule(root, **{"val_size": 4, "batch_size": 3, **arguments})
 
 
-def same(a: Images | None, b: Images) -> bool:
+def same(a: Labelled | None, b: Labelled) -> bool:
     return a is not None and torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
 
 
-def batch(i: int) -> Images:
+def batch(i: int) -> Labelled:
     """Batch file i, 1 to 5 and 6 for the test batch."""
-    return Images(torch.from_numpy(pixels(i - 1)), torch.tensor(labels(i - 1)))
+    return Labelled(torch.from_numpy(pixels(i - 1)), torch.tensor(labels(i - 1)))
 
 
-def batches(*numbers: int) -> Images:
+def batches(*numbers: int) -> Labelled:
     return concatenate([batch(i) for i in numbers])
 
 
@@ -85,7 +86,7 @@ def batches(*numbers: int) -> Images:
     ],
 )
 def test_splits_are_cut_as_described(
-    root: str, arguments: dict[str, Any], train: Images, val: Images | None
+    root: str, arguments: dict[str, Any], train: Labelled, val: Labelled | None
 ) -> None:
     module = data(root, **{"batch_size": 1, **arguments})
     module.prepare_data()
@@ -119,12 +120,26 @@ def test_the_built_in_set_is_laid_out_alike() -> None:
     module = data(source="synthetic", seed=3)
     module.prepare_data()
     module.setup("fit")
-    drawn = [synthetic.make(IMAGES, 3, stream) for stream in range(6)]
+    drawn = [shapes.make(IMAGES, 3, stream) for stream in range(6)]
     assert same(module.train, concatenate(drawn[1:])[:26])
     assert same(module.val, drawn[5][2:])
     assert same(module.test, drawn[0])
     assert module.dataset == "synthetic"
-    assert module.class_names == synthetic.CLASS_NAMES
+    assert module.class_names == shapes.CLASS_NAMES
+
+
+def test_any_source_can_be_resident(tmp_path: Path) -> None:
+    source = shapes.Shapes(seed=1, images=10)
+    splits = split_rows([range(5, 45)], 8, [range(10)])
+    module = ResidentDataModule(source, splits, batch_size=4)
+    model = Look()
+    trainer_for(tmp_path).fit(model, module)
+    assert model.validated == 8
+    assert same(module.train, source.read("train", range(5, 37)))
+    assert str(module) == (
+        "ResidentDataModule(synthetic: train 32, val 8, test 10 images; batches of 4)"
+    )
+    module.load_state_dict(module.state_dict())
 
 
 def test_every_split_of_the_real_set_is_references(
@@ -375,7 +390,7 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
     assert "BUILT-IN SYNTHETIC" in said
     module.setup("fit")
     assert module.dataset == "synthetic"
-    assert same(module.test, synthetic.make(IMAGES, 0))
+    assert same(module.test, shapes.make(IMAGES, 0))
     module.prepare_data()  # as a test after the fit does
     assert capsys.readouterr().err == ""
 
@@ -486,7 +501,7 @@ def test_a_network_is_judged_on_the_data_set_it_was_trained_on(root: str) -> Non
     assert auto.dataset == "cifar10"
     auto.load_state_dict(state)
     assert auto.dataset == "synthetic"
-    assert same(auto.test, synthetic.make(IMAGES, 0))
+    assert same(auto.test, shapes.make(IMAGES, 0))
 
     with pytest.raises(InputError, match="dataset = synthetic"):
         resumed(root, source="auto").load_state_dict(state)
@@ -548,7 +563,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
         planes = x.reshape(3, 32, 32).permute(1, 2, 0)
         Image.fromarray(planes.numpy()).save(pictures / f"{i}.png")
 
-    monkeypatch.setattr("onelayer.data.datamodule._PREDICTION_BATCH", 4)
+    monkeypatch.setattr("onelayer.data.pictures._BATCH", 4)
     # source: cifar10, which is neither there nor to be had nor needed
     module = data("nowhere", mirror="file:///nowhere", images=str(pictures))
     found = trainer_for(tmp_path).predict(Look(), module, ckpt_path=tmp_path / "a.ckpt", **SAFELY)
@@ -557,7 +572,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
     names = [name for _, names in found for name in names]
     assert names == [str(pictures / f"{i}.png") for i in range(IMAGES)]
     assert torch.equal(torch.cat([X for X, _ in found]), trained.tensors("test")[0])
-    assert module.class_names == synthetic.CLASS_NAMES
+    assert module.class_names == shapes.CLASS_NAMES
     assert not Path("nowhere").exists()
 
 
@@ -672,7 +687,8 @@ def test_every_option_is_described_on_the_command_line() -> None:
 
 LIGHT = """
 import sys
-import onelayer.data.cifar10, onelayer.data.files, onelayer.data.loader, onelayer.data.synthetic
+import onelayer.data.loader, onelayer.data.pictures
+import onelayer.data.sources.cifar10, onelayer.data.sources.shapes
 heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "jsonargparse"}
 print(sorted(heavy & set(sys.modules)))
 import PIL

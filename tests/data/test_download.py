@@ -20,8 +20,8 @@ import pytest
 
 from onelayer.core.errors import InputError
 from onelayer.data import download
-from onelayer.data.cifar10 import CIFAR10, load
 from onelayer.data.download import mirror_urls, obtain
+from onelayer.data.sources.cifar10 import CIFAR10, load
 from tests.data.tiny import Tiny, make_tiny, md5, tar_of
 
 FAST = {"_SILENCE": 0.5, "_WINDOW": 0.3}  # seconds

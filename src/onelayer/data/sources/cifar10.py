@@ -1,6 +1,6 @@
 """CIFAR-10 as published, python version: where it is to be had, verifying, reading.
 
-Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009),
+Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Labelled* (2009),
 https://www.cs.toronto.edu/~kriz/cifar.html; digests as in ``torchvision.datasets.CIFAR10``.
 """
 
@@ -15,7 +15,8 @@ import torch
 
 from onelayer.core.errors import InputError
 from onelayer.data.download import Archive
-from onelayer.data.pixels import PIXELS, Images
+from onelayer.data.sources import PIXELS, SIDE, Labelled, read_batches
+from onelayer.data.splits import Pool
 
 CLASS_NAMES = (
     "airplane",
@@ -68,6 +69,40 @@ CIFAR10 = Published(
 TEST_BATCH = "test_batch"
 
 
+@dataclass(frozen=True)
+class CIFAR10Files:
+    """CIFAR-10 on disk, as a source: a training pool of five batch files, and a test batch.
+
+    Attributes:
+        root: the folder of the batch files, or the one above it.
+        published: what the files must be.
+    """
+
+    root: Path
+    published: Published = CIFAR10
+
+    name = "cifar10"
+    classes = CLASS_NAMES
+    shape = (3, SIDE, SIDE)
+
+    def size(self, pool: Pool) -> int:
+        """Return how many images a pool has."""
+        return self.published.images * (1 if pool == "test" else 5)
+
+    def read(self, pool: Pool, rows: range) -> Labelled:
+        """Read these images of a pool, and no batch file beside theirs.
+
+        Raises:
+            InputError: a file is missing, truncated or altered.
+        """
+
+        def batch(i: int, n: int) -> Labelled:
+            name = TEST_BATCH if pool == "test" else train_batch(i + 1)
+            return load(self.root, name, self.published)
+
+        return read_batches(rows, self.published.images, batch)
+
+
 def train_batch(number: int) -> str:
     """Return the file name of training batch 1 … 5."""
     return f"data_batch_{number}"
@@ -78,7 +113,7 @@ def root_folder(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("ONELAYER_DATA") or "data").expanduser()
 
 
-def load(root: str | Path, name: str, published: Published = CIFAR10) -> Images:
+def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelled:
     """Read a batch file with torchvision, which checks its digest before it unpickles anything.
 
     Args:
@@ -109,7 +144,7 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Images:
         verify(root, name, published)
         raise
     planes = batch.data.transpose(0, 3, 1, 2)  # as they lie in memory
-    return Images(torch.from_numpy(planes).view(-1, PIXELS), torch.tensor(batch.targets))
+    return Labelled(torch.from_numpy(planes).view(-1, PIXELS), torch.tensor(batch.targets))
 
 
 def verify(root: str | Path, name: str, published: Published = CIFAR10) -> None:
