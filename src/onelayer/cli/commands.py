@@ -10,7 +10,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
 from onelayer.cli.faults import explained, quiet, signals
-from onelayer.cli.fit import RUNS, OneLayerCLI
+from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.schedule import TriangularLR
@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
         rest = configs_first(rest)
         if command in COMMANDS:
             return COMMANDS[command](rest)
-        OneLayerCLI([command, *rest])
+        OneLayerCLI([command, *(with_own_config(rest) if command == "fit" else rest)])
         return 0
 
 

@@ -51,6 +51,20 @@ class SaveConfig(SaveConfigCallback):
             )
 
 
+def with_own_config(argv: list[str]) -> list[str]:
+    """The words of ``fit``, with the config.yaml of the run to resume where no config is typed."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    if "--config" in words or "--ckpt_path" not in words[:-1]:
+        return argv
+    typed = words[words.index("--ckpt_path") + 1]
+    with suppress(InputError):  # which is raised again where the checkpoint is read
+        path = find_checkpoint(typed, Path(RUNS), "*/version_*")
+        config = path.parents[1] / "config.yaml"
+        if config.is_file():
+            return ["--config", str(config), *argv, "--ckpt_path", str(path)]
+    return argv
+
+
 class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule."""
 
@@ -112,7 +126,7 @@ class OneLayerCLI(LightningCLI):
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
                 trainer.max_steps = 2 * schedule.step_size * schedule.cycles
         if config.ckpt_path is not None:
-            anywhere = not fits and not config.config
+            anywhere = not config.config
             runs = self._runs_folder()
             path = (
                 find_checkpoint(config.ckpt_path, runs.parent, "*/version_*")
@@ -154,7 +168,10 @@ class OneLayerCLI(LightningCLI):
                 )
             config["model"][key] = value
         typed = given.get("data", None) or {}
-        saved = read_run(path).get(CIFAR10DataModule.__qualname__, {}).get("arguments", {})
+        state = read_run(path).get(CIFAR10DataModule.__qualname__, {})
+        saved = state.get("arguments", {})
+        if "source" not in typed and "dataset" in state:
+            config["data"]["source"] = state["dataset"]
         if not any(key in typed for key in SPLIT):
             for key in SPLIT:
                 config["data"][key] = saved.get(key, config["data"].get(key))
