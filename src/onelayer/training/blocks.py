@@ -426,4 +426,4 @@ def _choose_update(module: Any, together: bool) -> Update:
         kind = SharedUpdate
     elif module.cuda_graphs and has_graphs(module.device):
         kind = RecordedUpdate
-    return kind(module.weights, module.l2_coefficient())
+    return kind(module.weights, module.l2)
