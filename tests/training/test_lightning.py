@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import RunningStage
@@ -556,6 +556,61 @@ def test_predictions_of_features_alone_and_of_pairs(tmp_path):
     for data in (TensorDataset(X), TensorDataset(X, y)):
         P = torch.cat(run.predict(model, DataLoader(data, batch_size=7)))
         torch.testing.assert_close(P, model.predict_proba(X))
+
+
+def test_predictions_over_several_loaders(tmp_path):
+    run, model = fitted(tmp_path)
+    X, _ = SmallData().tensors("test")
+    loaders = [DataLoader(TensorDataset(part), batch_size=7) for part in (X, X[:10])]
+    first, second = (torch.cat(P) for P in run.predict(model, loaders))
+    torch.testing.assert_close(first, model.predict_proba(X))
+    torch.testing.assert_close(second, first[:10])
+
+
+@pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer")
+def test_a_training_without_an_optimizer_changes_nothing(tmp_path):
+    class Fixed(OneLayer):
+        def configure_optimizers(self):
+            return None
+
+    run = trainer(tmp_path, callbacks=[], max_epochs=1)
+    model = small(Fixed)
+    before = model.W.detach().clone()
+    run.fit(model, datamodule=SmallData())
+    assert torch.equal(model.W, before)
+    assert reason_of(run) == "the optimizer is _MockOptimizer"
+
+
+def test_a_trainer_may_go_on_to_another_module(tmp_path):
+    """A trainer keeps the callbacks of the modules that it trained."""
+    run, _ = fitted(tmp_path)
+    other = Other()
+    run.fit(other, datamodule=SmallData())
+    run.test(other, datamodule=SmallData(), verbose=False)
+    again = Trainer(accelerator="cpu", devices=1, max_steps=STEPS, logger=False,
+                    callbacks=[callbacks.ModelSummary()], enable_progress_bar=False,
+                    default_root_dir=tmp_path / "again", enable_checkpointing=False)  # fmt: skip
+    again.validate(small(), datamodule=SmallData(), verbose=False)
+    again.fit(other, datamodule=SmallData())
+    assert (again.global_step, other.seen) == (STEPS, STEPS)
+
+
+class Other(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(PIXELS, CLASSES), 0
+
+    def training_step(self, batch, batch_idx):
+        self.seen += 1
+        return self.layer(batch[0]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_a_loader_without_a_length(tmp_path):

@@ -259,7 +259,7 @@ class OneLayer(LightningModule):
             logger = False if elsewhere else None
             self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = [batch] if isinstance(batch, Tensor) else batch
         P = self.predict_proba(X)
@@ -277,6 +277,8 @@ class FromData(Callback):
             InputError: for images or classes that do not fit the network, or for weights in half
                 precision.
         """
+        if not isinstance(pl_module, OneLayer):
+            return  # a trainer keeps what OneLayer gave it for the next module
         data: Any = getattr(trainer, "datamodule", None)
         module = cast(Any, pl_module)
         for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
