@@ -6,13 +6,15 @@ for blocks, or ``boring`` for Lightning's own model, which shows what fails by i
 
 Most of Lightning's tests write a subclass of BoringModel and ask something of it that has nothing
 to do with what it computes. So that they get as far as that, the model here answers to what
-BoringModel's subclasses call: ``layer`` is the module itself, the steps return dicts, and a batch may
-be X alone, as the tests' data sets give it; the model's own loaders give pairs (X, y). All this
-stands around OneLayer's own methods, which do the work. It is put on OneLayer itself: methods of a
-subclass would rightly be taken for somebody's who wants to see every batch.
+BoringModel's subclasses call: ``layer`` is the module itself, the steps call forward and return
+dicts, and a batch may be X alone, as the tests' data sets give it; the model's own loaders give
+pairs (X, y). All this stands around OneLayer's own methods, which do the work. It is put on
+OneLayer itself: methods of a subclass would rightly be taken for somebody's who wants to see every
+batch.
 """
 
 import os
+from inspect import signature
 
 from onelayer._compat import ensure_torchvision_operators
 
@@ -43,11 +45,13 @@ def pair(batch):
     return X, labels(X)
 
 
-class BoringOneLayer(OneLayer):
+class BoringModel(OneLayer):
     """OneLayer with BoringModel's loaders, and the methods that its subclasses call."""
 
     def __init__(self):
         super().__init__(inputs=D, classes=K, lr=0.1)
+        for name in set(self.hparams) - set(signature(OneLayer).parameters):
+            del self.hparams[name]  # BoringModel saves nothing of what its subclasses take
 
     def __getattr__(self, name):
         try:
@@ -60,6 +64,7 @@ class BoringOneLayer(OneLayer):
             raise
 
     def step(self, batch):
+        self(batch)
         return self.batch_cost(*pair(batch))
 
     def loss(self, preds, labels=None):
@@ -68,7 +73,7 @@ class BoringOneLayer(OneLayer):
     def configure_optimizers(self):
         """BoringModel's scheduler too, but where it alone would forbid blocks."""
         optimizer = super().configure_optimizers()
-        called = type(self).configure_optimizers is not BoringOneLayer.configure_optimizers
+        called = type(self).configure_optimizers is not BoringModel.configure_optimizers
         if LOADER == "resident" and not called and not overridden(self, (*BATCH_HOOKS, *STEPS)):
             return optimizer
         return [optimizer], [StepLR(optimizer, step_size=1)]
@@ -92,7 +97,7 @@ class BoringOneLayer(OneLayer):
         return self._loader()
 
 
-class ManualOneLayer(BoringOneLayer):
+class ManualOneLayer(BoringModel):
     """ManualOptimBoringModel."""
 
     def __init__(self):
@@ -103,25 +108,32 @@ class ManualOneLayer(BoringOneLayer):
 
 
 def answer_like_boring_model():
-    """Let OneLayer's steps take X alone, and return dicts as BoringModel's do."""
+    """Let OneLayer's steps take X alone, call forward and return dicts, as BoringModel's do."""
     training_step, validation_step = OneLayer.training_step, OneLayer.validation_step
-    forward = OneLayer.forward
+    predict_step, forward = OneLayer.predict_step, OneLayer.forward
 
     def train(self, batch, batch_idx):
+        self(batch)
         return {"loss": training_step(self, pair(batch), batch_idx)}
 
     def validate(self, batch, batch_idx):
+        loss = self.loss(self(batch))
         validation_step(self, pair(batch), batch_idx)
-        return {"x": self.batch_cost(*pair(batch))}
+        return {"x": loss}
 
     def test(self, batch, batch_idx):
         return {"y": validate(self, batch, batch_idx)["x"]}
 
+    def predict(self, batch, batch_idx, dataloader_idx=0):
+        self(batch)
+        return predict_step(self, pair(batch), batch_idx, dataloader_idx)
+
     OneLayer.training_step, OneLayer.validation_step, OneLayer.test_step = train, validate, test
+    OneLayer.predict_step = predict
     OneLayer.forward = lambda self, X: forward(self, pair(X)[0])
 
 
 if LOADER != "boring":
     answer_like_boring_model()
-    boring_classes.BoringModel = BoringOneLayer
+    boring_classes.BoringModel = BoringModel
     boring_classes.ManualOptimBoringModel = ManualOneLayer

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader, TensorDataset
 
+from onelayer.core.errors import InputError
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.blocks import Observer
 from onelayer.training.checkpoint import Checkpoints
@@ -464,7 +465,7 @@ def test_the_bar_ends_at_the_epochs_last_batch(tmp_path):
 @pytest.mark.parametrize("refresh_rate", [1, 3])
 def test_the_rich_bar_ends_at_the_epochs_last_batch(tmp_path, refresh_rate):
     bar = callbacks.RichProgressBar(refresh_rate)
-    run, _ = fitted(tmp_path, bar, enable_progress_bar=True, max_epochs=1)
+    fitted(tmp_path, bar, enable_progress_bar=True, max_epochs=1)
     task = bar.train_progress_bar
     assert (task.completed, task.total) == (8, 8)
 
@@ -567,6 +568,28 @@ def test_predictions_over_several_loaders(tmp_path):
     torch.testing.assert_close(second, first[:10])
 
 
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(PIXELS), torch.zeros(2, PIXELS + 1), {"X": torch.zeros(2, PIXELS)}]
+)
+def test_what_cannot_be_predicted_is_refused(tmp_path, batch):
+    with pytest.raises(InputError, match=r"a batch to predict must be X \(n, 12\), alone or"):
+        trainer(tmp_path, callbacks=[]).predict(small(), [batch])
+
+
+@pytest.mark.filterwarnings(*IGNORED)
+@pytest.mark.parametrize("trial", ["fast_dev_run", "LearningRateFinder", "BatchSizeFinder"])
+def test_a_trial_leaves_no_file(tmp_path, monkeypatch, trial):
+    """Not even in the folder where everything is left that has no other."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "curves.csv").write_text("somebody's own")
+    flags = {"fast_dev_run": 2} if trial == "fast_dev_run" else {}
+    callback = [] if flags else [CALLBACKS[trial][0]()]
+    fitted(tmp_path, *callback, logger=True, enable_checkpointing=True, **flags)
+    assert (tmp_path / "curves.csv").read_text() == "somebody's own"
+    runs = [] if flags else ["lightning_logs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv", *runs]
+
+
 @pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer")
 def test_a_training_without_an_optimizer_changes_nothing(tmp_path):
     class Fixed(OneLayer):
@@ -644,6 +667,22 @@ def test_a_subclass_with_arguments_of_its_own(tmp_path, monkeypatch):
     cli = LightningCLI(Mine, SmallCLIData, args=words, save_config_callback=None)
     assert cli.model.W1.shape == (1, 5, PIXELS)
     assert cli.trainer.global_step == 8
+
+
+def test_a_subclass_may_take_an_object(tmp_path):
+    """Nobody asked for it in the checkpoint: there it could not be pickled, or not be loaded."""
+
+    class Mine(OneLayer):
+        def __init__(self, rate, function):
+            super().__init__(inputs=PIXELS, classes=CLASSES, lr=rate)
+            self.function = function
+
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    mine = Mine(0.5, lambda X: X)
+    fitted(tmp_path, saver, model=mine, enable_checkpointing=True)
+    loaded = Mine.load_from_checkpoint(saver.last_model_path, function=abs, **SAFELY)
+    assert torch.equal(loaded.W, mine.W.cpu())
+    assert loaded.lr == 0.5
 
 
 class SmallCLIData(SmallData):
