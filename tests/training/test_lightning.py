@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core.errors import InputError
@@ -683,6 +684,26 @@ def test_a_subclass_may_take_an_object(tmp_path):
     loaded = Mine.load_from_checkpoint(saver.last_model_path, function=abs, **SAFELY)
     assert torch.equal(loaded.W, mine.W.cpu())
     assert loaded.lr == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer")
+def test_a_subclass_may_have_its_batch_size_found(tmp_path):
+    class Mine(OneLayer):
+        def __init__(self, batch_size):
+            super().__init__(inputs=PIXELS, classes=CLASSES)
+            self.save_hyperparameters()
+
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(*SmallData().tensors("train")), self.hparams.batch_size)
+
+        def val_dataloader(self):
+            return resident("val", shuffle=False)
+
+    mine = Mine(2)
+    run = trainer(tmp_path, callbacks=[], max_epochs=1)
+    assert Tuner(run).scale_batch_size(mine, max_trials=3) == mine.hparams.batch_size == 16
+    run.fit(mine)
+    assert run.global_step == 4
 
 
 class SmallCLIData(SmallData):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -226,8 +227,10 @@ class OneLayer(LightningModule):
             InputError: naming the argument and both values.
         """
         saved = checkpoint.get("hyper_parameters", {})
-        for name, value in self.hparams.items():
-            if name in saved and saved[name] != value and name not in WAYS:
+        # A subclass's own arguments are its own affair, such as a batch_size that is searched for.
+        for name in set(signature(OneLayer).parameters) - set(WAYS):
+            value = self.hparams.get(name)
+            if name in saved and saved[name] != value:
                 raise InputError(
                     f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
                     "use the run's own value, or start a new run."
