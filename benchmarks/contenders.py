@@ -202,7 +202,7 @@ def customary_lightning(task: Task, updates: int) -> float:
     return timer.seconds
 
 
-def onelayer(task: Task, updates: int, curves: bool = True, cuda_graphs: bool = True) -> float:
+def onelayer(task: Task, updates: int, curves: bool = True, **arguments: bool) -> float:
     """(d) ``onelayer fit`` as shipped: TensorBoard, bar, TriangularLR, curves, checkpoints on.
 
     One cycle; with n_s = 1000 updates, four epochs of 50,000 images (the course's rule for n_s),
@@ -217,7 +217,6 @@ def onelayer(task: Task, updates: int, curves: bool = True, cuda_graphs: bool = 
     from onelayer.training.checkpoint import Checkpoints
     from onelayer.training.curves import Curves
     from onelayer.training.module import OneLayer
-    from onelayer.training.progress import Progress
     from onelayer.training.results import Results
     from onelayer.training.schedule import TriangularLR
 
@@ -232,11 +231,11 @@ def onelayer(task: Task, updates: int, curves: bool = True, cuda_graphs: bool = 
     results = Results()
     schedule = TriangularLR(1e-5, LR, step_size=updates // 2)
     seeds = list(range(task.members))
-    model = OneLayer(task.hidden, l2=L2, seeds=seeds, cuda_graphs=cuda_graphs)
-    silent = redirect_stderr(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, silent:
+    model = OneLayer(task.hidden, l2=L2, seeds=seeds, **arguments)
+    silent, quiet = redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, silent, quiet:
         logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
-        callbacks = [schedule, results, Curves(), Checkpoints(), Progress()]
+        callbacks = [schedule, results, Curves(), Checkpoints()]
         data = Measured() if curves else Data()
         make_trainer(updates, callbacks, logger).fit(model, datamodule=data)
     assert results.summary is not None
@@ -246,6 +245,11 @@ def onelayer(task: Task, updates: int, curves: bool = True, cuda_graphs: bool = 
 def without_curves(task: Task, updates: int) -> float:
     """(d) with everything on but the measurements, which no other contender makes."""
     return onelayer(task, updates, curves=False)
+
+
+def one_at_a_time(task: Task, updates: int) -> float:
+    """(d) without curves and blocks: Lightning's automatic optimisation of the same module."""
+    return onelayer(task, updates, curves=False, fused=False)
 
 
 def without_graphs(task: Task, updates: int) -> float:

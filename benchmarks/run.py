@@ -30,22 +30,18 @@ import lightning
 import torch
 
 from benchmarks import contenders as c
-from onelayer.data import cifar10, synthetic
-from onelayer.data.pixels import concatenate, measure, standardise
+from onelayer.data.features import measure, standardise
+from onelayer.data.sources import cifar10, shapes
 
 
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     """Standardised X, y, the bytes, and the data set: CIFAR-10 where it is there."""
     root = cifar10.root_folder()
-    real = cifar10.find(root) is not None
-    batches = range(1, -(-images // 10_000) + 1)
-    parts = [
-        cifar10.load(root, [cifar10.train_batch(i)]) if real else synthetic.make(10_000, 0, i)
-        for i in batches
-    ]
-    whole = concatenate(parts)[:images]
+    real = cifar10.CIFAR10.find(root) is not None
+    source = cifar10.CIFAR10Files(root) if real else shapes.Shapes()
+    whole = source.read("train", range(images))
     X = standardise(whole.x, measure(whole.x))
-    return X.to(c.DEVICE), whole.y.to(c.DEVICE), whole.x, "cifar10" if real else "synthetic"
+    return X.to(c.DEVICE), whole.y.to(c.DEVICE), whole.x, source.name
 
 
 def jobs(args: argparse.Namespace):
@@ -55,6 +51,7 @@ def jobs(args: argparse.Namespace):
         yield "b bare, autograd", c.bare_autograd, hidden, 1, args.updates
         yield "d onelayer", c.onelayer, hidden, 1, args.updates
         yield "d less curves", c.without_curves, hidden, 1, args.updates
+        yield "d one update at a time", c.one_at_a_time, hidden, 1, args.updates
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20
         on_gpu = c.DEVICE.type == "cuda"

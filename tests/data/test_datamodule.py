@@ -15,10 +15,11 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from onelayer.core.errors import InputError
-from onelayer.data import cifar10, synthetic
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
+from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.pixels import Images, concatenate, measure, standardise
+from onelayer.data.sources import Labelled, cifar10, concatenate, shapes
+from onelayer.data.splits import split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
 from tests.training.small import SAFELY
 
@@ -51,16 +52,16 @@ def data(root: str | None = None, **arguments: Any) -> CIFAR10DataModule:
     return CIFAR10DataModule(root, **{"val_size": 4, "batch_size": 3, **arguments})
 
 
-def same(a: Images | None, b: Images) -> bool:
+def same(a: Labelled | None, b: Labelled) -> bool:
     return a is not None and torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
 
 
-def batch(i: int) -> Images:
+def batch(i: int) -> Labelled:
     """Batch file i, 1 to 5 and 6 for the test batch."""
-    return Images(torch.from_numpy(pixels(i - 1)), torch.tensor(labels(i - 1)))
+    return Labelled(torch.from_numpy(pixels(i - 1)), torch.tensor(labels(i - 1)))
 
 
-def batches(*numbers: int) -> Images:
+def batches(*numbers: int) -> Labelled:
     return concatenate([batch(i) for i in numbers])
 
 
@@ -85,7 +86,7 @@ def batches(*numbers: int) -> Images:
     ],
 )
 def test_splits_are_cut_as_described(
-    root: str, arguments: dict[str, Any], train: Images, val: Images | None
+    root: str, arguments: dict[str, Any], train: Labelled, val: Labelled | None
 ) -> None:
     module = data(root, **{"batch_size": 1, **arguments})
     module.prepare_data()
@@ -119,12 +120,26 @@ def test_the_built_in_set_is_laid_out_alike() -> None:
     module = data(source="synthetic", seed=3)
     module.prepare_data()
     module.setup("fit")
-    drawn = [synthetic.make(IMAGES, 3, stream) for stream in range(6)]
+    drawn = [shapes.make(IMAGES, 3, stream) for stream in range(6)]
     assert same(module.train, concatenate(drawn[1:])[:26])
     assert same(module.val, drawn[5][2:])
     assert same(module.test, drawn[0])
     assert module.dataset == "synthetic"
-    assert module.class_names == synthetic.CLASS_NAMES
+    assert module.class_names == shapes.CLASS_NAMES
+
+
+def test_any_source_can_be_resident(tmp_path: Path) -> None:
+    source = shapes.Shapes(seed=1, images=10)
+    splits = split_rows([range(5, 45)], 8, [range(10)])
+    module = ResidentDataModule(source, splits, batch_size=4)
+    model = Look()
+    trainer_for(tmp_path).fit(model, module)
+    assert model.validated == 8
+    assert same(module.train, source.read("train", range(5, 37)))
+    assert str(module) == (
+        "ResidentDataModule(synthetic: train 32, val 8, test 10 images; batches of 4)"
+    )
+    module.load_state_dict(module.state_dict())
 
 
 def test_every_split_of_the_real_set_is_references(
@@ -134,7 +149,7 @@ def test_every_split_of_the_real_set_is_references(
     module = CIFAR10DataModule(str(data_root))
     module.setup("fit")
     module.setup("test")
-    files = [cifar10.load(data_root, [f"data_batch_{i}"]) for i in range(1, 6)]
+    files = [cifar10.load(data_root, f"data_batch_{i}") for i in range(1, 6)]
     assert module.val is not None
     assert [len(module.train), len(module.val), len(module.test)] == [45_000, 5_000, 10_000]
     assert same(module.train, concatenate([*files[:4], files[4][:5000]]))
@@ -328,9 +343,11 @@ def test_the_root_is_the_arguments_or_the_variables_or_data(
 
 
 def test_missing_files_are_downloaded(tmp_path: Path, tiny: Tiny) -> None:
-    (tmp_path / tiny.published.archive).write_bytes(tiny.archive)
+    (tmp_path / tiny.published.name).write_bytes(tiny.archive)
     for source in ("cifar10", "auto"):
-        module = data(str(tmp_path / source), source=source, mirror=tmp_path.as_uri())
+        module = data(
+            str(tmp_path / source), source=source, mirror=tmp_path.as_uri(), download=True
+        )
         module.prepare_data()
         module.setup("fit")
         assert module.dataset == "cifar10"
@@ -338,7 +355,7 @@ def test_missing_files_are_downloaded(tmp_path: Path, tiny: Tiny) -> None:
         assert same(module.val, batch(5)[2:])
 
 
-@pytest.mark.parametrize("how", ["download", "variable", "mirror"])
+@pytest.mark.parametrize("how", ["download", "root", "variable", "mirror"])
 @pytest.mark.parametrize("source", ["cifar10", "auto"])
 def test_what_cannot_be_had_ends_or_falls_back_loudly(
     tmp_path: Path,
@@ -347,14 +364,16 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
     how: str,
     source: str,
 ) -> None:
-    arguments: dict[str, Any] = {"source": source, "mirror": tmp_path.as_uri()}
-    if how == "download":
-        arguments["download"] = False
+    download = {"download": False, "root": None}.get(how, True)
+    arguments: dict[str, Any] = {
+        "source": source, "mirror": tmp_path.as_uri(), "download": download
+    }  # fmt: skip
     if how == "variable":
         monkeypatch.setenv("ONELAYER_OFFLINE", "1")
     module = data(str(tmp_path / "root"), **arguments)
     reason = {
         "download": "download is false",
+        "root": "say --data.download true",
         "variable": "ONELAYER_OFFLINE is set",
         "mirror": "No such file",
     }[how]
@@ -371,19 +390,21 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
     assert "BUILT-IN SYNTHETIC" in said
     module.setup("fit")
     assert module.dataset == "synthetic"
-    assert same(module.test, synthetic.make(IMAGES, 0))
+    assert same(module.test, shapes.make(IMAGES, 0))
     module.prepare_data()  # as a test after the fit does
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", ["", "0"])
-def test_the_offline_variable_can_be_off(
+def test_the_default_root_is_downloaded_to_unless_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Tiny, value: str
 ) -> None:
     monkeypatch.setenv("ONELAYER_OFFLINE", value)
-    (tmp_path / tiny.published.archive).write_bytes(tiny.archive)
-    data(str(tmp_path / "root"), mirror=tmp_path.as_uri()).prepare_data()
-    assert cifar10.find(tmp_path / "root") is not None
+    (tmp_path / tiny.published.name).write_bytes(tiny.archive)
+    for variable, root in {"": tmp_path / "data", "elsewhere": tmp_path / "elsewhere"}.items():
+        monkeypatch.setenv("ONELAYER_DATA", variable)
+        data(mirror=tmp_path.as_uri()).prepare_data()
+        assert tiny.published.find(root)
 
 
 def test_auto_does_not_paper_over_damaged_files(root: str, tiny: Tiny) -> None:
@@ -480,7 +501,7 @@ def test_a_network_is_judged_on_the_data_set_it_was_trained_on(root: str) -> Non
     assert auto.dataset == "cifar10"
     auto.load_state_dict(state)
     assert auto.dataset == "synthetic"
-    assert same(auto.test, synthetic.make(IMAGES, 0))
+    assert same(auto.test, shapes.make(IMAGES, 0))
 
     with pytest.raises(InputError, match="dataset = synthetic"):
         resumed(root, source="auto").load_state_dict(state)
@@ -542,7 +563,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
         planes = x.reshape(3, 32, 32).permute(1, 2, 0)
         Image.fromarray(planes.numpy()).save(pictures / f"{i}.png")
 
-    monkeypatch.setattr("onelayer.data.datamodule._PREDICTION_BATCH", 4)
+    monkeypatch.setattr("onelayer.data.pictures._BATCH", 4)
     # source: cifar10, which is neither there nor to be had nor needed
     module = data("nowhere", mirror="file:///nowhere", images=str(pictures))
     found = trainer_for(tmp_path).predict(Look(), module, ckpt_path=tmp_path / "a.ckpt", **SAFELY)
@@ -551,7 +572,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
     names = [name for _, names in found for name in names]
     assert names == [str(pictures / f"{i}.png") for i in range(IMAGES)]
     assert torch.equal(torch.cat([X for X, _ in found]), trained.tensors("test")[0])
-    assert module.class_names == synthetic.CLASS_NAMES
+    assert module.class_names == shapes.CLASS_NAMES
     assert not Path("nowhere").exists()
 
 
@@ -604,8 +625,8 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: str | None) -> Non
         ("seed", math.inf, ">= 0"),
         ("seed", None, ">= 0"),
         ("mirror", "example.org", "https://"),
-        ("download", "yes", "True, False"),
-        ("download", 1, "True, False"),
+        ("download", "yes", "True, False, None"),
+        ("download", 1, "True, False, None"),
         ("download_seconds", 0, "> 0"),
         ("download_seconds", -1.0, "> 0"),
         ("download_seconds", math.nan, "> 0"),
@@ -666,10 +687,11 @@ def test_every_option_is_described_on_the_command_line() -> None:
 
 LIGHT = """
 import sys
-import onelayer.data.cifar10, onelayer.data.files, onelayer.data.loader, onelayer.data.synthetic
-heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "filelock", "jsonargparse"}
+import onelayer.data.loader, onelayer.data.pictures
+import onelayer.data.sources.cifar10, onelayer.data.sources.shapes
+heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "jsonargparse"}
 print(sorted(heavy & set(sys.modules)))
-import filelock
+import PIL
 print(sorted(heavy & set(sys.modules)))
 """
 
@@ -682,4 +704,4 @@ def test_only_the_datamodule_imports_lightning() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == ["[]", "['filelock']"]
+    assert done.stdout.splitlines() == ["[]", "['PIL']"]

@@ -1,37 +1,42 @@
-"""Downloading, against a server on loopback that is healthy, or is not; and being killed."""
+"""Downloading from servers on loopback that are healthy, or are not; and being killed."""
 
 import io
-import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from onelayer.core.errors import InputError
-from onelayer.data import cifar10, fetch
-from onelayer.data.cifar10 import CIFAR10, Published, download, load
-from tests.data.tiny import TRAIN, Tiny, make_tiny, md5, tar_of
+from onelayer.data import download
+from onelayer.data.download import mirror_urls, obtain
+from onelayer.data.sources.cifar10 import CIFAR10, load
+from tests.data.tiny import Tiny, make_tiny, md5, tar_of
 
-LINUX = sys.platform == "linux"
+FAST = {"_SILENCE": 0.5, "_WINDOW": 0.3}  # seconds
+PART = f".{CIFAR10.name}.part"
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
     return make_tiny()
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FAST.items():
+        monkeypatch.setattr(download, name, value)
 
 
 # ---- the server
@@ -46,7 +51,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, archive: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.archive = archive
-        self.requests: Counter[str] = Counter()
+        self.asked: list[tuple[str, int]] = []  # which kind, from which byte on
         self.stopped = threading.Event()
 
     def url(self, kind: str) -> str:
@@ -61,275 +66,248 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         kind = self.path.split("/")[1]
-        self.server.requests[kind] += 1
-        getattr(self, kind)(self.server.archive)
+        begin = int(re.findall(r"\d+", self.headers.get("Range", "0"))[0])
+        self.server.asked.append((kind, begin))
+        getattr(self, kind)(self.server.archive, begin)
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def begin(self, length: int) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(length))
+    def begin(self, begin: int, size: int) -> None:
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - begin))
         self.end_headers()
 
-    def healthy(self, archive: bytes) -> None:
-        self.begin(len(archive))
-        self.wfile.write(archive)
+    def healthy(self, archive: bytes, begin: int) -> None:
+        self.begin(begin, len(archive))
+        self.wfile.write(archive[begin:])
 
-    def moved(self, archive: bytes) -> None:
+    def no_ranges(self, archive: bytes, begin: int) -> None:
+        self.healthy(archive, 0)
+
+    def other_range(self, archive: bytes, begin: int) -> None:
+        self.healthy(archive, begin and begin - 1)
+
+    def moved(self, archive: bytes, begin: int) -> None:
         self.send_response(302)
         self.send_header("Location", self.path.replace("moved", "healthy"))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def silent(self, archive: bytes) -> None:
+    def silent(self, archive: bytes, begin: int) -> None:
         self.server.stopped.wait()
 
-    def stops(self, archive: bytes) -> None:
-        self.begin(len(archive))
-        self.wfile.write(archive[: len(archive) // 2])
+    def stops(self, archive: bytes, begin: int) -> None:
+        self.begin(begin, len(archive))
+        self.wfile.write(archive[begin : len(archive) // 2])
         self.wfile.flush()
         self.server.stopped.wait()
 
-    def drips(self, archive: bytes) -> None:
-        self.begin(len(archive))
-        for byte in archive:
-            self.wfile.write(bytes([byte]))
+    def drips(self, archive: bytes, begin: int) -> None:
+        self.pour(archive, begin, 1)
+
+    def throttled(self, archive: bytes, begin: int) -> None:
+        self.pour(archive, begin, 1000)
+
+    def pour(self, archive: bytes, begin: int, step: int) -> None:
+        """Send that many bytes every 20 ms."""
+        self.begin(begin, len(archive))
+        for position in range(begin, len(archive), step):
+            self.wfile.write(archive[position : position + step])
             self.wfile.flush()
-            if self.server.stopped.wait(0.05):
+            if self.server.stopped.wait(0.02):
                 break
 
-    def short(self, archive: bytes) -> None:
-        self.begin(len(archive))
-        self.wfile.write(archive[:-100])
+    def short(self, archive: bytes, begin: int) -> None:
+        self.begin(begin, len(archive))
+        self.wfile.write(archive[begin:-100])
 
-    def busy(self, archive: bytes) -> None:
+    def busy(self, archive: bytes, begin: int) -> None:
         self.send_error(503)
 
-    def absent(self, archive: bytes) -> None:
-        self.send_error(404)
+    def altered(self, archive: bytes, begin: int) -> None:
+        self.healthy(archive[:-1] + b"!", begin)
 
-    def altered(self, archive: bytes) -> None:
-        self.healthy(archive[:-1] + b"!")
+    def page(self, archive: bytes, begin: int) -> None:
+        self.no_ranges(b"<html>Please log in to the network.</html>", 0)
 
-    def page(self, archive: bytes) -> None:
-        self.healthy(b"<html>Please log in to the network.</html>")
+    def endless(self, archive: bytes, begin: int) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.stopped.is_set():
+            self.wfile.write(bytes(2**16))
 
 
 @pytest.fixture(scope="module")
 def server(tiny: Tiny) -> Iterator[Server]:
-    server = Server(tiny.archive)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    environment = pytest.MonkeyPatch()
-    environment.setenv("no_proxy", "*")
-    yield server
-    environment.undo()
-    server.stopped.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server(tiny.archive) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "*")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.stopped.set()
+        server.shutdown()
+        thread.join()
 
 
-def unused_port() -> int:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        return server.server_port
+@pytest.fixture
+def asked(server: Server) -> list[tuple[str, int]]:
+    """What the server is asked for during the test."""
+    server.asked.clear()
+    return server.asked
 
 
 def visible(root: Path) -> list[str]:
-    """What a user sees below a root, and what is hidden but for the lock."""
-    return sorted(path.name for path in root.iterdir() if path.name != ".cifar-10.lock")
+    return sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
 
 
 def assert_complete(root: Path, tiny: Tiny) -> None:
-    assert visible(root) == [CIFAR10.folder]
+    assert {path.name for path in root.iterdir()} <= {CIFAR10.folder, f".{CIFAR10.name}.lock"}
     found = {path.name: path.read_bytes() for path in (root / CIFAR10.folder).iterdir()}
     assert found == tiny.contents
-    assert len(load(root, TRAIN, tiny.published)) == 30
+    assert len(load(root, "data_batch_5", tiny.published)) == 6
 
 
 # ---- success
 
 
 def test_a_download_is_complete_and_shown_and_not_repeated(
-    tmp_path: Path, server: Server, tiny: Tiny, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "new" / "root"
-    before = server.requests["healthy"]
-    folder = download(root, server.url("moved"), published=tiny.published)
-    assert folder == root / CIFAR10.folder
-    assert_complete(root, tiny)
+    for _ in range(2):
+        folder = obtain(tiny.published, root, server.url("moved"))
+        assert folder == root / CIFAR10.folder
+        assert_complete(root, tiny)
+        assert asked == [("moved", 0), ("healthy", 0)]
     assert oct(folder.stat().st_mode)[-3:] == oct(root.stat().st_mode)[-3:]
     out, err = capfd.readouterr()
     assert out == ""
-    assert "Downloading http://127.0.0.1" in err
-    assert "100%" in err  # torchvision's progress bar
-    after = server.requests["healthy"]
-    assert after > before
-
-    assert download(root, server.url("healthy"), published=tiny.published) == folder
-    assert server.requests["healthy"] == after
-    assert capfd.readouterr() == ("", "")
+    assert err.count("Downloading CIFAR-10") == 1
 
 
-@pytest.mark.parametrize("ending", ["", "/", "/cifar-10-python.tar.gz"])
-def test_a_mirror_can_be_a_folder(tmp_path: Path, tiny: Tiny, ending: str) -> None:
-    mirror = tmp_path / "a mirror"
-    mirror.mkdir()
-    (mirror / CIFAR10.archive).write_bytes(tiny.archive)
-    url = mirror.as_uri() + ending
-    download(tmp_path / "root", url, published=tiny.published)
-    assert_complete(tmp_path / "root", tiny)
-    assert (mirror / CIFAR10.archive).read_bytes() == tiny.archive
+def test_mirrors_are_the_archive_or_its_folder() -> None:
+    for folder in ("file:///a%20b", "https://x/y"):
+        url = f"{folder}/{CIFAR10.name}"
+        assert mirror_urls([folder, f"{folder}/", url], CIFAR10) == (url,) * 3
+    assert mirror_urls(CIFAR10.urls[1], CIFAR10) == (CIFAR10.urls[1],)  # with ?download=1
+    assert mirror_urls("http://x/y?key=1", CIFAR10) == (f"http://x/y/{CIFAR10.name}?key=1",)
+    assert mirror_urls(None, CIFAR10) == ()
+
+
+@pytest.mark.parametrize("mirror", ["ftp://x/y", "/data/mirror", "", "http://[x/", "http:///x", 5])
+def test_a_mirror_that_is_no_url_is_refused(tmp_path: Path, mirror: str) -> None:
+    for mirrors in (mirror, ["http://x", mirror]):
+        with pytest.raises(InputError, match=r"no URL of cifar-10-python\.tar\.gz"):
+            obtain(CIFAR10, tmp_path / "root", mirrors)
+    assert not (tmp_path / "root").exists()
 
 
 def test_what_is_there_is_never_replaced(tmp_path: Path, tiny: Tiny) -> None:
     folder = tiny.write(tmp_path)
     (folder / "data_batch_1").write_bytes(b"damaged")
-    assert download(tmp_path, "file:///nowhere", published=tiny.published) == folder
+    assert obtain(tiny.published, tmp_path, "file:///nowhere") == folder
     assert (folder / "data_batch_1").read_bytes() == b"damaged"
 
 
-# ---- faults
+# ---- several sources
 
-LIMITS = {"timeout": 30.0, "silence": 1.0}
-
-
-def assert_short_and_helpful(error: InputError, url: str) -> None:
-    message = str(error)
-    assert f"cannot download CIFAR-10 from {url}" in message
-    for advice in ("ONELAYER_DATA", "--data.root", "--data.mirror", "--data.source synthetic"):
-        assert advice in message
-    assert len(message.splitlines()) <= 5
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the child does is done here: to start Python takes seconds."""
-    monkeypatch.setattr(fetch, "_ask_child", lambda order: fetch.attempt(order, pytest.fail))
-    yield
-    socket.setdefaulttimeout(None)
+REASONS = {
+    "silent": "it was silent for 0.5 s",
+    "stops": "it was silent for 0.5 s",
+    "drips": r"too slow: 0.0\d+ kB/s where \S+ are needed \(--data.download_seconds\)",
+    "short": "it ended after {short} of {size} bytes",
+    "busy": "the server answers 503 Service Unavailable",
+    "altered": "another file: MD5 {md5} expected, .* found",
+    "endless": "another file: MD5 {md5} expected, .* found",
+    "page": "another file, of 42 and not ",
+    "file:///nowhere": "No such file",
+    "http://127.0.0.1:9": "Connection refused",
+}
 
 
-@pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("silent", "silent for 1 s"),
-        ("stops", "silent for 1 s"),
-        ("short", "only {short} of the archive's {size} bytes"),
-        ("page", "only 42 of the archive's {size} bytes"),
-        ("busy", "the server answers 503 Service Unavailable"),
-        ("absent", "the server answers 404 Not Found"),
-        ("altered", "another file: MD5 {md5} expected, .* found"),
-        ("refuses", "Connection refused"),
-    ],
-)
-def test_a_fault_is_a_short_error(
+@pytest.mark.parametrize(("kind", "reason"), REASONS.items())
+def test_a_source_that_fails_is_named_and_the_next_serves(
     tmp_path: Path,
     server: Server,
     tiny: Tiny,
     kind: str,
     reason: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    base = server.url(kind)
-    if kind == "refuses":
-        base = f"http://127.0.0.1:{unused_port()}/{kind}"
-    with pytest.raises(InputError) as caught:
-        download(tmp_path / "root", base, **LIMITS, published=tiny.published)
+    url = kind if ":" in kind else server.url(kind)
     size = len(tiny.archive)
-    parts = {"short": f"{size - 100:,}", "size": f"{size:,}", "md5": md5(tiny.archive)}
-    assert re.search(reason.format(**parts), str(caught.value))
-    assert_short_and_helpful(caught.value, f"{base}/{CIFAR10.archive}")
-    assert visible(tmp_path / "root") == []
+    reason = reason.format(short=f"{size - 100:,}", size=f"{size:,}", md5=md5(tiny.archive))
+    with pytest.raises(InputError) as caught:
+        obtain(tiny.published, tmp_path, url, 60)
+    title, fault, *advice = str(caught.value).splitlines()
+    assert title.startswith("cannot download CIFAR-10")
+    assert re.search(f"^{url}/{CIFAR10.name}: .*{reason}", fault)
+    for word in ("ONELAYER_DATA", "--data.root", "--data.mirror", "--data.source synthetic"):
+        assert word in "\n".join(advice)
+    assert len(advice) == 3
+    assert visible(tmp_path) == []
+    assert (tmp_path / PART).stat().st_size <= size
+
+    capfd.readouterr()
+    obtain(replace(tiny.published, urls=(server.url("healthy"),)), tmp_path, url, 60)
+    assert_complete(tmp_path, tiny)
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith(url))
+    assert re.search(reason, line) or kind in ("short", "stops")  # of which nothing was left
 
 
-def test_a_silent_and_a_dripping_server_end_in_time(
-    tmp_path: Path, server: Server, tiny: Tiny, capfd: pytest.CaptureFixture[str]
+def test_a_slow_source_is_left_and_the_next_goes_on(
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list
 ) -> None:
-    def attempt(kind: str) -> tuple[InputError, float]:
-        begin = time.monotonic()
-        with pytest.raises(InputError) as caught:
-            download(tmp_path / kind, server.url(kind), **LIMITS, published=tiny.published)
-        return caught.value, time.monotonic() - begin
-
-    kinds = ["silent", "drips"]
-    with ThreadPoolExecutor() as pool:
-        (silent, soon), (drips, later) = pool.map(attempt, kinds)
-    assert "silent for 1 s" in str(silent)
-    # it would take an hour: told after a tenth of the limit
-    assert re.search(r"too slow: 0 of [\d,]+ bytes in [3-9] s, and the limit is 30 s", str(drips))
-    assert max(soon, later) < 30  # most of it to start Python
-    for kind, error in zip(kinds, (silent, drips), strict=True):
-        assert_short_and_helpful(error, f"{server.url(kind)}/{CIFAR10.archive}")
-        assert visible(tmp_path / kind) == []
-    assert "Traceback" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("size", "done", "limit", "told"),
-    [
-        (1000, 999, 0.4, (0.4, 1.5)),  # the pace looks well to the end
-        (1000, 0, 4.0, (0.4, 2.0)),
-        (1000, 10, 4.0, (0.4, 2.0)),  # a hundredth after a tenth of the time
-    ],
-)
-def test_the_time_is_limited(
-    tmp_path: Path, tiny: Tiny, size: int, done: int, limit: float, told: tuple[float, float]
-) -> None:
-    archive = tmp_path / "archive"
-    archive.write_bytes(bytes(done))
-    slow = replace(order(tmp_path, b"", tiny.published), size=size, seconds=limit)
-    reasons: list[str] = []
     begin = time.monotonic()
-    fetch._watch(archive, slow, reasons.append, threading.Event())
-    assert told[0] <= time.monotonic() - begin < told[1]
-    (reason,) = reasons
-    assert f"{done} of 1,000 bytes" in reason
-    assert f"the limit is {limit:g} s (--data.download_seconds)" in reason
+    seconds = len(tiny.archive) / 100_000  # throttled sends half as many in a second
+    mirrors = [server.url(kind) for kind in ("throttled", "busy", "healthy")]
+    obtain(tiny.published, tmp_path, mirrors, seconds)
+    assert time.monotonic() - begin < 3
+    assert_complete(tmp_path, tiny)
+    assert [kind for kind, _ in asked] == ["throttled", "busy", "healthy"]
+    assert asked[0][1] == 0 < asked[1][1] == asked[2][1] < len(tiny.archive)
 
 
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program in the place of the child's Python."""
-    program = folder / "python"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-
-
-@pytest.mark.parametrize("script", ["exit 3", "kill -9 $$"])
-def test_a_child_that_dies_is_reported(
-    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, script: str
+def test_where_all_are_slow_the_fastest_is_taken(
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in(tmp_path, monkeypatch, script)
-    code = "3" if script == "exit 3" else "-9"
-    with pytest.raises(InputError, match=f"ended with exit code {code}"):
-        download(tmp_path / "root", "http://nowhere", published=tiny.published)
-    assert visible(tmp_path / "root") == []
+    mirrors = [server.url(kind) for kind in ("drips", "throttled", "busy")]
+    obtain(tiny.published, tmp_path, mirrors, len(tiny.archive) / 100_000)
+    assert_complete(tmp_path, tiny)
+    assert [kind for kind, _ in asked] == ["drips", "throttled", "busy", "throttled"]
+    assert "100%" in capfd.readouterr().err  # the bar
 
 
-def test_a_child_that_hangs_is_ended(
-    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["no_ranges", "healthy"])
+def test_another_sources_wrong_bytes_are_discarded(
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list, kind: str
 ) -> None:
-    stand_in(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    monkeypatch.setattr(fetch, "_START", 0.5)
-    with pytest.raises(InputError, match="not done after 1 s"):
-        download(tmp_path / "root", "http://nowhere", 0.5, published=tiny.published)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    (tmp_path / PART).write_bytes(bytes(1000))
+    obtain(tiny.published, tmp_path, server.url(kind))
+    assert_complete(tmp_path, tiny)
+    assert asked == [("no_ranges", 1000)] if kind == "no_ranges" else [(kind, 1000), (kind, 0)]
 
 
-@pytest.mark.parametrize("mirror", ["ftp://x/y", "/data/mirror", "mirror", "", "http://[x/"])
-def test_a_mirror_that_is_no_url_is_refused(tmp_path: Path, mirror: str) -> None:
-    with pytest.raises(InputError, match=r"no URL.*cifar-10-python\.tar\.gz"):
-        download(tmp_path / "root", mirror)
-    assert not (tmp_path / "root").exists()
+@pytest.mark.parametrize("size", [0, 1, -1, 10**6])
+def test_a_partial_file_of_any_size_is_completed(
+    tmp_path: Path, server: Server, tiny: Tiny, size: int
+) -> None:
+    content = (tiny.archive + bytes(10**6))[: size % len(tiny.archive) if size < 0 else size]
+    (tmp_path / PART).write_bytes(content)
+    obtain(tiny.published, tmp_path, [server.url("other_range"), server.url("healthy")])
+    assert_complete(tmp_path, tiny)
 
 
-def test_a_mirror_folder_without_the_archive(tmp_path: Path, tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="No such file"):
-        download(tmp_path / "root", tmp_path.as_uri(), published=tiny.published)
-    assert visible(tmp_path / "root") == []
+def test_a_complete_partial_file_needs_no_server(tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / PART).write_bytes(tiny.archive)
+    obtain(tiny.published, tmp_path, "http://127.0.0.1:9")
+    assert_complete(tmp_path, tiny)
+
+
+# ---- the disk
 
 
 def not_a_folder(folder: Path) -> Path:
@@ -349,195 +327,111 @@ def read_only(folder: Path) -> Path:
 
 
 def kernels(folder: Path) -> Path:
-    if not LINUX:
+    if sys.platform != "linux":
         pytest.skip("/proc is Linux's")
     return Path("/proc/onelayer")
 
 
 @pytest.mark.parametrize("root_of", [not_a_folder, below_a_file, read_only, kernels])
 def test_where_nothing_can_be_written_the_network_is_not_tried(
-    tmp_path: Path, server: Server, tiny: Tiny, root_of: Callable[[Path], Path]
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list, root_of: Callable[[Path], Path]
 ) -> None:
-    before = server.requests.total()
     root = root_of(tmp_path)
     with pytest.raises(InputError) as caught:
-        download(root, server.url("healthy"), published=tiny.published)
+        obtain(tiny.published, root, server.url("healthy"))
     assert f"cannot write to {root}" in str(caught.value)
     assert "ONELAYER_DATA" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 5
-    assert server.requests.total() == before
+    assert asked == []
 
 
 def test_a_disk_without_room_is_told_before_the_network(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, asked: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = server.requests.total()
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="has 100 MB free, and CIFAR-10 needs 375 MB"):
-        download(tmp_path, server.url("healthy"))
-    assert server.requests.total() == before
-    assert visible(tmp_path) == []
+        obtain(CIFAR10, tmp_path, server.url("healthy"))
+    assert asked == []
 
 
-def test_a_folder_in_the_way_is_not_replaced(tmp_path: Path, tiny: Tiny) -> None:
-    (tmp_path / CIFAR10.archive).write_bytes(tiny.archive)
-    mine = tmp_path / "root" / CIFAR10.folder / "thesis.txt"
-    mine.parent.mkdir(parents=True)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_not_the_servers_fault(tmp_path: Path, server: Server, tiny: Tiny) -> None:
+    (tmp_path / PART).symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"cannot write to .*: No space left on device"):
+        obtain(tiny.published, tmp_path, server.url("healthy"))
+
+
+def test_a_folder_in_the_way_is_not_replaced(tmp_path: Path, server: Server, tiny: Tiny) -> None:
+    mine = tmp_path / CIFAR10.folder / "thesis.txt"
+    mine.parent.mkdir()
     mine.write_text("mine")
-    with pytest.raises(InputError, match=r"cannot write to .*root: .*not empty"):
-        download(tmp_path / "root", tmp_path.as_uri(), published=tiny.published)
+    with pytest.raises(InputError, match=r"cannot write to .*: .*not empty"):
+        obtain(tiny.published, tmp_path, server.url("healthy"))
     assert mine.read_text() == "mine"
-    assert visible(tmp_path / "root") == [CIFAR10.folder]
+    assert visible(tmp_path) == [CIFAR10.folder]
 
 
-# ---- the archive's content
-
-
-def order(folder: Path, archive: bytes, published: Published) -> fetch.Order:
-    return fetch.Order(
-        url="http://nowhere",
-        scratch=str(folder),
-        archive=published.archive,
-        md5=md5(archive),
-        size=len(archive),
-        folder=published.folder,
-        files=dict(published.files),
-        seconds=1,
-        silence=1,
-    )
-
-
-def unpack(folder: Path, archive: bytes, published: Published) -> None:
-    (folder / "archive").write_bytes(archive)
-    fetch._unpack(folder / "archive", order(folder, archive, published))
-
-
-def test_only_the_wanted_files_are_unpacked(tmp_path: Path, tiny: Tiny) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    unpack(scratch, tiny.archive, tiny.published)
-    unpacked = {path.name for path in (scratch / CIFAR10.folder).iterdir()}
-    assert unpacked == set(tiny.published.files)
-    assert {path.name for path in tmp_path.iterdir()} == {"scratch"}  # and no ../escape
-
-
-def test_an_archive_that_lacks_a_file_is_refused(tmp_path: Path, tiny: Tiny) -> None:
-    files = {f"{CIFAR10.folder}/{name}": tiny.contents[name] for name in TRAIN}
-    with pytest.raises(fetch.FetchError, match=r"lacks test_batch, batches\.meta"):
-        unpack(tmp_path, tar_of(files), tiny.published)
-
-
-def test_an_altered_file_in_the_archive_is_refused(tmp_path: Path, tiny: Tiny) -> None:
-    files = {f"{CIFAR10.folder}/{name}": content for name, content in tiny.contents.items()}
-    files[f"{CIFAR10.folder}/data_batch_4"] += b"x"
-    with pytest.raises(fetch.FetchError, match="data_batch_4 in the archive is altered"):
-        unpack(tmp_path, tar_of(files), tiny.published)
-    assert not (tmp_path / CIFAR10.folder / "data_batch_4").exists()
-
-
-def test_a_link_in_the_archive_is_not_followed(tmp_path: Path, tiny: Tiny) -> None:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w:gz") as tar:
-        link = tarfile.TarInfo(f"{CIFAR10.folder}/test_batch")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    with pytest.raises(fetch.FetchError, match="lacks"):
-        unpack(tmp_path, target.getvalue(), replace(tiny.published, files={"test_batch": "0"}))
-    assert list((tmp_path / CIFAR10.folder).iterdir()) == []
+def test_only_wanted_files_are_unpacked(tmp_path: Path) -> None:
+    name = f"{CIFAR10.folder}/test_batch"
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    content = io.BytesIO(tar_of({"../escape": b"", f"{CIFAR10.folder}/readme": b"", name: b"1"}))
+    with tarfile.open(fileobj=content, mode="r:gz") as old:
+        members = [(member, old.extractfile(member)) for member in old]
+        with tarfile.open(tmp_path / "archive", "w:gz") as tar:
+            for member, file in [*members, (link, None)]:
+                tar.addfile(member, file)
+    download._unpack(tmp_path / "archive", tmp_path / "folder", CIFAR10)
+    assert {path.name for path in tmp_path.rglob("*")} == {"archive", "folder", "test_batch"}
+    assert (tmp_path / "folder" / "test_batch").read_bytes() == b"1"
 
 
 # ---- several processes, and kills
 
-DOWNLOAD = """
-import json, sys
-from onelayer.data.cifar10 import Published, download
-root, mirror, published = sys.argv[1:]
-download(root, mirror, published=Published(**json.loads(published)))
+OBTAIN = """
+import sys
+from pathlib import Path
+from onelayer.data.download import obtain
+from tests.data.tiny import make_tiny
+obtain(make_tiny().published, Path(sys.argv[1]), sys.argv[2])
 """
 
 
-def start_download(root: Path, mirror: str, published: Published) -> subprocess.Popen[str]:
+def start(root: Path, mirror: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", DOWNLOAD, str(root), mirror, json.dumps(asdict(published))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-c", OBTAIN, str(root), mirror],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])},
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_two_processes_at_once_both_succeed_with_one_download(
-    tmp_path: Path, server: Server, tiny: Tiny
+def test_several_at_once_all_succeed_with_one_download(
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list
 ) -> None:
-    before = server.requests["healthy"]
-    processes = [start_download(tmp_path, server.url("healthy"), tiny.published) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    assert server.requests["healthy"] == before + 2  # torchvision asks twice for one download
-    assert sum("Downloading" in error for error in errors) == 1
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(start(tmp_path, server.url("throttled")).communicate)
+        while not asked:
+            time.sleep(0.01)
+        obtain(tiny.published, tmp_path, server.url("healthy"))
+        assert "Downloading" in other.result()[1]
+    assert asked == [("throttled", 0)]
     assert_complete(tmp_path, tiny)
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in path.read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.002)
-
-
-@pytest.mark.skipif(not LINUX, reason="looks for the child in /proc")
-def test_a_download_killed_leaves_nothing_visible_and_the_next_succeeds(
-    tmp_path: Path, server: Server, tiny: Tiny
+def test_a_killed_download_goes_on_at_the_next_start(
+    tmp_path: Path, server: Server, tiny: Tiny, asked: list
 ) -> None:
-    root = tmp_path / "root"
-    process = start_download(root, server.url("stops"), tiny.published)
-    wait_for(lambda: begun(root, CIFAR10.archive))
-    (child,) = children(process)
-    kill(process)
-    wait_for(lambda: not alive(child), 10)  # by itself
-    assert_only_leftovers(root, CIFAR10.archive)
-    (tmp_path / CIFAR10.archive).write_bytes(tiny.archive)
-    download(root, tmp_path.as_uri(), published=tiny.published)
-    assert_complete(root, tiny)
-
-
-def test_an_extraction_killed_leaves_nothing_visible_and_the_next_succeeds(tmp_path: Path) -> None:
-    large = make_tiny({"zzz": os.urandom(2**20) * 60})  # takes a while to unpack
-    (tmp_path / CIFAR10.archive).write_bytes(large.archive)
-    root = tmp_path / "root"
-    process = start_download(root, tmp_path.as_uri(), large.published)
-    wait_for(lambda: begun(root, CIFAR10.folder))
-    kill(process)
-    assert_only_leftovers(root, CIFAR10.folder)
-    download(root, tmp_path.as_uri(), published=large.published)
-    assert_complete(root, large)
-
-
-def begun(root: Path, name: str) -> bool:
-    return any(path.stat().st_size for path in root.glob(f".cifar-10-part-*/{name}"))
-
-
-def kill(process: subprocess.Popen[str]) -> None:
+    process = start(tmp_path, server.url("throttled"))
+    part = tmp_path / PART
+    while not (part.is_file() and part.stat().st_size > 20_000):
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL
-
-
-def assert_only_leftovers(root: Path, name: str) -> None:
-    assert begun(root, name)
-    assert cifar10.find(root) is None
-    (leftover,) = visible(root)
-    assert leftover.startswith(".cifar-10-part-")
+    (tmp_path / f".{CIFAR10.folder}.part").mkdir()  # as if it had been unpacking
+    received = part.stat().st_size
+    assert visible(tmp_path) == []
+    obtain(tiny.published, tmp_path, server.url("healthy"))
+    assert asked == [("throttled", 0), ("healthy", received)]
+    assert_complete(tmp_path, tiny)

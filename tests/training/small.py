@@ -7,8 +7,9 @@ from inspect import signature
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
+from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.pixels import Images, measure, standardise
+from onelayer.data.sources import Labelled
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
@@ -23,7 +24,7 @@ def images(n, seed):
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=g)
     noise = torch.randint(0, 120, (n, PIXELS), generator=g)
-    return Images((noise + 40 * y.unsqueeze(1)).to(torch.uint8), y)
+    return Labelled((noise + 40 * y.unsqueeze(1)).to(torch.uint8), y)
 
 
 class SmallData(LightningDataModule):

@@ -12,7 +12,7 @@ from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
 from onelayer.core.update import FusedUpdate
-from onelayer.data import pixels
+from onelayer.data import features
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
 from onelayer.training import blocks
@@ -235,9 +235,9 @@ def test_images_kept_as_bytes_train_the_same_bits(tmp_path, monkeypatch):
         return data.tensors("train")[0], model.weights, model.trainer.callbacks[1].rows
 
     _, weights, rows = train()
-    monkeypatch.setattr(pixels, "free_memory", lambda device: 0)
+    monkeypatch.setattr(features, "free_memory", lambda device: 0)
     X, frugal_weights, frugal_rows = train()
-    assert isinstance(X, pixels.ByteFeatures)
+    assert isinstance(X, features.ByteFeatures)
     assert all(torch.equal(a, b) for a, b in zip(weights, frugal_weights, strict=True))
     assert rows == frugal_rows
 

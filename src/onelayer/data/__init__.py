@@ -1,8 +1,8 @@
 """Files to tensors to batches.
 
-``pixels`` holds images and standardises them, ``cifar10`` and ``synthetic`` provide them,
-``loader`` gives batches and ``datamodule`` joins all for Lightning. Only ``datamodule`` imports
-Lightning, and only the process that downloads imports torchvision.
+``sources`` provides labelled images, ``download`` brings their files, ``splits`` says which rows
+are for what, ``features`` standardises them, ``loader`` gives batches, ``pictures`` reads images to
+predict, and ``datamodule`` joins all for Lightning, which nothing else imports.
 """
 
 from onelayer._compat import ensure_torchvision_operators

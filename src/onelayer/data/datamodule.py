@@ -1,11 +1,11 @@
-"""CIFAR-10 for Lightning: splits, statistics, standardised tensors in memory, loaders."""
+"""A data set in memory for Lightning: splits, statistics, standardised tensors, loaders, state."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,231 +15,130 @@ from torch import Tensor
 
 from onelayer.core.checks import check_whole, is_number
 from onelayer.core.errors import InputError
-from onelayer.data import cifar10, files, synthetic
+from onelayer.data.download import mirror_urls, obtain
+from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.pixels import (
-    PIXELS,
-    Images,
-    Statistics,
-    concatenate,
-    features,
-    measure,
-    standardise,
-)
-
-Split = Literal["train", "val", "test"]
-Dataset = Literal["cifar10", "synthetic"]
+from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.sources import PIXELS, Labelled, Source, cifar10, concatenate
+from onelayer.data.sources.cifar10 import CIFAR10Files
+from onelayer.data.sources.shapes import Shapes
+from onelayer.data.splits import Split, pool_of, split_rows
 
 PLACES = ("root", "mirror", "download", "download_seconds", "images")
 """The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
 
 _EVALUATION_BATCH = 5000
-_PREDICTION_BATCH = 500
+_NEEDED: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+}
 
 
-class CIFAR10DataModule(LightningDataModule):
-    """CIFAR-10, or a built-in set laid out alike, standardised and in memory.
+class ResidentDataModule(LightningDataModule):
+    """Images of any source, standardised and in memory.
 
     Pixels are scaled to [0, 1] and standardised with the mean and standard deviation of the
     training split, which checkpoints carry. Loaders give batches by index, in an order that is a
     pure function of the seed and the epoch.
 
     Args:
-        root: folder that holds cifar-10-batches-py/, or to download it to. By default the
-            environment variable ONELAYER_DATA, else "data".
-        source: cifar10; synthetic, images of ten shapes drawn on the fly, which need no files; or
-            auto, CIFAR-10 where it is there or to be had and the built-in images otherwise.
-        train_batches: which of the training batches 1 to 5, of 10,000 images each, train.
-        val_batches: which of them validate. By default none: the last val_size images of the
-            training batches do.
-        val_size: how many images validate if no val_batches are named; 0 for none.
-        limit: keep only the first so many images of each split. By default all.
+        data_set: where the images come from.
+        splits: the rows of each split, as :func:`onelayer.data.splits.split_rows` gives them.
         batch_size: images of an update, over all processes.
-        seed: of the order of the batches, and of the built-in images; 0 or more.
-        mirror: URL (http, https, file) of a folder that holds cifar-10-python.tar.gz. By default
-            the original server.
-        download: whether to download CIFAR-10 where it is missing.
-        images: image files, or folders of them, to predict.
-        download_seconds: the longest that a download may take.
+        seed: of the order of the batches, 0 or more.
 
     Raises:
         InputError: naming the argument, its value and its range.
 
     Attributes:
-        dataset: "cifar10" or "synthetic".
         statistics: of the training split, or of the checkpoint that was loaded.
     """
 
-    published = cifar10.CIFAR10
-    """What the files must be, and how many images a batch holds, of the built-in set too."""
-
-    input_size = PIXELS
-    num_classes = len(cifar10.CLASS_NAMES)
+    decisive: tuple[str, ...] = ("batch_size", "seed")
+    """The arguments that decide which images come when: a run is resumed with the same."""
 
     def __init__(
         self,
-        root: str | None = None,
-        source: Literal["cifar10", "synthetic", "auto"] = "cifar10",
-        train_batches: list[int] = [1, 2, 3, 4, 5],  # noqa: B006 - shown as it is by --help
-        val_batches: list[int] | None = None,
-        val_size: int = 5000,
-        limit: int | None = None,
+        data_set: Source,
+        splits: Mapping[Split, Sequence[range]],
         batch_size: int = 100,
         seed: int = 0,
-        mirror: str | None = None,
-        download: bool = True,
-        images: str | list[str] | None = None,
-        download_seconds: float = 600.0,
     ) -> None:
         super().__init__()
-        root = os.fspath(root) if root is not None else None
-        _check_among("source", source, ("cifar10", "synthetic", "auto"))
-        _check_among("download", download, (True, False))
-        _check_batches("train_batches", train_batches)
-        if val_batches is not None:
-            _check_batches("val_batches", val_batches)
-            if both := sorted(set(train_batches) & set(val_batches)):
-                raise InputError(f"train_batches and val_batches share {both}: splits must not.")
-        most = self.published.images * len(train_batches) - 1
-        check_whole("val_size", val_size, 0, most if val_batches is None else None)
-        if limit is not None:
-            check_whole("limit", limit, 1)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
-        _check_seconds("download_seconds", download_seconds)
-        cifar10.archive_url(mirror)  # refuses what is no URL
-        self.save_hyperparameters()
-
-        self.root = cifar10.root_folder(root)
-        self.source, self.mirror, self.download = source, mirror, download
-        self.download_seconds = download_seconds
-        self.train_batches = list(train_batches)
-        self.val_batches = None if val_batches is None else list(val_batches)
-        self.val_size, self.limit = val_size, limit
+        self.data_set, self.splits = data_set, splits
         self.batch_size, self.seed = batch_size, seed
-        self.images = [images] if isinstance(images, str) else list(images or [])
-        self._dataset: Dataset | None = None
         self._statistics: Statistics | None = None
-        self._images: dict[Split, Images] = {}
-        self._tensors: dict[tuple[Split, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._images: dict[Split, Labelled] = {}
+        self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
 
     def __str__(self) -> str:
         """What it holds. Lightning's own would load all of it and ask for torch's loaders."""
-        splits: tuple[Split, ...] = ("train", "val", "test")
-        sizes = ", ".join(f"{split} {self.size(split)}" for split in splits)
+        sizes = ", ".join(f"{split} {self.size(split)}" for split in self.splits)
         return (
             f"{type(self).__name__}({self.dataset}: {sizes} images; batches of {self.batch_size})"
         )
 
-    # ---- which data set
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.data_set.name
 
     @property
-    def dataset(self) -> Dataset:
-        """The data set that the source comes to, here and now until setup settles it."""
-        if self._dataset is not None:
-            return self._dataset
-        if self.source == "auto":
-            return "cifar10" if cifar10.find(self.root, self.published) else "synthetic"
-        return self.source
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What the labels 0 … 9 mean."""
-        return cifar10.CLASS_NAMES if self.dataset == "cifar10" else synthetic.CLASS_NAMES
-
-    def prepare_data(self) -> None:
-        """Have CIFAR-10 on disk, or, for source auto, say loudly that it is not to be had.
-
-        Raises:
-            InputError: source is cifar10, and it is not to be had.
-        """
-        settled = self._dataset is not None or self.source == "synthetic"
-        if settled or self._runs(TrainerFn.PREDICTING) or cifar10.find(self.root, self.published):
-            return
-        try:
-            if not self.download or os.environ.get("ONELAYER_OFFLINE", "0") not in ("", "0"):
-                why = "ONELAYER_OFFLINE is set" if self.download else "download is false"
-                raise InputError(
-                    cifar10.missing(self.root, f"{why}, so it is not downloaded", self.published)
-                )
-            cifar10.download(
-                self.root, self.mirror, self.download_seconds, published=self.published
-            )
-        except InputError as error:
-            if self.source != "auto":
-                raise
-            bar = "!" * 80
-            print(
-                f"{bar}\n{error}\n\nTraining on the BUILT-IN SYNTHETIC IMAGES instead. "
-                f"Figures are theirs, not CIFAR-10's.\n{bar}",
-                file=sys.stderr,
-            )
-            self._dataset = "synthetic"  # asked again, it neither tries nor says it again
-
-    def verify_test(self) -> None:
-        """Raise now, not once training has ended, if the test split cannot be had.
-
-        Raises:
-            InputError: its file is missing or altered, or CIFAR-10 is not to be had at all.
-        """
-        self.prepare_data()
-        if self.dataset == "cifar10":
-            cifar10.verify(self.root, [cifar10.TEST_BATCH], self.published)
+    def class_names(self) -> Sequence[str]:
+        """What the labels 0, 1, … mean."""
+        return self.data_set.classes
 
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
         check_whole("batch_size", self.batch_size, 1, self.size("train"))
 
     def setup(self, stage: str) -> None:
-        """Settle the data set, and read the splits that ``stage`` needs.
+        """Read the splits that ``stage`` needs.
 
         Raises:
-            InputError: a file is missing or altered, a batch is larger than the training split, no
-                split to validate on, no images to predict.
+            InputError: they cannot be read, a batch is larger than the training split, or there is
+                no split to validate on.
         """
-        self._dataset = self.dataset
-        if self.trainer is not None and self.trainer.world_size > 1:
-            # what rank 0 has decided, also where another machine's disk tells otherwise
-            self._dataset = self.trainer.strategy.broadcast(self._dataset)
         if stage == "fit":
             self.check_batch_size()
-        elif stage == "validate" and not self._has("val"):
+        elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: val_size is 0.")
-        elif stage == "predict":
-            files.find_images(self.images)
-        needed: dict[str, list[Split]] = {
-            "fit": ["train", "val"],
-            "validate": ["val"],
-            "test": ["test"],
-        }
-        for split in needed.get(stage, []):
+        for split in _NEEDED.get(stage, ()):
             if not any(made == split for made, _ in self._tensors):
                 self._bytes(split)
 
     # ---- splits
 
     @property
-    def train(self) -> Images:
+    def train(self) -> Labelled:
         """The training split, uint8; read anew once it has been standardised."""
         return self._known("train")
 
     @property
-    def val(self) -> Images | None:
+    def val(self) -> Labelled | None:
         """The validation split, uint8, or None."""
         return self._bytes("val")
 
     @property
-    def test(self) -> Images:
+    def test(self) -> Labelled:
         """The test split, uint8."""
         return self._known("test")
 
+    def size(self, split: Split) -> int:
+        """Return how many images a split has, before any is read."""
+        return sum(map(len, self.splits[split]))
+
     def tensors(
         self, split: Split, dtype: torch.dtype | None = None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return a standardised split: X (n, 3072) and y (n,), made once and kept.
+    ) -> tuple[Features, Tensor] | None:
+        """Return a standardised split: X (n, d) and y (n,), made once and kept.
 
         On the trainer's device if there is a trainer. The bytes it is made of are dropped, unless
-        a GPU has no room for more than them: then X is :class:`ByteFeatures`.
+        a GPU has no room for more than them: then X is
+        :class:`~onelayer.data.features.ByteFeatures`.
 
         Args:
             split: train, val or test.
@@ -263,54 +162,20 @@ class CIFAR10DataModule(LightningDataModule):
         self._tensors[split, dtype] = X, y
         return X, y
 
-    def _known(self, split: Split) -> Images:
+    def _known(self, split: Split) -> Labelled:
         images = self._bytes(split)
         assert images is not None
         return images
 
-    def _bytes(self, split: Split) -> Images | None:
+    def _bytes(self, split: Split) -> Labelled | None:
         """Return a split as bytes, read if need be; None for a validation split that is not."""
-        if not self._has(split):
+        if not self.size(split):
             return None
         if split not in self._images:
-            self._images[split] = self._read(self._batches(split), *self._span(split))
+            pool = pool_of(split)
+            parts = [self.data_set.read(pool, rows) for rows in self.splits[split]]
+            self._images[split] = concatenate(parts)
         return self._images[split]
-
-    def size(self, split: Split) -> int:
-        """Return how many images a split has, before any is read."""
-        return len(range(*self._span(split)))
-
-    def _has(self, split: Split) -> bool:
-        return self.size(split) > 0
-
-    def _batches(self, split: Split) -> list[int]:
-        """Return the batches that a split is cut from; 0 is the test batch."""
-        if split == "test":
-            return [0]
-        return self.val_batches if split == "val" and self.val_batches else self.train_batches
-
-    def _span(self, split: Split) -> tuple[int, int]:
-        """Return which images of its batches a split is, first and one past the last."""
-        start, stop = 0, self.published.images * len(self._batches(split))
-        if split != "test" and self.val_batches is None:
-            border = stop - self.val_size
-            start, stop = (0, border) if split == "train" else (border, stop)
-        return start, stop if self.limit is None else min(stop, start + self.limit)
-
-    def _read(self, batches: Sequence[int], start: int, stop: int) -> Images:
-        """Read the images ``start … stop - 1`` of these batches, and no batch beside them."""
-        n = self.published.images
-        parts = []
-        for i in range(start // n, -(-stop // n)):
-            first, last = max(start - i * n, 0), min(stop - i * n, n)
-            if self.dataset == "synthetic":
-                part = synthetic.make(last, self.seed, batches[i])
-            else:
-                name = cifar10.train_batch(batches[i]) if batches[i] else cifar10.TEST_BATCH
-                part = cifar10.load(self.root, [name], self.published)
-            whole = (first, last) == (0, len(part))
-            parts.append(part if whole else part[first:last].copy())
-        return concatenate(parts)
 
     # ---- statistics and checkpoints
 
@@ -331,7 +196,7 @@ class CIFAR10DataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint's statistics, and its data set where that is open.
+        """Take over the checkpoint's statistics.
 
         Raises:
             InputError: the run to resume has other data or another order; naming both values. Or
@@ -343,8 +208,6 @@ class CIFAR10DataModule(LightningDataModule):
         if resumed:
             saved |= state["arguments"]
             here |= self._arguments()
-        elif self.source == "auto" or self._runs(TrainerFn.PREDICTING):
-            here = saved
         for name, value in here.items():
             if saved.get(name) != value:
                 raise InputError(
@@ -353,19 +216,14 @@ class CIFAR10DataModule(LightningDataModule):
                     + (", or start a new run, without --ckpt_path." if resumed else ".")
                 )
         statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
-        if state["dataset"] != self._dataset:
-            self._dataset = state["dataset"]
-            self._images.clear()
-            self._tensors.clear()
-        elif self._statistics is None or not statistics.equal(self._statistics):
+        if self._statistics is None or not statistics.equal(self._statistics):
             self._tensors.clear()
         self._statistics = statistics
 
     def _arguments(self) -> dict[str, Any]:
         """Return what decides which images come when, in types that checkpoints may hold."""
-        names = ("train_batches", "val_batches", "val_size", "limit", "batch_size", "seed")
         processes = 1 if self.trainer is None else self.trainer.world_size
-        return {name: getattr(self, name) for name in names} | {"processes": processes}
+        return {name: getattr(self, name) for name in self.decisive} | {"processes": processes}
 
     def _runs(self, function: TrainerFn) -> bool:
         return self.trainer is not None and self.trainer.state.fn == function
@@ -382,48 +240,209 @@ class CIFAR10DataModule(LightningDataModule):
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
-        return self._evaluation("val") if self._has("val") else []
+        return self._evaluation("val") if self.size("val") else []
 
     def test_dataloader(self) -> ResidentLoader:
         """Return the test split in order, all of it in every process."""
         return self._evaluation("test")
 
-    def predict_dataloader(self) -> _Pictures:
-        """Return batches ``(X, names)`` of the image files.
-
-        Raises:
-            InputError: naming a file that is missing or no image.
-        """
-        paths = files.find_images(self.images)
-        x = torch.stack([files.read_image(path) for path in paths])
-        return _Pictures(x, [str(path) for path in paths], self.statistics)
-
     def _evaluation(self, split: Split) -> ResidentLoader:
         X, y = self._standardised(split)
         return ResidentLoader(X, y, min(_EVALUATION_BATCH, len(X)), shuffle=False)
 
-    def _standardised(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _standardised(self, split: Split) -> tuple[Features, Tensor]:
         tensors = self.tensors(split)
         assert tensors is not None
         return tensors
 
 
-class _Pictures:
-    """Batches of image files, standardised as they are asked for."""
+class CIFAR10DataModule(ResidentDataModule):
+    """CIFAR-10, or a built-in set laid out alike, standardised and in memory.
 
-    def __init__(self, x: Tensor, names: list[str], statistics: Statistics) -> None:
-        self.x, self.names, self.statistics = x, names, statistics
+    Args:
+        root: folder that holds cifar-10-batches-py/. By default the environment variable
+            ONELAYER_DATA, else "data".
+        source: cifar10; synthetic, images of ten shapes drawn on the fly, which need no files; or
+            auto, CIFAR-10 where it is there or to be had and the built-in images otherwise.
+        train_batches: which of the training batches 1 to 5, of 10,000 images each, train.
+        val_batches: which of them validate. By default none: the last val_size images of the
+            training batches do.
+        val_size: how many images validate if no val_batches are named; 0 for none.
+        limit: keep only the first so many images of each split. By default all.
+        batch_size: images of an update, over all processes.
+        seed: of the order of the batches, and of the built-in images; 0 or more.
+        mirror: URL (http, https, file) of cifar-10-python.tar.gz or of a folder that holds it, or
+            several; asked before the sources that are known.
+        download: whether to download CIFAR-10 into the root where it is missing. By default only
+            if no root is given: one that is given holds the files, or is mistyped.
+        images: image files, or folders of them, to predict.
+        download_seconds: that a download should take. A source too slow for it is left for the
+            next; if all are, the fastest may take six times as long.
 
-    def __len__(self) -> int:
-        return -(-len(self.x) // _PREDICTION_BATCH)
+    Raises:
+        InputError: naming the argument, its value and its range.
+    """
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        for i in range(0, len(self.x), _PREDICTION_BATCH):
-            rows = slice(i, i + _PREDICTION_BATCH)
-            yield standardise(self.x[rows], self.statistics), self.names[rows]
+    published = cifar10.CIFAR10
+    """What the files must be, and how many images a batch holds, of the built-in set too."""
+
+    input_size = PIXELS
+    num_classes = len(cifar10.CLASS_NAMES)
+    decisive = ("train_batches", "val_batches", "val_size", "limit", "batch_size", "seed")
+
+    def __init__(
+        self,
+        root: str | None = None,
+        source: Literal["cifar10", "synthetic", "auto"] = "cifar10",
+        train_batches: list[int] = [1, 2, 3, 4, 5],  # noqa: B006 - shown as it is by --help
+        val_batches: list[int] | None = None,
+        val_size: int = 5000,
+        limit: int | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        mirror: str | list[str] | None = None,
+        download: bool | None = None,
+        images: str | list[str] | None = None,
+        download_seconds: float = 600.0,
+    ) -> None:
+        root = os.fspath(root) if root is not None else None
+        _check_among("source", source, ("cifar10", "synthetic", "auto"))
+        _check_among("download", download, (True, False, None))
+        _check_batches("train_batches", train_batches)
+        if val_batches is not None:
+            _check_batches("val_batches", val_batches)
+            if both := sorted(set(train_batches) & set(val_batches)):
+                raise InputError(f"train_batches and val_batches share {both}: splits must not.")
+        n = self.published.images
+        most = n * len(train_batches) - 1
+        check_whole("val_size", val_size, 0, most if val_batches is None else None)
+        if limit is not None:
+            check_whole("limit", limit, 1)
+        check_whole("seed", seed, 0)
+        _check_seconds("download_seconds", download_seconds)
+        mirror_urls(mirror, self.published)  # refuses what is none
+
+        self.source, self.root = source, cifar10.root_folder(root)
+        val = _rows(val_batches, n) if val_batches else val_size
+        splits = split_rows(_rows(train_batches, n), val, [range(n)], limit)
+        super().__init__(self._source(self._here(), seed), splits, batch_size, seed)
+        self.save_hyperparameters()
+        self.mirror, self.download, self.download_seconds = mirror, download, download_seconds
+        self.train_batches = list(train_batches)
+        self.val_batches = None if val_batches is None else list(val_batches)
+        self.val_size, self.limit = val_size, limit
+        self.images = [images] if isinstance(images, str) else list(images or [])
+        self._open = source == "auto"  # whether the data set may still become another
+
+    # ---- which data set
+
+    def _here(self) -> str:
+        """Return the name of the data set that the source comes to, here and now."""
+        if self.source != "auto":
+            return self.source
+        return "cifar10" if self.published.find(self.root) else "synthetic"
+
+    def _source(self, name: str, seed: int) -> Source:
+        if name == "cifar10":
+            return CIFAR10Files(self.root, self.published)
+        return Shapes(seed, self.published.images)
+
+    def _settle(self, name: str) -> None:
+        """Let the data set be this one from now on."""
+        self._open = False
+        if name != self.dataset:
+            self.data_set = self._source(name, self.seed)
+            self._images.clear()
+            self._tensors.clear()
+            self._statistics = None
+
+    def prepare_data(self) -> None:
+        """Have CIFAR-10 on disk, or, for source auto, say loudly that it is not to be had.
+
+        Raises:
+            InputError: source is cifar10, and it is not to be had.
+        """
+        settled = self.dataset == "synthetic" and not self._open
+        if settled or self._runs(TrainerFn.PREDICTING):
+            return
+        try:
+            if not self.published.find(self.root):
+                self._download()
+            self._settle("cifar10")
+        except InputError as error:
+            if not self._open:
+                raise
+            bar = "!" * 80
+            print(
+                f"{bar}\n{error}\n\nTraining on the BUILT-IN SYNTHETIC IMAGES instead. "
+                f"Figures are theirs, not CIFAR-10's.\n{bar}",
+                file=sys.stderr,
+            )
+            self._settle("synthetic")  # asked again, it neither tries nor says it again
+
+    def _download(self) -> None:
+        why = None
+        if self.download is False:
+            why = "download is false, so it is not downloaded"
+        elif self.download is None and self.hparams["root"] is not None:
+            why = "to download it into a root that is given, say --data.download true"
+        elif os.environ.get("ONELAYER_OFFLINE", "0") not in ("", "0"):
+            why = "ONELAYER_OFFLINE is set, so it is not downloaded"
+        if why:
+            raise self.published.missing(self.root, why)
+        obtain(self.published, self.root, self.mirror, self.download_seconds)
+
+    def verify_test(self) -> None:
+        """Raise now, not once training has ended, if the test split cannot be had.
+
+        Raises:
+            InputError: its file is missing or altered, or CIFAR-10 is not to be had at all.
+        """
+        self.prepare_data()
+        if self.dataset == "cifar10":
+            cifar10.verify(self.root, cifar10.TEST_BATCH, self.published)
+
+    def setup(self, stage: str) -> None:
+        """Settle the data set, and read the splits that ``stage`` needs.
+
+        Raises:
+            InputError: as :meth:`ResidentDataModule.setup`, or there are no images to predict.
+        """
+        name = self._here() if self._open else self.dataset
+        if self.trainer is not None and self.trainer.world_size > 1:
+            # what rank 0 has decided, also where another machine's disk tells otherwise
+            name = self.trainer.strategy.broadcast(name)
+        self._settle(name)
+        if stage == "predict":
+            find_images(self.images)
+        super().setup(stage)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the checkpoint's statistics, and its data set where that is open.
+
+        Raises:
+            InputError: as :meth:`ResidentDataModule.load_state_dict`.
+        """
+        judged = self.source == "auto" and not self._runs(TrainerFn.FITTING)
+        if judged or self._runs(TrainerFn.PREDICTING):
+            self._settle(state["dataset"])
+        super().load_state_dict(state)
+
+    def predict_dataloader(self) -> PictureLoader:
+        """Return batches ``(X, names)`` of the image files.
+
+        Raises:
+            InputError: naming a file that is missing or no image.
+        """
+        return PictureLoader(find_images(self.images), self.statistics)
 
 
 # ---- values
+
+
+def _rows(batches: Sequence[int], n: int) -> list[range]:
+    """Return the rows of the training batches 1 to 5, of n images each."""
+    return [range((i - 1) * n, i * n) for i in batches]
 
 
 def _check_among(name: str, value: Any, legal: Sequence[Any]) -> None:

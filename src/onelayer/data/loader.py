@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from onelayer.core.errors import InputError
+from onelayer.data.features import Features
 from onelayer.data.streams import permutation
 
 Batch = tuple[Tensor, Tensor]
@@ -30,7 +31,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(permutation(n, seed, epoch))
 
 
-def check_batch(X: Tensor, y: Tensor, classes: int | None = None) -> None:
+def check_batch(X: Features, y: Tensor, classes: int | None = None) -> None:
     """Refuse data that would train silently wrong. For where data enters, not for every step.
 
     Args:
@@ -43,9 +44,9 @@ def check_batch(X: Tensor, y: Tensor, classes: int | None = None) -> None:
             0 … classes - 1; naming the shapes, or the first bad row and its value.
     """
     shapes = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
-    if X.ndim != 2 or y.ndim != 1 or len(X) != len(y) or X.numel() == 0:
+    if len(X.shape) != 2 or y.ndim != 1 or len(X) != len(y) or 0 in X.shape:
         raise InputError(f"a batch is X (n, d) and y (n,) with n, d >= 1, not {shapes}.")
-    if not X.is_floating_point() or y.dtype != torch.int64:
+    if not X.dtype.is_floating_point or y.dtype != torch.int64:
         raise InputError(f"features are floating and labels int64, not {shapes}.")
     wrong = y < 0 if classes is None else (y < 0) | (y >= classes)
     if wrong.any():
@@ -104,7 +105,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        X: Tensor,
+        X: Features,
         y: Tensor,
         batch_size: int,
         *,

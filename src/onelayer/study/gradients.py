@@ -15,8 +15,8 @@ from torch import Tensor
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients, format_table
-from onelayer.data import cifar10, synthetic
-from onelayer.data.pixels import measure, standardise
+from onelayer.data.features import measure, standardise
+from onelayer.data.sources import cifar10, shapes
 
 IMAGES, INPUTS = 20, 50
 """Size of the check, as in the report."""
@@ -61,8 +61,8 @@ def batch(root: Path) -> tuple[Tensor, Tensor, str]:
 
     The inputs are pixels spread over the whole image: neighbours are all but equal, and add little.
     """
-    real = cifar10.find(root) is not None
-    images = cifar10.load(root, [cifar10.train_batch(1)]) if real else synthetic.make(2000, seed=0)
+    real = cifar10.CIFAR10.find(root) is not None
+    images = cifar10.load(root, cifar10.train_batch(1)) if real else shapes.make(2000, seed=0)
     X = standardise(images.x[:IMAGES], measure(images.x), torch.float64)
     pixels = torch.linspace(0, X.shape[1] - 1, INPUTS).long()
     return X[:, pixels], images.y[:IMAGES], "cifar10" if real else "synthetic"

@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
 from onelayer.data.datamodule import PLACES, CIFAR10DataModule
-from onelayer.data.pixels import Images
+from onelayer.data.sources import Labelled
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
 from onelayer.study.plots import plot_search
@@ -61,7 +61,7 @@ class SealedData(CIFAR10DataModule):
     """The data of the search: the test split cannot be had from it."""
 
     @property
-    def test(self) -> Images:
+    def test(self) -> Labelled:
         """Refused: λ is chosen on validation alone."""
         raise PermissionError("the test split is sealed until λ has been chosen.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from onelayer.core.errors import InputError
-from onelayer.data.pixels import PIXELS, SIDE, Images, concatenate
+from onelayer.data.sources import PIXELS, SIDE, Labelled, concatenate, read_batches
+from onelayer.data.splits import Pool
 from onelayer.data.streams import words
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout
@@ -102,7 +104,33 @@ _SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
 CLASS_NAMES = tuple(_SHAPES)
 
 
-def make(n: int, seed: int, stream: int = TEST) -> Images:
+@dataclass(frozen=True)
+class Shapes:
+    """The set as a source: a training pool of five batches, and a test batch.
+
+    Attributes:
+        seed: of the whole set, 0 or more; another seed, other images.
+        images: in a batch.
+    """
+
+    seed: int = 0
+    images: int = 10_000
+
+    name = "synthetic"
+    classes = CLASS_NAMES
+    shape = (3, SIDE, SIDE)
+
+    def size(self, pool: Pool) -> int:
+        """Return how many images a pool has."""
+        return self.images * (1 if pool == "test" else 5)
+
+    def read(self, pool: Pool, rows: range) -> Labelled:
+        """Draw these images of a pool."""
+        first = TEST if pool == "test" else 1
+        return read_batches(rows, self.images, lambda i, n: make(n, self.seed, first + i))
+
+
+def make(n: int, seed: int, stream: int = TEST) -> Labelled:
     """Draw the first ``n`` images of a stream.
 
     Args:
@@ -124,7 +152,7 @@ def make(n: int, seed: int, stream: int = TEST) -> Images:
         return concatenate(list(pool.map(lambda chunk: _draw(seed, stream, chunk), chunks)))[:n]
 
 
-def _draw(seed: int, stream: int, chunk: int) -> Images:
+def _draw(seed: int, stream: int, chunk: int) -> Labelled:
     """Draw the images ``[chunk * _CHUNK, (chunk + 1) * _CHUNK)`` of a stream."""
     raw = words(_CHUNK * (_DRAWS + PIXELS // 8), seed, stream, chunk)
     draws, bits = raw[: _CHUNK * _DRAWS], raw[_CHUNK * _DRAWS :]
@@ -159,7 +187,7 @@ def _draw(seed: int, stream: int, chunk: int) -> Images:
         figure = middle + half + _between(-_TINT, _TINT, tints[3 + plane])
         image[:, plane] += cover * (figure - ground) + ground + light
     levels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).reshape(_CHUNK, PIXELS)
-    return Images(torch.from_numpy(levels), torch.from_numpy(y))
+    return Labelled(torch.from_numpy(levels), torch.from_numpy(y))
 
 
 def _between(low: float, high: float, share: Floats) -> Floats:

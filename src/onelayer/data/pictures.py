@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data.pixels import PIXELS, SIDE
+from onelayer.data.features import Statistics, standardise
+from onelayer.data.sources import PIXELS, SIDE
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_BATCH = 500
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
@@ -68,3 +70,27 @@ def read_image(path: Path) -> Tensor:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"images: {path} cannot be read as an image: {reason}.") from None
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).reshape(PIXELS)
+
+
+class PictureLoader:
+    """Batches ``(X, names)`` of image files, standardised as they are asked for.
+
+    Args:
+        paths: of the files.
+        statistics: of the training split.
+
+    Raises:
+        InputError: a file cannot be read as an image.
+    """
+
+    def __init__(self, paths: list[Path], statistics: Statistics) -> None:
+        self.x = torch.stack([read_image(path) for path in paths])
+        self.names, self.statistics = [str(path) for path in paths], statistics
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // _BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
+        for i in range(0, len(self.x), _BATCH):
+            rows = slice(i, i + _BATCH)
+            yield standardise(self.x[rows], self.statistics), self.names[rows]

@@ -1,20 +1,16 @@
-"""Images as bytes, their statistics, and the standardised features that networks see."""
+"""Standardised features in memory, as floats or as bytes, and the statistics that make them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-
-SIDE = 32
-PIXELS = 3 * SIDE * SIDE
-"""3072: the red plane, the green, the blue, each row by row, as CIFAR-10 stores an image."""
 
 # Of a chunk. Fewer numbers than torch spreads over its threads: as fast as all of them on an idle
 # machine, many times faster on a busy one.
@@ -22,45 +18,29 @@ _ROWS = 10
 _DEVICE_ROWS = 5000  # a GPU wants few and large ones
 
 
-@dataclass(frozen=True)
-class Images:
-    """Labelled images.
+class Features(Protocol):
+    """Features (n, d) in memory, for loaders and measurements: a tensor, or :class:`ByteFeatures`.
 
-    Attributes:
-        x: uint8 (n, d), one image a row; d = 3072 except in tests.
-        y: int64 (n,), its class, from 0.
-
-    Raises:
-        InputError: other dtypes, or shapes that do not fit.
+    It asks for nothing but what a tensor has under the same names.
     """
 
-    x: Tensor
-    y: Tensor
+    @property
+    def shape(self) -> torch.Size: ...  # noqa: D102
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
 
-    def __post_init__(self) -> None:
-        shapes = f"x {self.x.dtype} {tuple(self.x.shape)}, y {self.y.dtype} {tuple(self.y.shape)}"
-        if (self.x.dtype, self.y.dtype) != (torch.uint8, torch.int64):
-            raise InputError(f"images are uint8 and labels int64, not {shapes}.")
-        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
-            raise InputError(f"images are (n, d) and labels (n,), not {shapes}.")
+    def __len__(self) -> int: ...
 
-    def __len__(self) -> int:
-        return len(self.x)
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """Return the rows ``index``; ``dim`` is 0."""
 
-    def __getitem__(self, rows: slice) -> Images:
-        """Return these rows, as views of the same memory."""
-        return Images(self.x[rows], self.y[rows])
+    def split(self, size: int, /) -> Any:
+        """Give tensors of ``size`` rows, in order; the last may have fewer."""
 
-    def copy(self) -> Images:
-        """Return the images in memory of their own, so that what they were cut from can go."""
-        return Images(self.x.clone(), self.y.clone())
-
-
-def concatenate(parts: Sequence[Images]) -> Images:
-    """Return all images of ``parts``, in order; a single part comes back as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    return Images(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+    def to(self, device: torch.device | str, /) -> Any:
+        """Return the same on a device."""
 
 
 @dataclass(frozen=True)
@@ -151,16 +131,13 @@ class Standardiser:
 class ByteFeatures:
     """Standardised features (n, d) that lie in memory as bytes: a quarter of float32's.
 
-    Stands where a tensor of them would, for what loaders and measurements ask of it; whatever is
-    taken out is standardised then, to the same bits.
+    Whatever is taken out is standardised then, to the same bits.
 
     Args:
         x: uint8 (n, d).
         statistics: of the training split.
         dtype: of what is taken out.
     """
-
-    ndim = 2
 
     def __init__(self, x: Tensor, statistics: Statistics, dtype: torch.dtype) -> None:
         self.x, self.statistics, self.dtype = x, statistics, dtype
@@ -179,17 +156,9 @@ class ByteFeatures:
         """Where the bytes are."""
         return self.x.device
 
-    def numel(self) -> int:
-        """Return n times d."""
-        return self.x.numel()
-
-    def is_floating_point(self) -> bool:
-        """Return that what is taken out is."""
-        return True
-
-    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
         """Return these rows, standardised."""
-        return self._standardise(self.x.index_select(dim, rows))
+        return self._standardise(self.x.index_select(dim, index))
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Give chunks of rows, standardised one at a time."""
@@ -201,7 +170,7 @@ class ByteFeatures:
         return self if x is self.x else ByteFeatures(x, self.statistics, self.dtype)
 
 
-def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Tensor:
+def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Features:
     """Return standardised features, as bytes where the device has no room for all of them.
 
     Room is half of what is free on a GPU. In host memory they are always made at once.
@@ -209,7 +178,7 @@ def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Tensor:
     needed = x.numel() * dtype.itemsize
     if needed <= free_memory(x.device) / 2:
         return standardise(x, statistics, dtype)
-    return cast(Tensor, ByteFeatures(x, statistics, dtype))
+    return ByteFeatures(x, statistics, dtype)
 
 
 def free_memory(device: torch.device) -> float:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onelayer.core.errors import InputError
-from onelayer.data import synthetic
-from onelayer.data.files import find_images, read_image
+from onelayer.data.pictures import find_images, read_image
+from onelayer.data.sources import shapes
 
 
 def picture(x: torch.Tensor) -> Image.Image:
@@ -21,7 +21,7 @@ def picture(x: torch.Tensor) -> Image.Image:
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".tif"])
 def test_a_picture_of_32_pixels_keeps_its_bytes(tmp_path: Path, suffix: str) -> None:
-    for i, x in enumerate(synthetic.make(3, 0).x):
+    for i, x in enumerate(shapes.make(3, 0).x):
         path = tmp_path / f"{i}{suffix}"
         picture(x).save(path)
         assert torch.equal(read_image(path), x)
@@ -127,7 +127,7 @@ def test_random_bytes_are_refused_by_name(content: bytes, magic: bytes) -> None:
 
 def test_damaged_pictures_are_refused_by_name(tmp_path: Path) -> None:
     whole = tmp_path / "whole.png"
-    picture(synthetic.make(1, 0).x[0]).save(whole)
+    picture(shapes.make(1, 0).x[0]).save(whole)
     path = tmp_path / "damaged.png"
     flipped = bytearray(whole.read_bytes())
     flipped[len(flipped) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""Images, exact statistics, standardising."""
+"""Exact statistics, standardising, features as floats and as bytes."""
 
 import pytest
 import torch
@@ -6,53 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
-from onelayer.data import pixels
-from onelayer.data.pixels import (
-    ByteFeatures,
-    Images,
-    Statistics,
-    concatenate,
-    features,
-    measure,
-    standardise,
-)
+from onelayer.data import features as module
+from onelayer.data.features import ByteFeatures, Statistics, features, measure, standardise
 
 
 def random_bytes(n: int, d: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, d), generator=generator, dtype=torch.uint8)
-
-
-# ---- images
-
-
-def test_images_are_cut_and_joined() -> None:
-    images = Images(random_bytes(7, 5), torch.arange(7))
-    parts = [images[:2], images[2:3], images[3:]]
-    assert [len(part) for part in parts] == [2, 1, 4]
-    whole = concatenate(parts)
-    assert torch.equal(whole.x, images.x)
-    assert torch.equal(whole.y, images.y)
-
-
-def test_a_copy_holds_no_more_than_itself() -> None:
-    part = Images(random_bytes(100, 5), torch.arange(100))[:2].copy()
-    assert part.x.untyped_storage().nbytes() == 10
-    assert part.y.untyped_storage().nbytes() == 16
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "uint8"),
-        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2), "int64"),
-        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\(2, 3\)"),
-        (torch.zeros(6, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), r"\(6,\)"),
-    ],
-)
-def test_what_is_no_image_is_refused(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Images(x, y)
 
 
 # ---- statistics
@@ -139,7 +99,7 @@ def test_the_size_of_a_chunk_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     statistics = measure(x)
     X = standardise(x, statistics)
     for rows in (1, 7, 100):
-        monkeypatch.setattr(pixels, "_ROWS", rows)
+        monkeypatch.setattr(module, "_ROWS", rows)
         assert measure(x).equal(statistics)
         assert torch.equal(standardise(x, statistics), X)
 
@@ -150,12 +110,12 @@ def test_features_kept_as_bytes_come_out_as_the_same_bits() -> None:
     rows = torch.tensor([3, 0, 22, 3])
     assert torch.equal(kept.index_select(0, rows), X[rows])
     assert torch.equal(torch.cat(list(kept.split(5))), X)
-    assert (len(kept), kept.shape, kept.ndim, kept.dtype) == (23, X.shape, 2, X.dtype)
+    assert (len(kept), kept.shape, kept.dtype) == (23, X.shape, X.dtype)
 
 
 @pytest.mark.parametrize(("free", "kept"), [(8 * 23 * 12, False), (8 * 23 * 12 - 1, True)])
 def test_features_are_kept_as_bytes_where_memory_is_short(monkeypatch, free, kept) -> None:
-    monkeypatch.setattr(pixels, "free_memory", lambda device: free)
+    monkeypatch.setattr(module, "free_memory", lambda device: free)
     x = random_bytes(23, 12)
     assert isinstance(features(x, measure(x), torch.float32), ByteFeatures) == kept
 

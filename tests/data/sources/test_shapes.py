@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data.pixels import measure, standardise
-from onelayer.data.synthetic import CLASS_NAMES, TEST, make
+from onelayer.data.features import measure, standardise
+from onelayer.data.sources.shapes import CLASS_NAMES, TEST, make
 
 
 def test_the_bits_never_change() -> None:

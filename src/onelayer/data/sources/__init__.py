@@ -1,0 +1,101 @@
+"""Data sets before they are in memory: one file per kind, each a :class:`Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from onelayer.core.errors import InputError
+from onelayer.data.splits import Pool, in_batches
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+"""3072: the red plane, the green, the blue, each row by row, as CIFAR-10 stores an image."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled images.
+
+    Attributes:
+        x: uint8 (n, d), one image a row; d = 3072 except in tests.
+        y: int64 (n,), its class, from 0.
+
+    Raises:
+        InputError: other dtypes, or shapes that do not fit.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = f"x {self.x.dtype} {tuple(self.x.shape)}, y {self.y.dtype} {tuple(self.y.shape)}"
+        if (self.x.dtype, self.y.dtype) != (torch.uint8, torch.int64):
+            raise InputError(f"images are uint8 and labels int64, not {shapes}.")
+        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
+            raise InputError(f"images are (n, d) and labels (n,), not {shapes}.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice) -> Labelled:
+        """Return these rows, as views of the same memory."""
+        return Labelled(self.x[rows], self.y[rows])
+
+    def copy(self) -> Labelled:
+        """Return the images in memory of their own, so that what they were cut from can go."""
+        return Labelled(self.x.clone(), self.y.clone())
+
+
+class Source(Protocol):
+    """A data set: what is known of it before it is read, and how to read some of it.
+
+    Attributes:
+        name: in checkpoints, summaries and titles.
+        classes: what the labels 0, 1, … mean.
+        shape: of an image: colours, height, width.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def classes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def size(self, pool: Pool) -> int:
+        """Return how many images a pool has."""
+
+    def read(self, pool: Pool, rows: range) -> Labelled:
+        """Read these images of a pool, consecutive ones, and hold no others in memory.
+
+        Raises:
+            InputError: they cannot be had, and why.
+        """
+
+
+def concatenate(parts: Sequence[Labelled]) -> Labelled:
+    """Return all images of ``parts``, in order; a single part comes back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Labelled(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+
+
+def read_batches(rows: range, size: int, read: Callable[[int, int], Labelled]) -> Labelled:
+    """Read consecutive rows of a pool that lies in batches of ``size``.
+
+    Args:
+        rows: of the pool.
+        size: of a batch.
+        read: given a batch's number, from 0, and n, gives its first n images, or more of them.
+    """
+    parts = []
+    for number, wanted in in_batches(rows, size):
+        batch = read(number, wanted.stop)
+        whole = wanted == range(len(batch))
+        parts.append(batch if whole else batch[wanted.start : wanted.stop].copy())
+    return concatenate(parts)
