@@ -64,7 +64,7 @@ class BoringModel(OneLayer):
             raise
 
     def step(self, batch):
-        self(batch)
+        self(pair(batch)[0])
         return self.batch_cost(*pair(batch))
 
     def loss(self, preds, labels=None):
@@ -113,11 +113,11 @@ def answer_like_boring_model():
     predict_step, forward = OneLayer.predict_step, OneLayer.forward
 
     def train(self, batch, batch_idx):
-        self(batch)
+        self(pair(batch)[0])
         return {"loss": training_step(self, pair(batch), batch_idx)}
 
     def validate(self, batch, batch_idx):
-        loss = self.loss(self(batch))
+        loss = self.loss(self(pair(batch)[0]))
         validation_step(self, pair(batch), batch_idx)
         return {"x": loss}
 
@@ -125,7 +125,7 @@ def answer_like_boring_model():
         return {"y": validate(self, batch, batch_idx)["x"]}
 
     def predict(self, batch, batch_idx, dataloader_idx=0):
-        self(batch)
+        self(pair(batch)[0])
         return predict_step(self, pair(batch), batch_idx, dataloader_idx)
 
     OneLayer.training_step, OneLayer.validation_step, OneLayer.test_step = train, validate, test
