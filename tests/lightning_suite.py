@@ -14,7 +14,11 @@ batch.
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from inspect import signature
+from pathlib import Path
+from xml.etree import ElementTree
 
 from onelayer._compat import ensure_torchvision_operators
 
@@ -133,7 +137,32 @@ def answer_like_boring_model():
     OneLayer.forward = lambda self, X: forward(self, pair(X)[0])
 
 
-if LOADER != "boring":
+def read_report(path: Path) -> Iterator[tuple[str, str]]:
+    """Each test of a file or folder of --junitxml, with how it failed; "" where it passed."""
+    for file in sorted(path.glob("*.xml")) if path.is_dir() else [path]:
+        for case in ElementTree.parse(file).iter("testcase"):
+            if case.find("skipped") is None:
+                wrong = [c for c in case if c.tag in ("failure", "error")]
+                message = wrong[0].get("message", "").split("\n")[0] if wrong else ""
+                name = f"{case.get('classname')}.{case.get('name')}"
+                yield name, (message or "failed") if wrong else ""
+
+
+def compare(boring: Path, *others: Path) -> None:
+    """Print what passes with Lightning's own model, and what of it fails with ours."""
+    apply = {name for name, message in read_report(boring) if not message}
+    print(f"{boring}: {len(apply)} passed")
+    for path in others:
+        failed = {name: message for name, message in read_report(path) if message}
+        failed = {name: message for name, message in failed.items() if name in apply}
+        print(f"\n{path}: {len(apply) - len(failed)} of them passed, {len(failed)} failed")
+        for name, message in sorted(failed.items(), key=lambda item: item[::-1]):
+            print(f"  {name}: {message[:160]}")
+
+
+if __name__ == "__main__":
+    compare(*map(Path, sys.argv[1:]))
+elif LOADER != "boring":
     answer_like_boring_model()
     boring_classes.BoringModel = BoringModel
     boring_classes.ManualOptimBoringModel = ManualOneLayer

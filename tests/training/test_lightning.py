@@ -662,6 +662,7 @@ def test_a_subclass_with_arguments_of_its_own(tmp_path, monkeypatch):
             self.save_hyperparameters()
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["onelayer"])  # Lightning warns where pytest has its own
     words = ["fit", "--seed_everything=1", "--model.width=5",
              "--trainer.max_steps=8", "--trainer.logger=false",
              "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]  # fmt: skip
