@@ -134,6 +134,10 @@ class Blocks(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide, and say why where every update is a training_step of its own."""
+        from onelayer.training.module import OneLayer
+
+        if not isinstance(pl_module, OneLayer):
+            return  # a trainer keeps what OneLayer gave it for the next module
         self.reason = next(reasons(trainer, pl_module), None)
         if self.reason:
             rank_zero_info(f"one update at a time: {self.reason}")
@@ -195,9 +199,10 @@ def _of_gradients(trainer: Any, module: Any) -> Iterator[str]:
 
 
 def _of_optimizer(optimizer: Any, module: Any) -> Iterator[str]:
-    name, group = type(optimizer).__name__, optimizer.param_groups[0]
     if type(optimizer) is not SGD:
-        yield f"the optimizer is {name}"
+        yield f"the optimizer is {type(optimizer).__name__}"
+        return
+    group = optimizer.param_groups[0]
     if any(group.get(key) for key in ("momentum", "weight_decay", "maximize", "differentiable")):
         yield "the optimizer has momentum, weight_decay or the like"
     mine = {id(p) for p in module.parameters()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -90,6 +91,9 @@ class OneLayer(LightningModule):
         for value in seed_list:
             check_whole("seeds", value, at_least=0)
         self.save_hyperparameters()
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            # An object that a subclass takes: no checkpoint with it loads, or none can be saved.
+            del self.hparams[name]
         self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
         self.fused, self.cuda_graphs = fused, cuda_graphs
         self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
@@ -215,8 +219,10 @@ class OneLayer(LightningModule):
             InputError: naming the argument and both values.
         """
         saved = checkpoint.get("hyper_parameters", {})
-        for name, value in self.hparams.items():
-            if name in saved and saved[name] != value and name not in WAYS:
+        # A subclass's own arguments are its own affair, such as a batch_size that is searched for.
+        for name in set(signature(OneLayer).parameters) - set(WAYS):
+            value = self.hparams.get(name)
+            if name in saved and saved[name] != value:
                 raise InputError(
                     f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
                     "use the run's own value, or start a new run."
@@ -251,9 +257,15 @@ class OneLayer(LightningModule):
             logger = False if elsewhere else None
             self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
-        X, *others = [batch] if isinstance(batch, Tensor) else batch
+        X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
+        if not isinstance(X, Tensor) or X.ndim != 2 or X.shape[1] != self.inputs:
+            kind = f"{tuple(X.shape)}" if isinstance(X, Tensor) else f"a {type(X).__name__}"
+            raise InputError(
+                f"a batch to predict must be X (n, {self.inputs}), alone or first of a pair, not "
+                f"{kind}."
+            )
         P = self.predict_proba(X)
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
         return (others[0], P) if named else P
@@ -269,6 +281,8 @@ class FromData(Callback):
             InputError: for images or classes that do not fit the network, or for weights in half
                 precision.
         """
+        if not isinstance(pl_module, OneLayer):
+            return  # a trainer keeps what OneLayer gave it for the next module
         data: Any = getattr(trainer, "datamodule", None)
         module = cast(Any, pl_module)
         for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
@@ -291,6 +305,15 @@ class FromData(Callback):
         loader = trainer.train_dataloader
         if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
             loader.shuffle = False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a word, or a list or dict of such, as in configs."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
 
 
 def _as_list(name: str, value: Any) -> list[Any]:
