@@ -593,7 +593,7 @@ WAYS_IN = {"loader": loaded, "linear": linear, "hidden": hidden, "check": checke
 @pytest.mark.parametrize("label", [-1, -100, CLASSES, 10])
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_a_label_that_is_none_is_refused(way: str, label: int, place: Place, capfd) -> None:
-    told = [str(label), "[3]" if way in ("loader", "check") else "row 3", f"0 to {CLASSES - 1}"]
+    told = [f"y[3] = {label}", f"0 to {CLASSES - 1}"]
     refused(lambda: command(lambda: WAYS_IN[way](*batch(label))), told, place.folder, capfd)
 
 

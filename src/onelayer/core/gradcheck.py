@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,8 @@ def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iter
     ours = _gradients((upstream * cost(X, y, list(parameters.values()), l2)).sum(), parameters)
     for judge, judgement in {
         "autograd": _by_autograd,
-        "one-sided": _by_one_sided_differences,
-        "central": _by_central_differences,
+        "one-sided": partial(_by_differences, below=0.0),
+        "central": partial(_by_differences, below=STEP),
     }.items():
         theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
         for name, gradient in ours.items():
@@ -156,21 +157,17 @@ def _by_autograd(
     return _gradients(_member_cost(X, y, leaves, l2), leaves)
 
 
-def _by_central_differences(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+def _by_differences(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, below: float
 ) -> dict[str, Tensor]:
-    above = _shifted_costs(X, y, parameters, l2, STEP)
-    below = _shifted_costs(X, y, parameters, l2, -STEP)
-    return {name: (above[name] - below[name]) / (2 * STEP) for name in parameters}
+    """``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
 
-
-def _by_one_sided_differences(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
-) -> dict[str, Tensor]:
+    Where ``below`` is 0 the entry is shifted by it all the same, so that both costs are rounded
+    alike: of a unit that is off they differ by exactly 0.
+    """
     above = _shifted_costs(X, y, parameters, l2, STEP)
-    # Shifted by 0, so that both costs are rounded alike: a unit that is off differs by exactly 0.
-    here = _shifted_costs(X, y, parameters, l2, 0.0)
-    return {name: (above[name] - here[name]) / STEP for name in parameters}
+    other = _shifted_costs(X, y, parameters, l2, -below)
+    return {name: (above[name] - other[name]) / (STEP + below) for name in parameters}
 
 
 def _shifted_costs(
