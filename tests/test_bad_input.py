@@ -265,7 +265,6 @@ DATA_FILES = [
     Row("data-variable", ["fit"], ["not/there", *WHAT_TO_DO], a_variable_that_names_nothing),
     Row("data-mirror", [*FILES, "--data.mirror=/x"], ["mirror = '/x'", "http://", "file:///"]),
     served("silent", "it was silent for 0.5 s"),
-    served("drips", "too slow"),
     served("short", "it ended after"),
     served("busy", "the server answers 503"),
 ]
