@@ -7,7 +7,7 @@ and for several, each with its own λ and its own upstream gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,11 +85,12 @@ def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iter
     network = f"hidden {hidden}" if hidden else "linear"
 
     ours = _gradients((upstream * cost(X, y, list(parameters.values()), l2)).sum(), parameters)
-    for judge, judgement in {
+    judges: dict[str, Callable[[Tensor, Tensor, dict[str, Tensor], float], dict[str, Tensor]]] = {
         "autograd": _by_autograd,
         "one-sided": partial(_by_differences, below=0.0),
         "central": partial(_by_differences, below=STEP),
-    }.items():
+    }
+    for judge, judgement in judges.items():
         theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
         for name, gradient in ours.items():
             expected = torch.stack([upstream[i] * g[name] for i, g in enumerate(theirs)])
