@@ -536,8 +536,8 @@ RESUMED = [
     resumed("model.l2=0.1", "model.l2", "0.1", "0.0", "new run"),
     resumed("model.seeds=[0,1]", "model.seeds", "[0, 1]", "0 in the checkpoint", "new run"),
     resumed("model.hidden=4", "model.hidden", "4", "3", "new run"),
-    resumed("data.batch_size=5", "batch_size = 10", "batch_size = 5", "new run"),
-    resumed("data.seed=1", "seed = 0", "seed = 1", "new run"),
+    resumed("data.batch_size=5", "batch_size is 5 here but 10 in", "new run"),
+    resumed("data.seed=1", "seed is 1 here but 0 in", "new run"),
     resumed("schedule.step_size=5", "schedule.step_size", "5", "10", "new run"),
     resumed("schedule.max_lr=0.2", "schedule.max_lr", "0.2", "0.1", "new run"),
 ]

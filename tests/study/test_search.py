@@ -104,10 +104,10 @@ def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_pa
 
 def test_the_test_split_is_sealed_from_the_search():
     data = SealedData(source="synthetic", limit=20)
-    for use in (lambda: data.test, data.test_dataloader, lambda: data.tensors("test")):
+    for use in (lambda: data.labelled("test"), data.test_dataloader, lambda: data.tensors("test")):
         with pytest.raises(PermissionError, match="sealed"):
             use()
-    assert CIFAR10DataModule(source="synthetic", limit=20).test is not None
+    assert CIFAR10DataModule(source="synthetic", limit=20).labelled("test") is not None
 
 
 def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, capsys):

@@ -15,7 +15,7 @@ from typing import Any
 from onelayer.configs import read_configs
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import PLACES, CIFAR10DataModule
+from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule, without_locations
 from onelayer.study.gradients import batch
 from onelayer.study.plan import Plan, draw_l2
 from onelayer.study.plots import plot_weights
@@ -63,7 +63,7 @@ class Command:
             section, key = option.split(".")
             settings.setdefault(section, {})[key] = value
         data = CIFAR10DataModule(**settings["data"]).hparams
-        settings["data"] = {k: v for k, v in data.items() if k not in PLACES}
+        settings["data"] = without_locations(data)
         settings["schedule"] = TriangularLR(**settings["schedule"]).state_dict()
         return settings
 
@@ -138,7 +138,7 @@ class Report:
     def _changes(self) -> dict[str, Any]:
         """What was changed in all exercises, less the seeds, by options of ``onelayer report``."""
         shipped = asdict(Plan(**read_configs("search")["search"]))
-        data = {f"data.{k}": v for k, v in self.data.items() if k not in PLACES and v != "cifar10"}
+        data = {f"data.{k}": v for k, v in without_locations(self.data).items() if v != "cifar10"}
         search = {
             f"search.{k}": v
             for k, v in asdict(self.search).items()
@@ -156,7 +156,7 @@ class Report:
 
     def _published(self, network: str) -> bool:
         """Whether there are published figures of the same network, settings and images."""
-        return network == "hidden" and not self._kind and self._dataset.dataset == "cifar10"
+        return network == "hidden" and not self._kind and self._dataset.name == "cifar10"
 
     @property
     def _command(self) -> str:
@@ -212,7 +212,7 @@ class Report:
 
     def _folder(self, command: Command) -> Path:
         """Of a run: other settings, or images, make another name."""
-        settings = {**command.settings, "dataset": self._dataset.dataset}
+        settings = {**command.settings, "dataset": self._dataset.name}
         if command.subcommand == "search":  # the rule and the members are applied afterwards
             settings["search"] = {**asdict(self.search), "rule": None, "members": None}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -220,7 +220,7 @@ class Report:
 
     def _data(self, command: Command) -> dict[str, Any]:
         """A run's data, and where they lie, which changes no figure."""
-        sources = {k: v for k, v in self.data.items() if k in PLACES}
+        sources = {k: v for k, v in self.data.items() if k in LOCATION_ARGUMENTS}
         return {**command.settings["data"], **sources}
 
     def _search(self, find: Command) -> Search:
@@ -290,7 +290,7 @@ class Report:
         )
         if self._kind:
             text += "\n\n**The settings are not the exercises', so nothing published is compared.**"
-        if self._dataset.dataset == "synthetic":
+        if self._dataset.name == "synthetic":
             text += "\n\n**These figures are of the built-in synthetic images, not of CIFAR-10.**"
         return text
 
@@ -356,7 +356,7 @@ class Report:
             network, file = NETWORKS[fit.network], f"weights-{fit.network}.png"
             linear = fit.network == "linear"
             state = read_checkpoint(last_of(self._folder(fit)))["state_dict"]
-            titles = self._dataset.class_names if linear else None
+            titles = self._dataset.classes if linear else None
             plot_weights(state["W" if linear else "W1"][0], self.output / file, titles)
             what = "the ten classes" if linear else "its hidden units"
             caption = (

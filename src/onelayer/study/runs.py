@@ -73,5 +73,5 @@ def train_and_test(
     if not results.finished:
         trainer.test(model, datamodule=module, verbose=False)
     assert results.summary is not None
-    plot_curves(folder / "curves.csv", folder / "curves.png", module.dataset, title)
+    plot_curves(folder / "curves.csv", folder / "curves.png", module.name, title)
     return results.summary

@@ -18,8 +18,9 @@ from sqlalchemy.engine import URL
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
-from onelayer.data.datamodule import PLACES, CIFAR10DataModule
+from onelayer.data.datamodule import CIFAR10DataModule, without_locations
 from onelayer.data.sources import Labelled
+from onelayer.data.splits import Split
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
 from onelayer.study.plots import plot_search
@@ -60,18 +61,11 @@ class Final:
 class SealedData(CIFAR10DataModule):
     """The data of the search: the test split cannot be had from it."""
 
-    @property
-    def test(self) -> Labelled:
-        """Refused: λ is chosen on validation alone."""
-        raise PermissionError("the test split is sealed until λ has been chosen.")
-
-    def test_dataloader(self) -> Any:
-        """Refused, as ``test`` is."""
-        return self.test
-
-    def tensors(self, split: Any, dtype: torch.dtype | None = None) -> Any:
-        """The training or validation split."""
-        return self.test if split == "test" else super().tensors(split, dtype)
+    def labelled(self, split: Split) -> Labelled | None:
+        """Return the training or validation split: λ is chosen without the test split."""
+        if split == "test":
+            raise PermissionError("the test split is sealed until λ has been chosen.")
+        return super().labelled(split)
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class Search:
         """What the ledger is compared by: all but where the images come from."""
         groups = {
             "search": asdict(self.plan),
-            "data": {k: v for k, v in self.data.items() if k not in PLACES},
+            "data": without_locations(self.data),
             "schedule": dict(self.schedule),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
@@ -120,7 +114,7 @@ class Search:
         self.output.mkdir(parents=True, exist_ok=True)
         storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
         try:
-            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
+            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.name})
         except InputError:
             if not there:
                 with suppress(OSError):  # somebody else's files are in it
@@ -167,7 +161,7 @@ class Search:
             with alone_in(self.output):
                 atomic_write(self.output / "search.csv", format_csv(rows))
         with alone_in(self.output):
-            return self._finish(ledger, rows, candidates, data.dataset)
+            return self._finish(ledger, rows, candidates, data.name)
 
     def _finish(
         self,
@@ -244,7 +238,7 @@ class Search:
         """best.yaml: ``onelayer fit --config best.yaml`` trains the final networks."""
         content = {
             "model": {"hidden": self.hidden, "l2": l2, "seeds": list(self.final.seeds)},
-            "data": {k: v for k, v in self._final_data().items() if k not in PLACES},
+            "data": without_locations(self._final_data()),
             "schedule": self._final_schedule(),
         }
         head = "# The final networks of a search, with the λ it chose.\n"
