@@ -67,10 +67,9 @@ class _InOrder(_Sampler, SequentialSampler):
 
 
 class ResidentLoader:
-    """A data loader over tensors in memory: no workers, no copies but the batch itself.
+    """Batches ``(X, y)`` of tensors in memory, for any Lightning module or any loop.
 
-    It gives batches ``(X, y)`` to any Lightning module, or to any loop. Its state says exactly
-    where an epoch was left: what is left of the epoch is then the same, batch for batch.
+    Its state says exactly where an epoch was left: the rest is then the same, batch for batch.
 
     Args:
         X: features (n, d), floating.
@@ -79,9 +78,8 @@ class ResidentLoader:
         seed: of the order.
         shuffle: a new order every epoch; otherwise always 0 … n-1. Lightning's overfit_batches
             needs False with a module other than OneLayer, whose trainings see to it themselves.
-        rank: of this process. It gets the rows ``rank::world_size`` of every batch, so that all
-            have equally many batches and an epoch holds each sample once. By default what
-            torch.distributed says when an epoch begins.
+        rank: of this process, which gets the rows ``rank::world_size`` of every batch. By default
+            what torch.distributed says when an epoch begins.
         world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
 

@@ -78,11 +78,11 @@ class Source(Protocol):
         """
 
 
-def concatenate(parts: Sequence[Labelled]) -> Labelled:
-    """Return all images of ``parts``, in order; a single part comes back as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    return Labelled(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+def concatenate(pieces: Sequence[Labelled]) -> Labelled:
+    """Return all images, in order; a single piece comes back as it is."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Labelled(torch.cat([piece.x for piece in pieces]), torch.cat([p.y for p in pieces]))
 
 
 def read_batches(rows: range, size: int, read: Callable[[int, int], Labelled]) -> Labelled:
@@ -93,9 +93,9 @@ def read_batches(rows: range, size: int, read: Callable[[int, int], Labelled]) -
         size: of a batch.
         read: given a batch's number, from 0, and n, gives its first n images, or more of them.
     """
-    parts = []
+    pieces = []
     for number, wanted in in_batches(rows, size):
         batch = read(number, wanted.stop)
         whole = wanted == range(len(batch))
-        parts.append(batch if whole else batch[wanted.start : wanted.stop].copy())
-    return concatenate(parts)
+        pieces.append(batch if whole else batch[wanted.start : wanted.stop].copy())
+    return concatenate(pieces)
