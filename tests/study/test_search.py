@@ -75,9 +75,9 @@ def test_another_rule_needs_no_training_of_the_stages(undisturbed, monkeypatch):
 
 def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
     assert main(["search", *TINY, "--search.number=5", "--output", str(undisturbed)]) == 2
-    assert "search.number is 5 here but 4 there" in capsys.readouterr().err
+    assert "search.number is 5 here but 4 in the ledger" in capsys.readouterr().err
     assert main(["search", *TINY, "--data.seed=3", "--output", str(undisturbed)]) == 2
-    assert "data.seed is 3 here but 0 there" in capsys.readouterr().err
+    assert "data.seed is 3 here but 0 in the ledger" in capsys.readouterr().err
 
 
 def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):
