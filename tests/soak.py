@@ -93,7 +93,7 @@ def _digest_run(run):
 
 
 def _leftovers(folder):
-    return " ".join(sorted(str(p.relative_to(folder)) for p in folder.rglob("*.partial")))
+    return " ".join(sorted(str(p.relative_to(folder)) for p in folder.rglob("*.tmp")))
 
 
 def aside(function, *arguments):

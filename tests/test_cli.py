@@ -15,9 +15,9 @@ import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
-from onelayer import cli
 from onelayer.__main__ import main
-from onelayer.cli import OneLayerCLI
+from onelayer.cli import fit
+from onelayer.cli.fit import OneLayerCLI
 from onelayer.core import gradcheck
 from tests.study.tiny import TINY
 
@@ -152,7 +152,7 @@ def test_figures_need_no_backend(empty_folder):
     ("hook", "told"),
     [
         ("Curves.on_train_start", "onelayer: interrupted\n"),  # nothing is saved yet
-        ("Results.on_test_end", "onelayer: stopped after 20 updates. To go on: onelayer fit"),
+        ("Curves.on_test_end", "onelayer: stopped after 20 updates. To go on: onelayer fit"),
     ],
 )
 def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, told):
@@ -160,7 +160,7 @@ def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, t
         raise KeyboardInterrupt
 
     name, method = hook.split(".")
-    monkeypatch.setattr(getattr(cli, name), method, interrupt)
+    monkeypatch.setattr(getattr(fit, name), method, interrupt)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # Lightning ignores it for good
         assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 130
@@ -178,12 +178,12 @@ def exit_of_sigterm(*_):
 
 
 @pytest.mark.parametrize(
-    ("hook", "act"), [("Curves.on_train_start", sigterm), ("Results.on_test_end", exit_of_sigterm)]
+    ("hook", "act"), [("Curves.on_train_start", sigterm), ("Curves.on_test_end", exit_of_sigterm)]
 )
 def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook, act):
     """It makes an exit without a code of it, that is, success."""
     name, method = hook.split(".")
-    monkeypatch.setattr(getattr(cli, name), method, act)
+    monkeypatch.setattr(getattr(fit, name), method, act)
     assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 143
     error = capfd.readouterr().err
     assert "onelayer: stopped after" in error
@@ -191,7 +191,7 @@ def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook,
 
 
 def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
-    monkeypatch.setattr(cli.OneLayer, "on_train_epoch_start", sigterm)
+    monkeypatch.setattr(fit.OneLayer, "on_train_epoch_start", sigterm)
     assert main(["search", *TINY]) == 143
     assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
 
@@ -249,8 +249,8 @@ def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
         (["fit", "--data.train_batches", "[6]"], r"train_batches must .* not \[6\]"),
         (["fit", "--data.val_batches", "[1]"], r"train_batches and val_batches share \[1\]"),
         (["fit", "-c", "missing.yaml"], "missing.yaml"),
-        (["fit", "-c", "."], "config.*not a file"),
-        (["fit", "--ckpt_path", "last"], "no run to resume"),
+        (["fit", "-c", "."], "config.*a folder"),
+        (["fit", "--ckpt_path", "last"], "no run with a checkpoint"),
         (["fit", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["fit", "--ckpt_path", "https://example.org/a.ckpt"], "URL"),
         (["fit", "--trainer.strategy", "ddp_spawn", *SMALL], "ddp_spawn .* use ddp"),

@@ -1,5 +1,6 @@
 """The configs that come with the package: found by name, in a checkout and in a wheel."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -52,3 +53,13 @@ def test_a_wheel_carries_them_and_finds_them(tmp_path):
     assert {p.parent for p in carried} == {tmp_path / "site" / "onelayer" / "configs"}
     ours = shipped_configs().values()
     assert [p.read_bytes() for p in carried] == [p.read_bytes() for p in ours]
+    fit = [
+        "fit", "-c", "quickstart", "--data.source=synthetic", "--data.limit=60",
+        "--data.batch_size=30", "--schedule.step_size=3", "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "onelayer", *fit], cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lightning_logs" / "quickstart" / "version_0" / "curves.png").is_file()

@@ -1,4 +1,4 @@
-"""One-layer softmax networks on CIFAR-10, with checkable gradients and cyclical rates.
+"""One-layer softmax networks, with checkable gradients and cyclical rates.
 
 The names below are loaded when they are first used: ``import onelayer`` by itself imports neither
 torch nor Lightning nor torchvision.
@@ -10,48 +10,38 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onelayer.core.autograd import hidden_cost, linear_cost
-    from onelayer.core.schedule import exp_range, triangular, triangular2
-    from onelayer.data.datamodule import CIFAR10DataModule
-    from onelayer.training.blocks import Observer
-    from onelayer.training.checkpoint import Checkpoints
-    from onelayer.training.curves import Curves
-    from onelayer.training.module import OneLayer
-    from onelayer.training.results import Results
-    from onelayer.training.schedule import TriangularLR
+    from onelayer.core.autograd import hidden_cost as hidden_cost
+    from onelayer.core.autograd import linear_cost as linear_cost
+    from onelayer.core.schedule import exp_range as exp_range
+    from onelayer.core.schedule import triangular as triangular
+    from onelayer.core.schedule import triangular2 as triangular2
+    from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
+    from onelayer.training.blocks import Observer as Observer
+    from onelayer.training.checkpoint import Checkpoints as Checkpoints
+    from onelayer.training.checkpoint import load_network as load_network
+    from onelayer.training.curves import Curves as Curves
+    from onelayer.training.module import OneLayer as OneLayer
+    from onelayer.training.results import Results as Results
+    from onelayer.training.schedule import TriangularLR as TriangularLR
 
     __version__: str
 
-__all__ = [
-    "CIFAR10DataModule",
-    "Checkpoints",
-    "Curves",
-    "Observer",
-    "OneLayer",
-    "Results",
-    "TriangularLR",
-    "__version__",
-    "exp_range",
-    "hidden_cost",
-    "linear_cost",
-    "triangular",
-    "triangular2",
-]
-
 _HOMES = {
-    "CIFAR10DataModule": "onelayer.data.datamodule",
-    "Checkpoints": "onelayer.training.checkpoint",
-    "Curves": "onelayer.training.curves",
-    "OneLayer": "onelayer.training.module",
-    "Observer": "onelayer.training.blocks",
-    "Results": "onelayer.training.results",
-    "TriangularLR": "onelayer.training.schedule",
-    "exp_range": "onelayer.core.schedule",
-    "hidden_cost": "onelayer.core.autograd",
-    "linear_cost": "onelayer.core.autograd",
-    "triangular": "onelayer.core.schedule",
-    "triangular2": "onelayer.core.schedule",
+    "CIFAR10DataModule": "data.datamodule",
+    "Checkpoints": "training.checkpoint",
+    "Curves": "training.curves",
+    "Observer": "training.blocks",
+    "OneLayer": "training.module",
+    "Results": "training.results",
+    "TriangularLR": "training.schedule",
+    "exp_range": "core.schedule",
+    "hidden_cost": "core.autograd",
+    "linear_cost": "core.autograd",
+    "load_network": "training.checkpoint",
+    "triangular": "core.schedule",
+    "triangular2": "core.schedule",
 }
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -60,7 +50,7 @@ def __getattr__(name: str) -> object:
 
         value: object = version("onelayer")
     elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(importlib.import_module(f"onelayer.{_HOMES[name]}"), name)
     else:
         raise AttributeError(f"module 'onelayer' has no attribute {name!r}")
     globals()[name] = value  # the next use does not come here

@@ -1,7 +1,7 @@
 """The ``onelayer`` command: help at once, everything else after the heavy imports.
 
 torch, torchvision and Lightning take seconds to import, so what can be answered without them is
-answered here; a subcommand goes to `onelayer.cli.run`.
+answered here; a subcommand goes to `onelayer.cli.commands.run`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _run(words: list[str]) -> int:
     share_cores()
     # Figures go to files. A backend that matplotlib refuses would end Lightning's import.
     os.environ["MPLBACKEND"] = "agg"
-    from onelayer.cli import run
+    from onelayer.cli.commands import run
     from onelayer.core.errors import InputError, TrainingError
     from onelayer.training.interrupt import Stopped
 

@@ -64,10 +64,3 @@ def ensure_torchvision_operators() -> None:
         _declarations = torch.library.Library("torchvision", "FRAGMENT")
         for name in _DESCRIBED_AT_IMPORT:
             _declarations.define(name + _SIGNATURE)
-
-
-def accelerator() -> str:
-    """Lightning's "auto" but for Apple's MPS: it knows no float64, in which figures are summed."""
-    from lightning.pytorch.accelerators import MPSAccelerator
-
-    return "cpu" if MPSAccelerator.is_available() else "auto"

@@ -73,7 +73,7 @@ def test_last_stays_under_its_name_while_the_next_is_written(tmp_path, monkeypat
 
 
 def test_leftovers_of_a_kill_are_swept(tmp_path):
-    leftover = tmp_path / "run" / "checkpoints" / f"{LAST}.123.partial"
+    leftover = tmp_path / "run" / "checkpoints" / f"{LAST}.tmp"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half a checkpo")
     logger = TensorBoardLogger(tmp_path, name="", version="run", default_hp_metric=False)
@@ -106,5 +106,5 @@ def test_last_is_that_of_the_newest_run_that_has_one(tmp_path):
 
 
 def test_last_without_any_is_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no run to resume"):
+    with pytest.raises(InputError, match="there is no run with a checkpoint"):
         find_checkpoint("last", tmp_path)

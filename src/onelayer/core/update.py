@@ -48,6 +48,9 @@ class FusedUpdate:
 
     def __init__(self, parameters: formulas.Parameters, l2: formulas.Scalar) -> None:
         self.parameters, self.l2 = parameters, l2
+        if isinstance(l2, Tensor):  # as a number where all members share it: fewer operations
+            shared = bool((l2 == l2[0]).all())
+            self.l2 = float(l2[0]) if shared else l2.to(parameters[0].dtype)
 
     def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
         """Update in place, with products in autocast's dtype where autocast is on."""

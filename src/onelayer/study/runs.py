@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from onelayer._compat import accelerator
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.locks import alone
 from onelayer.study.plots import plot_curves
@@ -20,6 +18,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
@@ -36,14 +35,12 @@ def check_training(settings: Settings) -> None:
 def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = False) -> Trainer:
     """A Trainer for one population."""
     return Trainer(
-        accelerator=accelerator(),
-        devices=1,
+        **trainer_defaults(),
         max_steps=max_steps,
         callbacks=list(callbacks),
         logger=logger,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
-        enable_model_summary=False,
     )
 
 
@@ -64,13 +61,7 @@ def train_and_test(settings: Settings, folder: Path, title: str) -> dict[str, An
     last = last_of(folder)
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
-    logger = TensorBoardLogger(
-        folder.parent,
-        name="",
-        version=folder.name,
-        default_hp_metric=False,
-        purge_step=resumed + 1,
-    )
+    logger = run_logger(folder, folder.parent, resumed)
     max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
     trainer = make_trainer(max_steps, [rates, results, Curves(), Checkpoints()], logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)

@@ -82,6 +82,9 @@ HARMLESS = (
 """Callbacks of Lightning's whose hooks come right where a block ends when :func:`_due` says."""
 
 
+BARS = (lightning_callbacks.TQDMProgressBar, lightning_callbacks.RichProgressBar)
+
+
 class Observer(Callback):
     """A callback that says at which update it must run next, by default at none.
 
@@ -298,11 +301,9 @@ def _due(callback: Callback, trainer: Any, step: int, epoch: int) -> float:
     if isinstance(callback, lightning_callbacks.LearningRateMonitor):
         # It logs as a batch starts, the one whose end counts to a multiple.
         due = min(due, step + _until(step + 1, trainer.log_every_n_steps))
-    if isinstance(callback, lightning_callbacks.TQDMProgressBar):
+    if isinstance(callback, BARS):
         every = callback.refresh_rate
         due = min(due, step + _until(epoch, every * max(1, MAX_BLOCK // every) if every else 0))
-    if isinstance(callback, lightning_callbacks.RichProgressBar):
-        due = min(due, step + _until(epoch, callback.refresh_rate))  # it advances by so many
     return due
 
 
@@ -425,4 +426,4 @@ def _choose_update(module: Any, together: bool) -> Update:
         kind = SharedUpdate
     elif module.cuda_graphs and has_graphs(module.device):
         kind = RecordedUpdate
-    return kind(module.weights, module.l2_coefficient())
+    return kind(module.weights, module.l2)

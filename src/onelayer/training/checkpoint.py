@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import pickle
@@ -12,7 +13,7 @@ import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -22,14 +23,16 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError, first_line
 from onelayer.training.blocks import Observer
+from onelayer.training.files import PARTIAL, atomic_write
 from onelayer.training.interrupt import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from onelayer.training.module import OneLayer
 
 FOLDER = "checkpoints"
 """Of a run's folder."""
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-SUFFIX = ".partial"
-"""Of files being written: what a kill leaves; swept when the next run starts in the folder."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,24 +46,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Save; whatever happens, ``path`` is then the old file or the new one, whole."""
-        path = Path(path)
-        partial = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
         content = io.BytesIO()  # torch's own errors while it writes to a full disk name no cause
         torch.save(checkpoint, content)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            _sync_folder(path.parent)
+            atomic_write(path, content.getbuffer())
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise InputError(
                 f"cannot write the checkpoint {path}: {error.strerror or error}.\n"
-                f"{_what_is_left(path)}Free or choose another place and resume with --ckpt_path."
+                f"{_what_is_left(Path(path))}Free or choose another place and resume with "
+                "--ckpt_path."
             ) from error
 
     def load_checkpoint(
@@ -110,26 +104,72 @@ def last_of(run: Path) -> Path:
     return run / FOLDER / LAST
 
 
-def find_checkpoint(path: str, runs: Path) -> Path:
-    """The checkpoint meant by ``path``: a file, or "last" for that of the newest run in ``runs``.
+def find_checkpoint(path: str, runs: Path, pattern: str = "version_*") -> Path:
+    """The checkpoint meant by ``path``: a file, a run's folder, or "last" for the newest run.
 
     A run that was killed before its first checkpoint has nothing to go on from and is passed over.
 
+    Args:
+        path: what was typed.
+        runs: where runs are looked for.
+        pattern: of their folders in it.
+
     Raises:
-        InputError: if there is none.
+        InputError: there is none.
     """
     if path != "last":
-        return _local(path)
-    found = [
-        (int(match[1]), last_of(version))
-        for version in runs.glob("version_*")
-        if (match := re.fullmatch(r"version_(\d+)", version.name)) and last_of(version).is_file()
-    ]
+        place = _local(path)
+        return last_of(place) if last_of(place).is_file() else place
+    runs_found = [run for run in runs.glob(pattern) if re.fullmatch(r"version_\d+", run.name)]
+    found = [last_of(run) for run in runs_found if last_of(run).is_file()]
     if not found:
+        raise InputError(f"there is no run with a checkpoint in {runs}: train one, onelayer fit.")
+    if pattern == "version_*":
+        return max(found, key=lambda last: int(last.parent.parent.name.removeprefix("version_")))
+    return max(found, key=lambda last: last.stat().st_mtime)
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint that a training wrote.
+
+    Raises:
+        InputError: as :func:`read_checkpoint`, and for weights alone.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"there is no checkpoint in the folder {path}: name a run's, or a file.")
+    content = read_checkpoint(path)
+    for key, kind in (("global_step", int), ("pytorch-lightning_version", str)):
+        if not isinstance(content.get(key), kind):
+            raise InputError(
+                f"{path} is not a Lightning checkpoint: it has no {key}.\n"
+                f"Name one that onelayer fit wrote, lightning_logs/<config>/version_N/{FOLDER}/"
+                f"{LAST}."
+            )
+    return content
+
+
+def load_network(path: str | Path) -> OneLayer:
+    """The networks of a checkpoint, in host memory: all members, with the data's statistics.
+
+    Raises:
+        InputError: as :func:`read_run`, and for the checkpoint of another model.
+    """
+    from onelayer.training.module import OneLayer
+
+    content = read_run(path)
+    known = inspect.signature(OneLayer).parameters
+    given = content.get("hyper_parameters", {}).items()
+    try:
+        model = OneLayer(**{name: value for name, value in given if name in known})
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    except (TypeError, RuntimeError, KeyError, AttributeError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3]) or error
         raise InputError(
-            f"there is no run to resume in {runs}: leave --ckpt_path out to start one."
-        )
-    return max(found)[1]
+            f"{path} is of another network than OneLayer: {reason}\n"
+            "Name a checkpoint that onelayer fit wrote."
+        ) from error
+    return model.eval()
 
 
 def _local(path: str | Path) -> Path:
@@ -147,14 +187,6 @@ def _what_is_left(path: Path) -> str:
                 step = _read(other).get("global_step")
                 return f"This one is whole: --ckpt_path {other} (after {step} updates).\n"
     return ""
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Checkpoints(Observer, ModelCheckpoint):
@@ -195,7 +227,7 @@ class Checkpoints(Observer, ModelCheckpoint):
         """
         folder, resumed = Path(self.dirpath or ""), trainer.ckpt_path
         if trainer.is_global_zero:
-            for leftover in folder.glob(f"*{SUFFIX}"):
+            for leftover in folder.glob(f"*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
         if resumed and Path(resumed).resolve().parent == folder.resolve():
             self.filename = Path(resumed).stem.replace(Path(PREVIOUS).stem, Path(LAST).stem)
@@ -279,7 +311,7 @@ def _has_finite_member(module: Any) -> bool:
 def _keep_as_previous(last: Path) -> None:
     """Give the file a second name; it keeps its own until the next one replaces it."""
     previous = last.with_name(last.name.replace(Path(LAST).stem, Path(PREVIOUS).stem))
-    partial = previous.with_name(f"{previous.name}.{os.getpid()}{SUFFIX}")
+    partial = previous.with_name(f"{previous.name}{PARTIAL}")
     try:
         partial.unlink(missing_ok=True)
         os.link(last, partial)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PARTIAL = ".tmp"
+"""Ending of a file that is being written; what a kill leaves of it, the next writing replaces."""
 
-def atomic_write(path: str | Path, content: str | bytes) -> None:
-    """Write a file beside its target and rename it: a reader never sees half of it.
 
-    What a kill leaves beside it, ``<name>.tmp``, the next writing replaces. Two processes must not
-    write one file at the same time.
+def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file beside its target, sync and rename it: a reader never sees half of it.
+
+    Two processes must not write one file at the same time.
 
     Args:
         path: of the file; its folder is made if need be.
@@ -21,10 +23,18 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}{PARTIAL}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the new name survives a loss of power
+        finally:
+            os.close(folder)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):

@@ -61,6 +61,7 @@ class OneLayer(LightningModule):
         trainer.fit(model, datamodule=CIFAR10DataModule())
     """
 
+    l2: Tensor  # λ of each member (m,)
     mean: Tensor
     std: Tensor
 
@@ -103,7 +104,8 @@ class OneLayer(LightningModule):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
-        self._l2: formulas.Scalar = l2s[0]
+        λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
+        self.register_buffer("l2", λ, persistent=False)
 
     # ---- the network
 
@@ -112,22 +114,13 @@ class OneLayer(LightningModule):
         """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
         return [getattr(self, name) for name in self.names]
 
-    def l2_coefficient(self) -> formulas.Scalar:
-        """λ as formulas take it: a number where all members share it, else (m,)."""
-        l2s = [member.l2 for member in self.members]
-        if len(set(l2s)) == 1:
-            return l2s[0]
-        if not isinstance(self._l2, Tensor) or self._l2.device != self.device:
-            self._l2 = torch.tensor(l2s, dtype=self.weights[0].dtype, device=self.device)
-        return self._l2
-
     def forward(self, X: Tensor) -> Tensor:
         """Logits (m, n, k) of standardised images X (n, d)."""
         return formulas.logits(X, self.weights)
 
     def cost(self, X: Tensor, y: Tensor) -> Tensor:
         """Cost J (m,), differentiable with the analytic gradient. Differentiate its sum."""
-        return autograd.cost(X, y, self.weights, self.l2_coefficient())
+        return autograd.cost(X, y, self.weights, self.l2)
 
     @torch.no_grad()
     def evaluate(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -146,8 +139,7 @@ class OneLayer(LightningModule):
         # torchmetrics makes a scalar of a result (1,)
         result = {name: value.reshape(-1) for name, value in measure.compute().items()}
         weights = [p.double() for p in self.weights]
-        l2 = torch.tensor([m.l2 for m in self.members], dtype=torch.float64, device=self.device)
-        return {"cost": result["loss"] + formulas.penalty(weights, l2), **result}
+        return {"cost": result["loss"] + formulas.penalty(weights, self.l2), **result}
 
     @torch.no_grad()
     def finite_members(self) -> Tensor:
@@ -193,7 +185,7 @@ class OneLayer(LightningModule):
         if processes() == 1:
             return self.cost(X, y).sum()
         n = samples_of_all(X) / processes()
-        return autograd.cost(X, y, self.weights, self.l2_coefficient(), n).sum()
+        return autograd.cost(X, y, self.weights, self.l2, n).sum()
 
     def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """A batch of a loader that may not be ours, and have checked nothing.

@@ -1,0 +1,114 @@
+"""One subcommand, from its words to its exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onelayer.training  # noqa: F401 - it makes lightning importable
+
+# isort: split
+from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
+
+from onelayer.cli.faults import explained, quiet, signals
+from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
+from onelayer.cli.parser import Parser, configs_first, names_of
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.training.schedule import TriangularLR
+
+
+def run(argv: list[str]) -> int:
+    """Run one subcommand; the exit code.
+
+    Raises:
+        InputError: for a mistake in what the user gave.
+        DivergedError: if a training cannot come back.
+        Stopped: if a signal stopped a training.
+        KeyboardInterrupt: if a signal came where nothing could be saved; Terminated for SIGTERM.
+    """
+    command, *rest = argv
+    with quiet(), signals(), explained():
+        if command == "gradcheck":
+            from onelayer.study.gradients import main
+
+            return main(rest)
+        rest = configs_first(rest)
+        if command in COMMANDS:
+            return COMMANDS[command](rest)
+        OneLayerCLI([command, *(with_own_config(rest) if command == "fit" else rest)])
+        return 0
+
+
+def _parser(command: str, description: str) -> Parser:
+    parser = Parser(prog=f"onelayer {command}", description=description)
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="YAML file, or a shipped one's name."
+    )
+    return parser
+
+
+def search(argv: list[str]) -> int:
+    """``onelayer search``."""
+    from onelayer.study.plan import Plan
+    from onelayer.study.search import Final, Search
+
+    parser = _parser("search", "Search the regulariser λ (l2) from coarse to fine.")
+    parser.add_class_arguments(Plan, "search")
+    parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
+    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    parser.add_class_arguments(TriangularLR, "schedule")
+    parser.add_class_arguments(Final, "final")
+    parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    config = parser.parse_args(argv)
+    output = config.output or Path(RUNS, names_of(config.config) or "search")
+    Search(
+        plan=Plan(**config.search.as_dict()),
+        hidden=config.model.hidden,
+        data=config.data.as_dict(),
+        schedule=config.schedule.as_dict(),
+        final=Final(**config.final.as_dict()),
+        output=Path(output),
+        storage=config.storage,
+    ).run()
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    """``onelayer report``."""
+    from onelayer.study.plan import Plan
+    from onelayer.study.report import Report
+
+    parser = _parser("report", "Repeat the exercises beside their published figures.")
+    parser.add_argument("--output", type=str, default="docs/report", help="Folder of report.md.")
+    parser.add_argument("--runs", type=str, default=f"{RUNS}/report", help="Folder of the runs.")
+    parser.add_argument(
+        "--seeds", type=list[int], default=list(range(10)), help="Of each training."
+    )
+    parser.add_class_arguments(Plan, "search")
+    for name, kind, what in (
+        ("root", str | None, "Folder of CIFAR-10; ONELAYER_DATA or data."),
+        ("source", str, "cifar10, synthetic or auto."),
+        ("limit", int | None, "Keep only so many images of each split: a quick report."),
+    ):
+        default = "cifar10" if name == "source" else None
+        parser.add_argument(f"--data.{name}", type=kind, default=default, help=what)
+    parser.add_argument(
+        "--step_size", type=int | None, help="n_s of every training: a quick report."
+    )
+    config = parser.parse_args(argv)
+    data = {k: v for k, v in config.data.as_dict().items() if v is not None}
+    short = None if config.step_size is None else {"step_size": config.step_size}
+    path = Report(
+        output=Path(config.output),
+        runs=Path(config.runs),
+        data=data,
+        seeds=config.seeds,
+        search=Plan(**config.search.as_dict()),
+        schedule=short,
+    ).write()
+    print(f"report: {path}")
+    return 0
+
+
+COMMANDS = {"search": search, "report": report}
+"""Those that need no Trainer of LightningCLI's, nor what is imported for it."""

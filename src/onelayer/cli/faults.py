@@ -1,0 +1,108 @@
+"""What the command line says in place of other libraries' notes, errors and signals."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed import DistError
+
+from onelayer.cli.parser import shorten
+from onelayer.core.errors import InputError, TrainingError, first_line
+from onelayer.training.checkpoint import last_of, read_checkpoint
+from onelayer.training.interrupt import Stopped, Terminated
+
+NOTES = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Loaded model weights",
+    "`weights_only`",
+)
+"""Beginnings of what Lightning notes in every run, and nobody asked for."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what Lightning notes in every run; warn in plain lines."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(NOTES)
+
+    handlers = logging.getLogger("lightning.pytorch").handlers
+    for handler in handlers:
+        handler.addFilter(wanted)
+    as_before = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        warnings.filterwarnings("ignore", message="GPU available but not used")  # as it was asked
+        # The curves and the learning rate are logged by the number of updates, not by the epoch's.
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
+        warnings.formatwarning = lambda message, *_: f"onelayer: warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = as_before
+            for handler in handlers:
+                handler.removeFilter(wanted)
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Undo that Lightning makes exits of signals: after SIGTERM it would exit with 0."""
+    try:
+        yield
+    except SIGTERMException:
+        raise Terminated from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
+def interrupted(run: Path | None) -> Iterator[None]:
+    """Turn Ctrl+C and SIGTERM into Stopped where the run has a checkpoint."""
+    try:
+        with signals():
+            yield
+    except KeyboardInterrupt as interrupt:
+        last = last_of(run) if run else None
+        if last is None or not last.is_file():
+            raise
+        step = read_checkpoint(last)["global_step"]
+        raise Stopped(getattr(interrupt, "signum", signal.SIGINT), step, str(last)) from None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn other libraries' errors that a user can mend into an InputError's few lines."""
+    try:
+        yield
+    except MisconfigurationException as error:  # options that Lightning refuses together
+        raise InputError(str(error)) from error
+    except ValueError as error:
+        if str(error).startswith("Does not validate"):  # jsonargparse, when it saves the config
+            raise InputError(shorten(str(error))) from error
+        raise
+    except ImportError as error:  # of what an option asks for
+        raise InputError(f"{first_line(error)}: is its package installed?") from error
+    except RuntimeError as error:
+        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong monitor
+            raise InputError(first_line(error)) from error
+        if "gloo" in str(error).lower() or isinstance(error, DistError):
+            raise TrainingError(
+                "another process of this training has ended, and so does this one. What was saved "
+                "is whole:\nthe same command with --ckpt_path last goes on from there."
+            ) from error
+        raise

@@ -1,0 +1,305 @@
+"""``onelayer fit | validate | test | predict``: LightningCLI with our pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from onelayer.cli.faults import interrupted
+from onelayer.cli.parser import Parser, names_of, shorten
+from onelayer.core.errors import InputError
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.training.checkpoint import (
+    FOLDER,
+    AtomicCheckpointIO,
+    Checkpoints,
+    find_checkpoint,
+    load_network,
+    read_run,
+)
+from onelayer.training.curves import Curves
+from onelayer.training.folder import run_folder
+from onelayer.training.interrupt import Stopped
+from onelayer.training.module import OneLayer
+from onelayer.training.predictions import PredictionsCSV
+from onelayer.training.results import Results, format_summary
+from onelayer.training.schedule import TriangularLR
+from onelayer.training.trainer import run_logger, trainer_defaults
+
+RUNS = "lightning_logs"
+SPLIT = ("train_batches", "val_batches", "val_size", "limit")
+"""The options of data that say which images a split has."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves config.yaml in the folder that holds the run's checkpoints, whatever the logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file; nothing without a logger."""
+        if folder := run_folder(trainer):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(
+                self.config, folder / self.config_filename, skip_none=False, overwrite=True
+            )
+
+
+def with_own_config(argv: list[str]) -> list[str]:
+    """The words of ``fit``, with the config.yaml of the run to resume where no config is typed."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    if "--config" in words or "--ckpt_path" not in words[:-1]:
+        return argv
+    typed = words[words.index("--ckpt_path") + 1]
+    with suppress(InputError):  # which is raised again where the checkpoint is read
+        path = find_checkpoint(typed, Path(RUNS), "*/version_*")
+        config = path.parents[1] / "config.yaml"
+        if config.is_file():
+            return ["--config", str(config), *argv, "--ckpt_path", str(path)]
+    return argv
+
+
+class OneLayerCLI(LightningCLI):
+    """LightningCLI over OneLayer and CIFAR10DataModule."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.results = Results()
+        self._argv = argv
+        self._resumed_run: Path | None = None
+        self._resumed_step = -1
+        super().__init__(
+            OneLayer,
+            CIFAR10DataModule,
+            args=argv,
+            parser_class=Parser,
+            trainer_defaults={**trainer_defaults(), "callbacks": [self.results]},
+            seed_everything_default=False,  # every random choice has its own seed
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # hyperparameters are plain values already
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+        )
+
+    # ---- options
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that was typed: every other's parser would cost half a second."""
+        return {k: v for k, v in LightningCLI.subcommands().items() if k == self._argv[0]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks that a config sets by name."""
+        parser.add_lightning_class_args(TriangularLR, "schedule")
+        parser.add_lightning_class_args(Curves, "curves")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args`` as if typed, without LightningCLI's warning about sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # the figures are printed once, by us
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", type=str, default="predictions.csv", help="CSV file to write."
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's would let a checkpoint's hyperparameters override what was typed."""
+
+    def before_instantiate_classes(self) -> None:
+        """What follows from several options together."""
+        config = self.config[self.config.subcommand]
+        fits = self.config.subcommand == "fit"
+        if fits:
+            trainer, schedule = config.trainer, config.schedule
+            if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
+                trainer.max_steps = 2 * schedule.step_size * schedule.cycles
+        if config.ckpt_path is not None:
+            anywhere = not config.config
+            runs = self._runs_folder()
+            path = (
+                find_checkpoint(config.ckpt_path, runs.parent, "*/version_*")
+                if anywhere
+                else find_checkpoint(config.ckpt_path, runs)
+            )
+            config["ckpt_path"] = str(path)
+            self._resume_from(path) if fits else self._take_network_from(path)
+        elif not fits:
+            raise InputError(
+                f"onelayer {self.config.subcommand} needs --ckpt_path: a run's folder, "
+                f"{RUNS}/<config>/version_N, or last for the newest."
+            )
+
+    def _resume_from(self, path: Path) -> None:
+        """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint.
+
+        A checkpoint that lies elsewhere starts a new one.
+        """
+        load_network(path)
+        self._resumed_step = read_run(path)["global_step"]
+        folder = path.resolve().parent
+        self._resumed_run = folder.parent if folder.name == FOLDER else None
+        print(f"resuming {path} after {self._resumed_step} updates")
+
+    def _take_network_from(self, path: Path) -> None:
+        """The checkpoint's network, which what was typed must agree with, and its splits.
+
+        A split that was typed counts: somebody may well want to know the figures of another.
+        """
+        print(f"checkpoint: {path}")
+        given = self.parser.parse_args(self._argv, defaults=False).get(self.config.subcommand, {})
+        config = self.config[self.config.subcommand]
+        model = given.get("model", None) or {}
+        for key, value in load_network(path).hparams.items():
+            if model.get(key, value) != value:
+                raise InputError(
+                    f"model.{key} is {model.get(key)!r} here but {value!r} in {path}: leave it out."
+                )
+            config["model"][key] = value
+        typed = given.get("data", None) or {}
+        state = read_run(path).get(CIFAR10DataModule.__qualname__, {})
+        saved = state.get("arguments", {})
+        if "source" not in typed and "dataset" in state:
+            config["data"]["source"] = state["dataset"]
+        if not any(key in typed for key in SPLIT):
+            for key in SPLIT:
+                config["data"][key] = saved.get(key, config["data"].get(key))
+
+    # ---- the pieces
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, network and data.
+
+        Raises:
+            InputError: if the arguments of a class do not fit it, in ways that no type tells.
+        """
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except (TypeError, ValueError, ArgumentError) as error:
+            raise InputError(shorten(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Our logger where nothing else was asked for.
+
+        Raises:
+            InputError: for a strategy whose processes end with the training.
+        """
+        asked = self._get(self.config_init, "trainer")
+        ours = asked.logger in (None, True) and not asked.barebones
+        if self.subcommand != "fit":
+            kwargs["logger"] = asked.logger or False
+        elif ours:
+            kwargs["logger"] = run_logger(
+                self._resumed_run, self._runs_folder(), self._resumed_step
+            )
+        goes_on = self._resumed_run is not None and ours
+        if self.subcommand != "fit" or goes_on or asked.logger is False:
+            self.save_config_callback = None  # a resumed run has its own, one without logger none
+        plugins = asked.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if any(word in str(asked.strategy) for word in ("spawn", "fork")):
+            raise InputError(
+                f"trainer.strategy {asked.strategy} would leave the figures in processes that end "
+                "with the training: use ddp."
+            )
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Without Checkpoints where they are switched off, or no run's folder is there for them."""
+        checkpoints = self._get(self.config, "checkpoints")
+        homeless = config["logger"] is False and checkpoints.dirpath is None
+        if homeless or config["barebones"] or config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
+            asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
+            if not any(isinstance(callback, Checkpoint) for callback in asked):
+                config["enable_checkpointing"] = False
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _runs_folder(self) -> Path:
+        """Where the versions of this configuration lie: lightning_logs/<config name>."""
+        name = names_of(self._get(self.config, "config")) or "fit"
+        root = self._get(self.config, "trainer").default_root_dir or "."
+        return Path(str(root)) / RUNS / name
+
+    # ---- the work
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; what is refused before the first update leaves nothing behind."""
+        folder = None
+        if self.trainer.is_global_zero:
+            self.datamodule.verify_test()
+            if isinstance(self.trainer.logger, TensorBoardLogger):  # others know it later
+                folder = run_folder(self.trainer)
+        with self._nothing_left(folder), interrupted(folder):
+            self.trainer.fit(**kwargs)
+
+    @contextmanager
+    def _nothing_left(self, folder: Path | None) -> Iterator[None]:
+        """Remove what a training has made that is refused before its first update."""
+        if folder is None:
+            yield
+            return
+        there = set(folder.glob("*"))
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            yield
+        except Exception as error:
+            trained = self.trainer.global_step > max(self._resumed_step, 0)
+            if not trained and not isinstance(error, Stopped):
+                for path in set(folder.glob("*")) - there:
+                    if not path.is_dir():
+                        path.unlink(missing_ok=True)
+                for path in made:
+                    with suppress(OSError):  # somebody else's files are in it
+                        path.rmdir()
+            raise
+
+    def after_fit(self) -> None:
+        """The test figures, once, and everything a run leaves."""
+        from onelayer.study.plots import plot_curves
+
+        if self.results.finished:
+            print("the run is finished: nothing was left to do.")
+        else:
+            with interrupted(run_folder(self.trainer)):
+                self.trainer.test(self.model, self.datamodule, verbose=False)
+        summary = self.results.summary
+        if summary is None or not self.trainer.is_global_zero:
+            return
+        print(f"\n{format_summary(summary)}")
+        if folder := run_folder(self.trainer):
+            plot_curves(folder / "curves.csv", folder / "curves.png", dataset=summary["dataset"])
+            print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
+        if summary["dataset"] == "synthetic":
+            print("these figures are of the built-in synthetic images, not of CIFAR-10.")
+
+    def after_validate(self) -> None:
+        """Print the figures."""
+        if self.trainer.is_global_zero:
+            for name, value in self.trainer.callback_metrics.items():
+                print(f"{name}: {float(value):.4f}")
+
+    after_test = after_validate
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the CSV of predictions."""
+        if self.trainer.world_size > 1:
+            raise InputError("predict works in one process: leave out trainer.devices.")
+        writer = PredictionsCSV(Path(self._get(self.config, "output")))
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        print(f"{len(writer.rows)} images: {writer.path}")

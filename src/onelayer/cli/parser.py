@@ -1,0 +1,166 @@
+"""Options and configuration files: jsonargparse's parser, with errors of a few lines."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+from lightning.pytorch.cli import LightningArgumentParser
+
+from onelayer.configs import find_config
+from onelayer.core.errors import InputError
+
+CONFIG = ("-c", "--config")
+MAPPING = "it must be a mapping, such as 'model:' over '  hidden: 50'."
+MOST = 100_000
+"""Values in a configuration at most, with aliases written out: ten lines could name billions."""
+
+
+class Parser(LightningArgumentParser):
+    """jsonargparse's parser, whose errors are a few lines and whose options have one spelling."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file, and name it in an error."""
+        try:
+            config = super().parse_path(cfg_path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            fault = f"it is not UTF-8 text (byte {error.start})"
+        except (yaml.YAMLError, InputError, TypeError, RecursionError) as error:
+            fault = shorten(str(error).removeprefix("Problems parsing config: "))
+        else:
+            sections = {action.dest.split(".")[0] for action in self._actions if "." in action.dest}
+            wrong = [s for s in sections if not isinstance(config.get(s, {}), dict | Namespace)]
+            if not wrong:
+                return config
+            fault = f"{wrong[0]} is {config[wrong[0]]!r}: {MAPPING}"
+        if fault.startswith("Unexpected config"):
+            fault = f"it is empty, or no mapping of sections: {MAPPING}"
+        raise InputError(f"config {cfg_path}: {fault}")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a few lines instead of printing the whole usage and exiting."""
+        raise InputError(shorten(message) + self._nearest(message)) from ex
+
+    def _nearest(self, message: str) -> str:
+        """The option that was probably meant, where the message names one that is none."""
+        if re.search(r"unrecognized arguments: [^-]", message):
+            return "\nA value of several is typed as one word: '[a,b]'."
+        unknown = re.search(r"(?:arguments: --|option ')([\w.]+)", message)
+        if not unknown:
+            return ""
+        options = {option for parser in self._all_parsers() for option in parser}
+        near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.7)
+        return f"\nDid you mean {near[0]}?" if near else ""
+
+    def _all_parsers(self) -> Iterator[list[str]]:
+        for action in self._actions:
+            for parser in getattr(action, "choices", None) or {}:
+                choice = action.choices[parser] if isinstance(action.choices, dict) else None
+                if isinstance(choice, Parser):
+                    yield from choice._all_parsers()
+        yield [action.dest for action in self._actions]
+
+
+def shorten(message: str) -> str:
+    """Jsonargparse's message in two lines: the key, and what is legal and what was given."""
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = re.sub(r'\n\s*in "<\w+ string>", (line \d+), column \d+:?', r" (\1)", message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for line, following in pairwise([*lines, ""]):
+        if line.startswith("- ") and not line.startswith(("- Expected", "- Not a valid subclass")):
+            reason = line.removeprefix("- ")
+            return f"{lines[0]}: {reason} {following if reason.endswith(':') else ''}".strip()
+    expected = [line.removeprefix("- Expected ") for line in lines if line.startswith("- Expected")]
+    given = [line for line in lines if line.startswith("Given value:")]
+    if expected and given:
+        return f"{lines[0]} expected {' or '.join(expected)}. {given[0][:200]}"
+    return "\n".join(lines[:3])
+
+
+# ---- configuration files
+
+
+def configs_first(argv: Sequence[str]) -> list[str]:
+    """The words after a subcommand with its configs in front: options count over all of them.
+
+    A config is a YAML file, the name of one that comes with the package, or YAML itself.
+    """
+    configs, others, words = list[str](), list[str](), iter(argv)
+    for word in words:
+        if word in CONFIG:
+            configs += ["--config", *map(_found, islice(words, 1))]
+        elif word.startswith("--config="):
+            configs += ["--config", _found(word.removeprefix("--config="))]
+        elif word.startswith("-c") and len(word) > 2:
+            configs += ["--config", _found(word[2:])]
+        else:
+            others.append(word)
+    return configs + others
+
+
+def _found(value: str) -> str:
+    """The path of a configuration, or YAML as it is."""
+    if Path(value).is_dir():
+        raise InputError(f"config {value}: it is a folder, not a YAML file.")
+    return value if ":" in value and not Path(value).is_file() else str(find_config(value))
+
+
+def names_of(configs: Sequence[Any] | None) -> str:
+    """A name for runs of these configurations, as jsonargparse keeps them."""
+    return "+".join(Path(str(path)).stem for path in configs or [] if path is not None)
+
+
+def load_yaml(text: str) -> Any:
+    """Load a configuration, or the value of an option, that says everything once.
+
+    Raises:
+        yaml.YAMLError: also for a key given twice, of which YAML takes the last, and for an alias
+            that stands for itself or for a multitude.
+    """
+    loader = yaml.CSafeLoader(text)
+    try:
+        if node := loader.get_single_node():
+            _check(node, {})
+    finally:
+        loader.dispose()
+    return _load_value(text)
+
+
+def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The values in a node, aliases written out."""
+    size = sizes.get(id(node))
+    if size is None:
+        sizes[id(node)] = -1  # begun
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+            _check_keys(node)
+        size = sizes[id(node)] = 1 + sum(_check(child, sizes) for child in children)
+    if size < 0 or size > MOST:
+        problem = "an alias stands for itself" if size < 0 else f"it has more than {MOST:,} values"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return size
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        name = (key.tag, str(key.value))
+        if name in seen:
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark
+            )
+        seen.add(name)
+
+
+_load_value = get_loader("yaml")
+set_loader("yaml", load_yaml, (yaml.YAMLError, RecursionError))
