@@ -69,7 +69,7 @@ def test_a_schedule_is_its_mode_with_the_arguments_closed_over(mode):
 
 
 def test_another_mode_is_refused():
-    with pytest.raises(InputError, match=r"mode must be triangular, .* not 'cosine'"):
+    with pytest.raises(InputError, match=r"mode must be one of triangular, .* not 'cosine'"):
         cyclical("cosine", 1e-5, 1e-1, 7)
 
 

@@ -27,10 +27,7 @@ from onelayer.core.errors import InputError
 
 
 class _SoftmaxCost(Function):
-    """``apply(X, y, l2, n, W, b)`` or ``apply(X, y, l2, n, W1, b1, W2, b2)``: the cost ``J[m]``.
-
-    The maths is in :mod:`onelayer.core.formulas`.
-    """
+    """``apply(X, y, l2, n, W, b)`` or ``apply(X, y, l2, n, W1, b1, W2, b2)``: the cost ``J[m]``."""
 
     @staticmethod
     def forward(
@@ -141,13 +138,7 @@ def cost(
 ) -> Tensor:
     """The cost (m,) of the network ``parameters``, whichever of the two it is.
 
-    Args:
-        X: inputs (n', d).
-        y: labels (n',).
-        parameters: ``(W, b)`` or ``(W1, b1, W2, b2)``.
-        l2: λ, one for all members or one each (m,).
-        n: the mean's divisor where the batch is a share of a larger one, which may be empty; n'
-            otherwise.
+    ``n`` is the size of the whole batch where this one is a share of it, which may be empty.
     """
     check_shapes(X, y, parameters, at_least=1 if n is None else 0)
     W = parameters[-2]

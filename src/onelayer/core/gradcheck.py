@@ -62,12 +62,7 @@ def check_gradients(
 ) -> list[Check]:
     """Check both networks on a batch, for populations of each size in ``members``.
 
-    Args:
-        X: inputs (n, d), float64: 20 images of 50 inputs in the report.
-        y: labels (n,), int64, 0...9.
-        hidden: hidden units of the second network.
-        members: population sizes.
-        seed: of the weights and upstream gradients.
+    X is (n, d) in float64 and y (n,) 0...9; ``seed`` is of the weights and upstream gradients.
     """
     return [
         check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
@@ -163,8 +158,7 @@ def _by_differences(
 ) -> dict[str, Tensor]:
     """``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
 
-    Where ``below`` is 0 the entry is shifted by it all the same, so that both costs are rounded
-    alike: of a unit that is off they differ by exactly 0.
+    Where ``below`` is 0 the entry is shifted by it all the same: so both costs are rounded alike.
     """
     above = _shifted_costs(X, y, parameters, l2, STEP)
     other = _shifted_costs(X, y, parameters, l2, -below)
@@ -193,10 +187,7 @@ def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Ten
 
 def format_table(checks: Sequence[Check]) -> str:
     """The checks as a text table, one line each."""
-    head = (
-        f"{'network':<10} {'members':>7}  {'parameter':<9} {'against':<15} "
-        f"{'rel. error':>10} {'bound':>7}"
-    )
+    head = "network    members  parameter against         rel. error   bound"
     lines = [
         f"{c.network:<10} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
         f"{c.bound:>7.0e}  {'ok' if c.passed else 'MISSED'}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onelayer.core.checks import check_number, check_whole, is_number
+from onelayer.core.checks import check_among, check_number, check_whole, is_number
 from onelayer.core.errors import InputError
 
 Schedule = Callable[[int], float]
@@ -39,13 +39,13 @@ def cyclical(
         InputError: naming the argument and its range.
     """
     check_cycle(base_lr, max_lr, step_size, gamma)
-    if mode == "triangular":
-        return lambda step: triangular(step, base_lr, max_lr, step_size)
-    if mode == "triangular2":
-        return lambda step: triangular2(step, base_lr, max_lr, step_size)
-    if mode == "exp_range":
-        return lambda step: exp_range(step, base_lr, max_lr, step_size, gamma)
-    raise InputError(f"mode must be triangular, triangular2 or exp_range, not {mode!r}.")
+    schedules: dict[str, Schedule] = {
+        "triangular": lambda step: triangular(step, base_lr, max_lr, step_size),
+        "triangular2": lambda step: triangular2(step, base_lr, max_lr, step_size),
+        "exp_range": lambda step: exp_range(step, base_lr, max_lr, step_size, gamma),
+    }
+    check_among("mode", mode, tuple(schedules))
+    return schedules[mode]
 
 
 def triangular(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
