@@ -43,9 +43,6 @@ class ResidentDataModule(LightningDataModule):
         splits: the rows of each split, as :func:`onelayer.data.splits.split_rows` gives them.
         batch_size: images of an update, over all processes.
         seed: of the order of the batches, 0 or more.
-
-    Raises:
-        InputError: naming the argument, its value and its range.
     """
 
     decisive: tuple[str, ...] = ("batch_size", "seed")
@@ -93,8 +90,7 @@ class ResidentDataModule(LightningDataModule):
         """Read the splits that ``stage`` needs.
 
         Raises:
-            InputError: they cannot be read, a batch is larger than the training split, or there is
-                no split to validate on.
+            InputError: they cannot be read, or are too small.
         """
         self._begun = False
         if stage == "fit":
@@ -164,8 +160,8 @@ class ResidentDataModule(LightningDataModule):
         """Take over the checkpoint's statistics.
 
         Raises:
-            InputError: the run to resume has other data or another order; naming both values. Or
-                the network to judge was trained on another data set.
+            InputError: the run to resume had other data or another order, or the network to judge
+                was trained on another data set; naming both values.
         """
         here, saved, advice = {"dataset": self.name}, {"dataset": state["dataset"]}, "Use its data."
         # A checkpoint that comes later in a fit is Lightning's own, of a search of a batch size.
@@ -294,7 +290,7 @@ class CIFAR10DataModule(ResidentDataModule):
     # ---- which data set
 
     def _here(self) -> str:
-        """Return the name of the data set that the source comes to, here and now."""
+        """Return which data set the source comes to, here and now."""
         if self.source != "auto":
             return self.source
         return "cifar10" if self.published.find(self.root) else "synthetic"
@@ -317,10 +313,9 @@ class CIFAR10DataModule(ResidentDataModule):
         """Have CIFAR-10 on disk, or, for source auto, say loudly that it is not to be had.
 
         Raises:
-            InputError: source is cifar10, and it is not to be had.
+            InputError: it is not, and source is cifar10.
         """
-        settled = self.name == "synthetic" and not self._open
-        if settled or self._runs(TrainerFn.PREDICTING):
+        if self._runs(TrainerFn.PREDICTING) or (self.name == "synthetic" and not self._open):
             return
         try:
             if not self.published.find(self.root):
@@ -350,21 +345,13 @@ class CIFAR10DataModule(ResidentDataModule):
         obtain(self.published, self.root, self.mirror, self.download_seconds)
 
     def verify_test(self) -> None:
-        """Raise now, not once training has ended, if the test split cannot be had.
-
-        Raises:
-            InputError: its file is missing or altered, or CIFAR-10 is not to be had at all.
-        """
+        """Raise :class:`InputError` now, not after the training, if the test split is missing."""
         self.prepare_data()
         if self.name == "cifar10":
             cifar10.verify(self.root, cifar10.TEST_BATCH, self.published)
 
     def setup(self, stage: str) -> None:
-        """Settle the data set, and read the splits that ``stage`` needs.
-
-        Raises:
-            InputError: as :meth:`ResidentDataModule.setup`, or there are no images to predict.
-        """
+        """Settle the data set, and read the splits that ``stage`` needs, or find the images."""
         name = self._here() if self._open else self.name
         if self.trainer is not None and self.trainer.world_size > 1:
             # what rank 0 has decided, also where another machine's disk tells otherwise
@@ -375,22 +362,14 @@ class CIFAR10DataModule(ResidentDataModule):
         super().setup(stage)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint's statistics, and its data set where that is open.
-
-        Raises:
-            InputError: as :meth:`ResidentDataModule.load_state_dict`.
-        """
+        """Take over the checkpoint's statistics, and its data set where that is open."""
         judged = self.source == "auto" and not self._runs(TrainerFn.FITTING)
         if judged or self._runs(TrainerFn.PREDICTING):
             self._settle(state["dataset"])
         super().load_state_dict(state)
 
     def predict_dataloader(self) -> PictureLoader:
-        """Return batches ``(X, names)`` of the image files.
-
-        Raises:
-            InputError: naming a file that is missing or no image.
-        """
+        """Return batches ``(X, names)`` of the image files."""
         return PictureLoader(find_images(self.images), self.statistics)
 
 

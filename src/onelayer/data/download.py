@@ -80,11 +80,7 @@ class Archive:
 
 
 def mirror_urls(mirrors: str | list[str] | None, archive: Archive) -> tuple[str, ...]:
-    """Return the archive's URL on each mirror.
-
-    Args:
-        mirrors: one or several URLs (http, https, file), of the archive or of its folder.
-        archive: what is looked for.
+    """Return the archive's URL on each mirror: http, https or file, of it or of its folder.
 
     Raises:
         InputError: one of them is no such URL.
@@ -127,8 +123,8 @@ def obtain(
         The folder with the files.
 
     Raises:
-        InputError: no source gives the archive, naming each and its reason; ``root`` cannot be
-            written or has no room; a mirror is no URL.
+        InputError: no source gives the archive; ``root`` cannot be written or has no room; a mirror
+            is no URL.
     """
     urls = mirror_urls(mirrors, archive) + archive.urls
     root = Path(root).expanduser()
@@ -168,8 +164,7 @@ class _SourceError(Exception):
     """Why a source did not give the archive, in a few words."""
 
 
-class _TooSlowError(_SourceError):
-    pass
+class _TooSlowError(_SourceError): ...
 
 
 def _fetch(archive: Archive, partial: Path, urls: Sequence[str], pace: float) -> None:

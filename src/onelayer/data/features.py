@@ -42,12 +42,9 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and spread of each feature, of pixels scaled to [0, 1].
+    """Mean and standard deviation, float64 (d,) each, of pixels scaled to [0, 1].
 
-    Attributes:
-        mean: float64 (d,).
-        std: float64 (d,), unbiased as ``torch.std``; 1 where a feature never varies, so that
-            dividing by it is harmless.
+    The latter is unbiased as ``torch.std``, and 1 where a feature never varies.
     """
 
     mean: Tensor
@@ -59,13 +56,10 @@ class Statistics:
 
 
 def measure(x: Tensor) -> Statistics:
-    """Measure each pixel over the images ``x``, uint8 (n, d), n ≤ 10 million.
+    """Measure each pixel over the images ``x``, uint8 (n, d), 1 ≤ n ≤ 10 million.
 
     The sums are whole numbers, hence exact: the result depends neither on the order of the images
     nor on the machine, and no float copy of the images is made.
-
-    Raises:
-        InputError: no image.
     """
     n = len(x)
     if n == 0:

@@ -21,27 +21,16 @@ _CHECK_ROWS = 4096
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """Return the order in which an epoch visits ``n`` samples: a permutation, int64 (n,).
-
-    A pure function of its arguments, the same on every machine.
-
-    Raises:
-        InputError: a negative seed or epoch.
-    """
+    """Return the order in which an epoch visits ``n`` samples: a permutation, int64 (n,)."""
     return torch.from_numpy(permutation(n, seed, epoch))
 
 
 def check_batch(X: Features, y: Tensor, classes: int | None = None) -> None:
     """Refuse data that would train silently wrong. For where data enters, not for every step.
 
-    Args:
-        X: features, floating (n, d).
-        y: labels, int64 (n,).
-        classes: how many there are; by default only negative labels are refused.
-
     Raises:
-        InputError: other dtypes or shapes, no sample, a NaN or infinite feature, a label outside
-            0 … classes - 1; naming the shapes, or the first bad row and its value.
+        InputError: other dtypes or shapes than floating X (n, d) and int64 y (n,), no sample, a NaN
+            or infinite feature, a label below 0 or, if ``classes`` is given, from there on.
     """
     check_pair(X, y)
     check_labels(y, classes)
@@ -84,8 +73,7 @@ class ResidentLoader:
         classes: if given, labels from this number on are refused.
 
     Raises:
-        InputError: a batch size outside 1 … n or below the world size, a negative seed, and all
-            that :func:`check_batch` refuses.
+        InputError: a value out of its range, or what :func:`check_batch` refuses.
     """
 
     def __init__(
@@ -115,7 +103,6 @@ class ResidentLoader:
         self._resume = False  # whether the next iteration begins at the position
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.X) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

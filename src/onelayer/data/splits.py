@@ -19,12 +19,7 @@ Pool = Literal["train", "test"]
 
 @runtime_checkable
 class Splits(Protocol):
-    """What curves and results ask of a data module.
-
-    Attributes:
-        name: of the data set.
-        classes: what the labels 0, 1, … mean.
-    """
+    """What training asks of a data module; ``classes`` are what the labels 0, 1, … mean."""
 
     @property
     def name(self) -> str: ...  # noqa: D102

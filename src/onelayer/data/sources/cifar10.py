@@ -100,7 +100,7 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelle
 
     Args:
         root: the folder of the batch files, or the one above it.
-        name: a key of ``published.files``; no other file is needed.
+        name: of the file; no other is needed.
         published: what the file must be.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onelayer.core.errors import InputError
+from onelayer.core.checks import check_whole
 from onelayer.data.sources import PIXELS, SIDE, Labelled, concatenate, read_batches
 from onelayer.data.splits import Pool
 from onelayer.data.streams import words
@@ -105,19 +105,17 @@ class Shapes:
 def make(n: int, seed: int, stream: int = TEST) -> Labelled:
     """Draw the first ``n`` images of a stream.
 
+    Fewer are the beginning of more, and the bits are the same on every platform.
+
     Args:
-        n: how many; the images do not depend on it: fewer are the beginning of more.
+        n: how many.
         seed: of the whole set, 0 or more; another seed, other images.
         stream: ``TEST``, or the number of a training batch; streams share no image.
-
-    Returns:
-        x uint8 (n, 3072), y int64 (n,) in 0 … 9: the same bits on every platform.
 
     Raises:
         InputError: ``n`` below 1, a negative seed or stream.
     """
-    if n < 1:
-        raise InputError(f"cannot draw n = {n} images: n is 1 or more.")
+    check_whole("n", n, 1)
     chunks = range(-(-n // _CHUNK))
     # numpy leaves the interpreter free while it computes; a chunk knows nothing of the others.
     with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1, 8)) as pool:
