@@ -265,7 +265,6 @@ DATA_FILES = [
     Row("data-variable", ["fit"], ["not/there", *WHAT_TO_DO], a_variable_that_names_nothing),
     Row("data-mirror", [*FILES, "--data.mirror=/x"], ["mirror = '/x'", "http://", "file:///"]),
     served("silent", "it was silent for 0.5 s"),
-    served("drips", "too slow"),
     served("short", "it ended after"),
     served("busy", "the server answers 503"),
 ]
@@ -548,8 +547,8 @@ RESUMED = [
     resumed("model.l2=0.1", "model.l2", "0.1", "0.0", "new run"),
     resumed("model.seeds=[0,1]", "model.seeds", "[0, 1]", "0 in the checkpoint", "new run"),
     resumed("model.hidden=4", "model.hidden", "4", "3", "new run"),
-    resumed("data.batch_size=5", "batch_size = 10", "batch_size = 5", "new run"),
-    resumed("data.seed=1", "seed = 0", "seed = 1", "new run"),
+    resumed("data.batch_size=5", "batch_size is 5 here but 10 in", "new run"),
+    resumed("data.seed=1", "seed is 1 here but 0 in", "new run"),
     resumed("schedule.step_size=5", "schedule.step_size", "5", "10", "new run"),
     resumed("schedule.max_lr=0.2", "schedule.max_lr", "0.2", "0.1", "new run"),
 ]
@@ -604,7 +603,7 @@ WAYS_IN = {"loader": loaded, "linear": linear, "hidden": hidden, "check": checke
 @pytest.mark.parametrize("label", [-1, -100, CLASSES, 10])
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_a_label_that_is_none_is_refused(way: str, label: int, place: Place, capfd) -> None:
-    told = [str(label), "[3]" if way in ("loader", "check") else "row 3", f"0 to {CLASSES - 1}"]
+    told = [f"y[3] = {label}", f"0 to {CLASSES - 1}"]
     refused(lambda: command(lambda: WAYS_IN[way](*batch(label))), told, place.folder, capfd)
 
 

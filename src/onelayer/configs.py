@@ -17,9 +17,6 @@ from onelayer.core.errors import InputError
 def find_config(name: str) -> Path:
     """A YAML file by its path, or by its bare name if it comes with the package.
 
-    Args:
-        name: such as my/own.yaml, or three_cycles.
-
     Raises:
         InputError: naming the configs that exist, if there is neither.
     """
@@ -46,7 +43,6 @@ def read_configs(*names: str) -> dict[str, dict[str, Any]]:
     """The settings of shipped configs, each laid over those before: values by section and key."""
     shipped, settings = shipped_configs(), dict[str, dict[str, Any]]()
     for name in names:
-        content = yaml.safe_load(shipped[name].read_text(encoding="utf-8"))
-        for section, values in content.items():
+        for section, values in yaml.safe_load(shipped[name].read_text(encoding="utf-8")).items():
             settings.setdefault(section, {}).update(values)
     return settings

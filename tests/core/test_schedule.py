@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import check_cycle, exp_range, triangular, triangular2
+from onelayer.core.schedule import check_cycle, cyclical, exp_range, triangular, triangular2
 
 OURS = {"triangular": triangular, "triangular2": triangular2, "exp_range": exp_range}
 
@@ -59,6 +59,20 @@ def test_by_hand():
     assert exp_range(2, 0.0, 1.0, 4, gamma=0.5) == 0.125
 
 
+@pytest.mark.parametrize("mode", OURS)
+def test_a_schedule_is_its_mode_with_the_arguments_closed_over(mode):
+    gamma = {"gamma": 0.9} if mode == "exp_range" else {}
+    rate = cyclical(mode, 1e-5, 1e-1, 7, 0.9)
+    assert [rate(t) for t in range(50)] == [
+        OURS[mode](t, 1e-5, 1e-1, 7, **gamma) for t in range(50)
+    ]
+
+
+def test_another_mode_is_refused():
+    with pytest.raises(InputError, match=r"mode must be one of triangular, .* not 'cosine'"):
+        cyclical("cosine", 1e-5, 1e-1, 7)
+
+
 @given(t=st.integers(0, 10**15), step_size=st.integers(1, 10**6))
 def test_no_drift_at_any_step(t, step_size):
     cycle = 2 * step_size
@@ -84,3 +98,5 @@ def test_values_that_make_no_cycle_are_refused(arguments, names):
     check_cycle(**good)
     with pytest.raises(InputError, match=names):
         check_cycle(**{**good, **arguments})
+    with pytest.raises(InputError, match=names):
+        cyclical("triangular", **{**good, **arguments})

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder
 from PIL import Image
 
 from onelayer.core.errors import InputError
@@ -91,17 +92,17 @@ def test_splits_are_cut_as_described(
     module = data(root, **{"batch_size": 1, **arguments})
     module.prepare_data()
     module.setup("fit")
-    assert same(module.train, train)
-    assert module.val is None if val is None else same(module.val, val)
+    assert same(module.labelled("train"), train)
+    assert module.labelled("val") is None if val is None else same(module.labelled("val"), val)
     module.setup("test")
-    assert same(module.test, batch(6)[: arguments.get("limit")])
+    assert same(module.labelled("test"), batch(6)[: arguments.get("limit")])
 
 
 def test_a_split_holds_no_more_memory_than_itself(root: str) -> None:
     module = data(root)
     module.setup("fit")
-    assert module.val is not None
-    assert module.val.x.untyped_storage().nbytes() == 4 * 3072
+    assert module.labelled("val") is not None
+    assert module.labelled("val").x.untyped_storage().nbytes() == 4 * 3072
 
 
 def test_only_the_files_asked_for_are_read(root: str, tiny: Tiny) -> None:
@@ -109,7 +110,7 @@ def test_only_the_files_asked_for_are_read(root: str, tiny: Tiny) -> None:
         Path(root, tiny.published.folder, f"data_batch_{number}").unlink()
     module = data(root, train_batches=[1], val_batches=[2])
     module.setup("fit")
-    assert same(module.train, batch(1))
+    assert same(module.labelled("train"), batch(1))
     Path(root, tiny.published.folder, "data_batch_1").unlink()
     data(root).setup("test")
     with pytest.raises(InputError, match="data_batch_1"):
@@ -121,11 +122,11 @@ def test_the_built_in_set_is_laid_out_alike() -> None:
     module.prepare_data()
     module.setup("fit")
     drawn = [shapes.make(IMAGES, 3, stream) for stream in range(6)]
-    assert same(module.train, concatenate(drawn[1:])[:26])
-    assert same(module.val, drawn[5][2:])
-    assert same(module.test, drawn[0])
-    assert module.dataset == "synthetic"
-    assert module.class_names == shapes.CLASS_NAMES
+    assert same(module.labelled("train"), concatenate(drawn[1:])[:26])
+    assert same(module.labelled("val"), drawn[5][2:])
+    assert same(module.labelled("test"), drawn[0])
+    assert module.name == "synthetic"
+    assert module.classes == shapes.CLASS_NAMES
 
 
 def test_any_source_can_be_resident(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_any_source_can_be_resident(tmp_path: Path) -> None:
     model = Look()
     trainer_for(tmp_path).fit(model, module)
     assert model.validated == 8
-    assert same(module.train, source.read("train", range(5, 37)))
+    assert same(module.labelled("train"), source.read("train", range(5, 37)))
     assert str(module) == (
         "ResidentDataModule(synthetic: train 32, val 8, test 10 images; batches of 4)"
     )
@@ -150,25 +151,29 @@ def test_every_split_of_the_real_set_is_references(
     module.setup("fit")
     module.setup("test")
     files = [cifar10.load(data_root, f"data_batch_{i}") for i in range(1, 6)]
-    assert module.val is not None
-    assert [len(module.train), len(module.val), len(module.test)] == [45_000, 5_000, 10_000]
-    assert same(module.train, concatenate([*files[:4], files[4][:5000]]))
-    assert same(module.val, files[4][5000:])
+    assert module.labelled("val") is not None
+    assert [
+        len(module.labelled("train")),
+        len(module.labelled("val")),
+        len(module.labelled("test")),
+    ] == [45_000, 5_000, 10_000]
+    assert same(module.labelled("train"), concatenate([*files[:4], files[4][:5000]]))
+    assert same(module.labelled("val"), files[4][5000:])
 
-    scaled = module.train.x[:, :100].double() / 255
+    scaled = module.labelled("train").x[:, :100].double() / 255
     torch.testing.assert_close(module.statistics.mean[:100], scaled.mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(module.statistics.std[:100], scaled.std(0), rtol=1e-12, atol=0)
     X, _ = module.tensors("val")
-    expected = (module.val.x[:, :100].double() / 255 - scaled.mean(0)) / scaled.std(0)
+    expected = (module.labelled("val").x[:, :100].double() / 255 - scaled.mean(0)) / scaled.std(0)
     assert (X[:, :100] - expected).abs().max() < 1e-5
 
     final = CIFAR10DataModule(str(data_root), val_size=1000, batch_size=200)
-    assert [len(final.train), len(final.val)] == [49_000, 1_000]
-    assert same(final.val, files[4][9000:])
+    assert [len(final.labelled("train")), len(final.labelled("val"))] == [49_000, 1_000]
+    assert same(final.labelled("val"), files[4][9000:])
     overfit = CIFAR10DataModule(str(data_root), train_batches=[1], val_batches=[2], limit=100)
-    assert same(overfit.train, files[0][:100])
-    assert same(overfit.val, files[1][:100])
-    assert len(overfit.test) == 100
+    assert same(overfit.labelled("train"), files[0][:100])
+    assert same(overfit.labelled("val"), files[1][:100])
+    assert len(overfit.labelled("test")) == 100
 
 
 MEMORY = """
@@ -220,7 +225,7 @@ def test_tensors_are_made_once_and_the_bytes_let_go(root: str, tiny: Tiny) -> No
     module = data(root)
     module.setup("fit")
     module.tensors("val")
-    bytes_ = weakref.ref(module.train.x)
+    bytes_ = weakref.ref(module.labelled("train").x)
     first = module.tensors("train")
     assert bytes_() is None
     files = Path(root, tiny.published.folder)
@@ -230,14 +235,13 @@ def test_tensors_are_made_once_and_the_bytes_let_go(root: str, tiny: Tiny) -> No
     second = module.tensors("train")
     assert first[0] is second[0]
     assert module.train_dataloader().X is first[0]
-    assert module.tensors("train", torch.float64)[0].dtype == torch.float64
-    assert same(module.train, batches(1, 2, 3, 4, 5)[:26])  # read anew
+    assert same(module.labelled("train"), batches(1, 2, 3, 4, 5)[:26])  # read anew
 
 
 def test_without_validation_there_are_no_tensors_and_no_batches(root: str) -> None:
     module = data(root, val_size=0)
     module.setup("fit")
-    assert module.val is None
+    assert module.labelled("val") is None
     assert module.tensors("val") is None
     assert module.val_dataloader() == []
     with pytest.raises(InputError, match="val_size is 0"):
@@ -323,9 +327,9 @@ def test_every_rank_takes_the_first_ones_data_set(root: str) -> None:
         root_device=torch.device("cpu"), broadcast=lambda dataset: "synthetic"
     )
     module.trainer = trainer_of(world_size=2, global_rank=1, strategy=strategy)
-    assert module.dataset == "cifar10"
+    assert module.name == "cifar10"
     module.setup("fit")
-    assert module.dataset == "synthetic"
+    assert module.name == "synthetic"
 
 
 # ---- where the data comes from
@@ -350,9 +354,9 @@ def test_missing_files_are_downloaded(tmp_path: Path, tiny: Tiny) -> None:
         )
         module.prepare_data()
         module.setup("fit")
-        assert module.dataset == "cifar10"
-        assert module.class_names == cifar10.CLASS_NAMES
-        assert same(module.val, batch(5)[2:])
+        assert module.name == "cifar10"
+        assert module.classes == cifar10.CLASS_NAMES
+        assert same(module.labelled("val"), batch(5)[2:])
 
 
 @pytest.mark.parametrize("how", ["download", "root", "variable", "mirror"])
@@ -389,8 +393,8 @@ def test_what_cannot_be_had_ends_or_falls_back_loudly(
     assert reason in said
     assert "BUILT-IN SYNTHETIC" in said
     module.setup("fit")
-    assert module.dataset == "synthetic"
-    assert same(module.test, shapes.make(IMAGES, 0))
+    assert module.name == "synthetic"
+    assert same(module.labelled("test"), shapes.make(IMAGES, 0))
     module.prepare_data()  # as a test after the fit does
     assert capsys.readouterr().err == ""
 
@@ -484,7 +488,7 @@ def test_a_run_is_resumed_with_its_own_data_only(root: str, name: str, value: An
     was = state["arguments"][name]
     with pytest.raises(InputError) as caught:
         other.load_state_dict(state)
-    assert f"made with {name} = {was}, and this run has {name} = {value}" in str(caught.value)
+    assert f"{name} is {value} here but {was} in the checkpoint" in str(caught.value)
     other.trainer.state.fn = "test"
     other.load_state_dict(state)  # to judge it on other data is fine
 
@@ -493,18 +497,37 @@ def test_a_network_is_judged_on_the_data_set_it_was_trained_on(root: str) -> Non
     state = data(source="synthetic").state_dict()
     module = data(root)
     module.setup("test")
-    with pytest.raises(InputError, match="dataset = synthetic, and this run has dataset = cifar10"):
+    with pytest.raises(InputError, match="dataset is 'cifar10' here but 'synthetic' in the chec"):
         module.load_state_dict(state)
 
     auto = data(root, source="auto")
     auto.setup("test")
-    assert auto.dataset == "cifar10"
+    assert auto.name == "cifar10"
     auto.load_state_dict(state)
-    assert auto.dataset == "synthetic"
-    assert same(auto.test, shapes.make(IMAGES, 0))
+    assert auto.name == "synthetic"
+    assert same(auto.labelled("test"), shapes.make(IMAGES, 0))
 
-    with pytest.raises(InputError, match="dataset = synthetic"):
+    with pytest.raises(InputError, match="but 'synthetic' in the checkpoint"):
         resumed(root, source="auto").load_state_dict(state)
+
+
+def test_lightnings_search_of_a_batch_size_restores_what_it_saved(tmp_path: Path) -> None:
+    module = data(source="synthetic", batch_size=2)
+    finder = BatchSizeFinder(mode="power", init_val=2, max_trials=2, steps_per_trial=1)
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[finder],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Look(), module)
+    assert module.batch_size == finder.optimal_batch_size == 4
+    assert trainer.global_step == 7  # 26 images
+    assert trainer.train_dataloader.batch_size == 4
 
 
 # ---- predictions
@@ -559,7 +582,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for i, x in enumerate(trained.test.x):
+    for i, x in enumerate(trained.labelled("test").x):
         planes = x.reshape(3, 32, 32).permute(1, 2, 0)
         Image.fromarray(planes.numpy()).save(pictures / f"{i}.png")
 
@@ -572,7 +595,7 @@ def test_pictures_are_predicted_from_a_checkpoint_alone(
     names = [name for _, names in found for name in names]
     assert names == [str(pictures / f"{i}.png") for i in range(IMAGES)]
     assert torch.equal(torch.cat([X for X, _ in found]), trained.tensors("test")[0])
-    assert module.class_names == shapes.CLASS_NAMES
+    assert module.classes == shapes.CLASS_NAMES
     assert not Path("nowhere").exists()
 
 

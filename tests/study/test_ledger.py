@@ -157,10 +157,10 @@ def test_figures_that_are_no_numbers_become_null_and_rank_last(ledger):
 
 
 def test_other_settings_are_refused_with_both_values(storage, ledger):
-    with pytest.raises(InputError, match=r"model\.hidden is 50 here but 2 there") as caught:
+    with pytest.raises(InputError, match=r"model\.hidden is 50 here but 2 in the ledger") as caught:
         Ledger(storage, "out", {**SETTINGS, "model.hidden": 50})
     assert "another --output (or --storage)" in str(caught.value)
-    with pytest.raises(InputError, match="new is 1 here but None there"):
+    with pytest.raises(InputError, match="new is 1 here but None in the ledger"):
         Ledger(storage, "out", {**SETTINGS, "new": 1})
     Ledger(storage, "out", {**SETTINGS, "search.seeds": (0, 1)}).close()
 

@@ -96,7 +96,7 @@ def test_the_standard_error_is_that_of_the_validation_images_and_the_seeds():
         ({"seeds": []}, "seeds must list different seeds"),
         ({"seeds": [0, 0]}, "different seeds"),
         ({"seeds": [-1]}, "seeds must be whole numbers >= 0"),
-        ({"rule": "luck"}, "rule must be one_se or best, not 'luck'"),
+        ({"rule": "luck"}, "rule must be one of one_se, best, not 'luck'"),
         ({"members": 0}, "members must be .* >= 1, not 0"),
     ],
 )

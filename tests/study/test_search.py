@@ -75,9 +75,9 @@ def test_another_rule_needs_no_training_of_the_stages(undisturbed, monkeypatch):
 
 def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
     assert main(["search", *TINY, "--search.number=5", "--output", str(undisturbed)]) == 2
-    assert "search.number is 5 here but 4 there" in capsys.readouterr().err
+    assert "search.number is 5 here but 4 in the ledger" in capsys.readouterr().err
     assert main(["search", *TINY, "--data.seed=3", "--output", str(undisturbed)]) == 2
-    assert "data.seed is 3 here but 0 there" in capsys.readouterr().err
+    assert "data.seed is 3 here but 0 in the ledger" in capsys.readouterr().err
 
 
 def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):
@@ -104,10 +104,10 @@ def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_pa
 
 def test_the_test_split_is_sealed_from_the_search():
     data = SealedData(source="synthetic", limit=20)
-    for use in (lambda: data.test, data.test_dataloader, lambda: data.tensors("test")):
+    for use in (lambda: data.labelled("test"), data.test_dataloader, lambda: data.tensors("test")):
         with pytest.raises(PermissionError, match="sealed"):
             use()
-    assert CIFAR10DataModule(source="synthetic", limit=20).test is not None
+    assert CIFAR10DataModule(source="synthetic", limit=20).labelled("test") is not None
 
 
 def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, capsys):

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from onelayer.core import formulas
+from onelayer.core.checks import check_labels, check_pair
 from onelayer.core.errors import InputError
 
 
 class _SoftmaxCost(Function):
-    """``J[m]`` of the network ``parameters``; see :mod:`onelayer.core.formulas` for the maths."""
+    """``apply(X, y, l2, n, W, b)`` or ``apply(X, y, l2, n, W1, b1, W2, b2)``: the cost ``J[m]``."""
 
     @staticmethod
     def forward(
@@ -85,14 +86,6 @@ class _Once(Function):
         )
 
 
-class LinearSoftmaxCost(_SoftmaxCost):
-    """The linear softmax: ``apply(X, y, l2, n, W, b)``."""
-
-
-class HiddenSoftmaxCost(_SoftmaxCost):
-    """One hidden ReLU layer: ``apply(X, y, l2, n, W1, b1, W2, b2)``."""
-
-
 def linear_cost(
     X: Tensor, y: Tensor, W: Tensor, b: Tensor, l2: float | Sequence[float] | Tensor = 0.0
 ) -> Tensor:
@@ -129,20 +122,7 @@ def hidden_cost(
 ) -> Tensor:
     """:func:`linear_cost` of a network with the hidden layer ``max(0, X W1ᵀ + b1)``.
 
-    Args:
-        X: inputs (n, d).
-        y: labels (n,), int64, from 0 to k - 1.
-        W1: weights (m, h, d).
-        b1: biases (m, h).
-        W2: weights (m, k, h).
-        b2: biases (m, k).
-        l2: λ, one for all members or one each (m,); it penalises W1 and W2.
-
-    Returns:
-        The cost of each member (m,), differentiable once with respect to X and the parameters.
-
-    Raises:
-        InputError: as :func:`linear_cost`.
+    W1 is (m, h, d), b1 (m, h), W2 (m, k, h), b2 (m, k); λ penalises W1 and W2.
 
     Source: KTH DD2424, assignment 2, eq. 1-5.
     """
@@ -158,13 +138,7 @@ def cost(
 ) -> Tensor:
     """The cost (m,) of the network ``parameters``, whichever of the two it is.
 
-    Args:
-        X: inputs (n', d).
-        y: labels (n',).
-        parameters: ``(W, b)`` or ``(W1, b1, W2, b2)``.
-        l2: λ, one for all members or one each (m,).
-        n: the mean's divisor where the batch is a share of a larger one, which may be empty; n'
-            otherwise.
+    ``n`` is the size of the whole batch where this one is a share of it, which may be empty.
     """
     check_shapes(X, y, parameters, at_least=1 if n is None else 0)
     W = parameters[-2]
@@ -173,20 +147,13 @@ def cost(
     if isinstance(l2, int | float):
         l2 = W.new_full((), l2)  # made on the device: no update waits for it
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
-    function = LinearSoftmaxCost if len(parameters) == 2 else HiddenSoftmaxCost
-    result: Tensor = function.apply(X, y, l2, n or len(X), *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _SoftmaxCost.apply(X, y, l2, n or len(X), *parameters)  # type: ignore[no-untyped-call]
     return result
 
 
 def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters, at_least: int = 1) -> None:
     """Raise :class:`InputError`, with the shapes, unless they fit each other."""
-    if X.ndim != 2 or y.shape != X.shape[:1] or len(X) < at_least:
-        raise InputError(
-            f"X must be (n, d) and y (n,) with n >= {at_least}, not {tuple(X.shape)} and "
-            f"{tuple(y.shape)}."
-        )
-    if y.dtype != torch.int64 or not X.is_floating_point():
-        raise InputError(f"X must be floating point and y int64, not {X.dtype} and {y.dtype}.")
+    check_pair(X, y, at_least)
     width = X.shape[1]
     for W, b in formulas.layers(parameters):
         if W.ndim != 3 or W.shape[2] != width or b.shape != W.shape[:2]:
@@ -195,16 +162,6 @@ def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters, at_least
                 f"not {tuple(W.shape)} and {tuple(b.shape)}."
             )
         width = W.shape[1]
-
-
-def check_labels(y: Tensor, classes: int) -> None:
-    """Raise :class:`InputError`, naming the first row, if a label is outside 0...classes-1."""
-    wrong = (y < 0) | (y >= classes)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise InputError(
-            f"label {int(y[row])} in row {row} is not a class: labels go from 0 to {classes - 1}."
-        )
 
 
 def gemm_input(X: Tensor) -> Tensor:
@@ -218,8 +175,5 @@ def gemm_input(X: Tensor) -> Tensor:
 def plain(X: Tensor) -> AbstractContextManager[Any]:
     """Autocast off: dtypes are chosen once, by :func:`gemm_input`, for forward and backward."""
     device = X.device.type
-    return (
-        torch.autocast(device, enabled=False)
-        if torch.is_autocast_enabled(device)
-        else nullcontext()
-    )
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()

@@ -1,14 +1,23 @@
-"""Arguments that must be numbers of some kind."""
+"""Every refusal of a value that several modules make."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from onelayer.core.errors import InputError
 
 LARGEST = 1e18
 """Rates and penalties: the product of two of them must be a float32."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a float; True and False are neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
@@ -27,6 +36,62 @@ def check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} must be at most {LARGEST:g}, not {value!r}.")
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is an int or a float; True and False are neither."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def check_positive(name: str, value: Any) -> None:
+    """Raise :class:`InputError` unless the value is a finite number above 0."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a finite number > 0, not {value!r}.")
+
+
+def check_among(name: str, value: Any, legal: tuple[Any, ...]) -> None:
+    """Raise :class:`InputError` unless the value is one of a few; 1 is not True."""
+    if not any(value is option or (isinstance(value, str) and value == option) for option in legal):
+        raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, not {value!r}.")
+
+
+def check_same(what: str, here: Mapping[str, Any], saved: Mapping[str, Any], advice: str) -> None:
+    """Raise :class:`InputError` where settings are not those of something that was made before.
+
+    Args:
+        what: was made before, such as "the checkpoint".
+        here: the settings now, by name.
+        saved: the settings then; one that is on one side only is None on the other.
+        advice: what to do about it, a sentence.
+    """
+    different = [
+        f"{name} is {here.get(name)!r} here but {saved.get(name)!r} in {what}"
+        for name in dict.fromkeys([*here, *saved])
+        if here.get(name) != saved.get(name)
+    ]
+    if different:
+        raise InputError(",\n".join(different[:2]) + f":\n{advice}")
+
+
+def check_pair(X: Any, y: Tensor, at_least: int = 1) -> None:
+    """Raise :class:`InputError`, with dtypes and shapes, unless X is (n, d) and y its labels (n,).
+
+    Args:
+        X: features; floating.
+        y: labels; int64.
+        at_least: least n.
+    """
+    given = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
+    if len(X.shape) != 2 or y.shape != X.shape[:1] or len(X) < at_least or X.shape[1] < 1:
+        raise InputError(f"X must be (n, d) and y (n,) with n >= {at_least}, d >= 1, not {given}.")
+    if not X.dtype.is_floating_point or y.dtype != torch.int64:
+        raise InputError(f"X must be floating point and y int64, not {given}.")
+
+
+def check_labels(y: Tensor, classes: int | None = None) -> None:
+    """Raise :class:`InputError`, naming the first row, if a label is outside 0 … classes - 1.
+
+    Args:
+        y: labels (n,).
+        classes: how many there are; by default only negative labels are refused.
+    """
+    wrong = y < 0 if classes is None else (y < 0) | (y >= classes)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        legal = "0 or more" if classes is None else f"0 to {classes - 1}"
+        raise InputError(
+            f"y[{row}] = {int(y[row])} is no label: labels are whole numbers, {legal}."
+        )

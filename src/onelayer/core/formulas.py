@@ -56,10 +56,7 @@ Scalar = float | Tensor
 def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     """``Z[m,n,k] = sum_d A[n,d] W[m,k,d] + b[m,k]``, in the dtype of ``W``.
 
-    Args:
-        A: (n, d), shared by all members, or (m, n, d), each member's own.
-        W: (m, k, d).
-        b: (m, k).
+    ``A`` is (n, d), shared by all members, or (m, n, d), each member's own.
     """
     W_, b_ = cast(W, A.dtype), cast(b, A.dtype)
     if A.ndim == 2:
@@ -92,10 +89,8 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     return conv2d(pixels, kernels, pad(b, (0, blank))).view(-1, n)[:k].contiguous()
 
 
-MANY_ROWS = 1000
-"""From here on a convolution is faster: measured with 1, 20 and 64 networks of either kind."""
-LANES = 16
-"""Units that the convolution takes at once: of 50 it needs a quarter more time than of 64."""
+MANY_ROWS = 1000  # where a convolution gets faster, of 1, 20 and 64 networks of either kind
+LANES = 16  # units that it takes at once: of 50 it needs a quarter more time than of 64
 
 
 def forward(X: Tensor, parameters: Parameters) -> tuple[list[Tensor], Tensor]:
@@ -123,8 +118,7 @@ def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
 
 
 def _label_index(Z: Tensor, y: Tensor) -> Tensor:
-    """The labels as an index (m, 1, n) into the classes of ``Z.mT``."""
-    return y.expand(Z.shape[0], 1, -1)
+    return y.expand(Z.shape[0], 1, -1)  # (m, 1, n), into the classes of Z.mT
 
 
 def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
@@ -135,11 +129,7 @@ def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
 def residual(Z: Tensor, y: Tensor, n: float | None = None) -> Tensor:
     """``G = (P - Y) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
 
-    Args:
-        Z: logits (m, n, k).
-        y: labels (n,).
-        n: the mean's divisor where the batch is a shard of a larger one; the batch's own size
-            otherwise.
+    ``n`` is the size of the whole batch where this one is a share of it.
     """
     G, index = Z.mT.softmax(1), _label_index(Z, y)
     G.scatter_(1, index, -1.0, reduce="add")  # of a number: deterministic on a GPU, too
@@ -178,7 +168,7 @@ def combine(
         A: the layer's input, (n, d) or (m, n, d).
         beta: number or (m,).
         alpha: number or (m,).
-        out: where the result goes: W itself, or a new tensor if left out.
+        out: W itself; by default a new tensor.
     """
     m, k, d = W.shape
     if isinstance(alpha, Tensor):
@@ -209,24 +199,16 @@ def bias_gradient(D: Tensor, b: Tensor) -> Tensor:
 
 
 def gradients(
-    G: Tensor,
-    inputs: Sequence[Tensor],
-    parameters: Parameters,
-    l2: Scalar,
+    G: Tensor, inputs: Sequence[Tensor], parameters: Parameters, l2: Scalar
 ) -> list[Tensor]:
     """The gradient of the cost for each parameter, in the order and shapes of ``parameters``.
 
-    Args:
-        G: :func:`residual` (m, n, k).
-        inputs: each layer's input, from :func:`forward`.
-        parameters: ``(W, b)`` or ``(W1, b1, W2, b2)``.
-        l2: λ, number or (m,).
+    ``G`` is the :func:`residual` (m, n, k), ``inputs`` are those of :func:`forward`.
     """
     result = []
-    for (W, b), A, D in zip(
-        layers(parameters), inputs, residuals(G, inputs, parameters), strict=True
-    ):
-        result += [weight_gradient(D, A, W, l2), bias_gradient(D, b)]
+    D = residuals(G, inputs, parameters)
+    for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
+        result += [weight_gradient(D_, A, W, l2), bias_gradient(D_, b)]
     return result
 
 

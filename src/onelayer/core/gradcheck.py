@@ -7,8 +7,9 @@ and for several, each with its own λ and its own upstream gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -61,12 +62,7 @@ def check_gradients(
 ) -> list[Check]:
     """Check both networks on a batch, for populations of each size in ``members``.
 
-    Args:
-        X: inputs (n, d), float64: 20 images of 50 inputs in the report.
-        y: labels (n,), int64, 0...9.
-        hidden: hidden units of the second network.
-        members: population sizes.
-        seed: of the weights and upstream gradients.
+    X is (n, d) in float64 and y (n,) 0...9; ``seed`` is of the weights and upstream gradients.
     """
     return [
         check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
@@ -84,11 +80,12 @@ def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iter
     network = f"hidden {hidden}" if hidden else "linear"
 
     ours = _gradients((upstream * cost(X, y, list(parameters.values()), l2)).sum(), parameters)
-    for judge, judgement in {
+    judges: dict[str, Callable[[Tensor, Tensor, dict[str, Tensor], float], dict[str, Tensor]]] = {
         "autograd": _by_autograd,
-        "one-sided": _by_one_sided_differences,
-        "central": _by_central_differences,
-    }.items():
+        "one-sided": partial(_by_differences, below=0.0),
+        "central": partial(_by_differences, below=STEP),
+    }
+    for judge, judgement in judges.items():
         theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
         for name, gradient in ours.items():
             expected = torch.stack([upstream[i] * g[name] for i, g in enumerate(theirs)])
@@ -156,21 +153,16 @@ def _by_autograd(
     return _gradients(_member_cost(X, y, leaves, l2), leaves)
 
 
-def _by_central_differences(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+def _by_differences(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, below: float
 ) -> dict[str, Tensor]:
-    above = _shifted_costs(X, y, parameters, l2, STEP)
-    below = _shifted_costs(X, y, parameters, l2, -STEP)
-    return {name: (above[name] - below[name]) / (2 * STEP) for name in parameters}
+    """``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
 
-
-def _by_one_sided_differences(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
-) -> dict[str, Tensor]:
+    Where ``below`` is 0 the entry is shifted by it all the same: so both costs are rounded alike.
+    """
     above = _shifted_costs(X, y, parameters, l2, STEP)
-    # Shifted by 0, so that both costs are rounded alike: a unit that is off differs by exactly 0.
-    here = _shifted_costs(X, y, parameters, l2, 0.0)
-    return {name: (above[name] - here[name]) / STEP for name in parameters}
+    other = _shifted_costs(X, y, parameters, l2, -below)
+    return {name: (above[name] - other[name]) / (STEP + below) for name in parameters}
 
 
 def _shifted_costs(
@@ -195,10 +187,7 @@ def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Ten
 
 def format_table(checks: Sequence[Check]) -> str:
     """The checks as a text table, one line each."""
-    head = (
-        f"{'network':<10} {'members':>7}  {'parameter':<9} {'against':<15} "
-        f"{'rel. error':>10} {'bound':>7}"
-    )
+    head = "network    members  parameter against         rel. error   bound"
     lines = [
         f"{c.network:<10} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
         f"{c.bound:>7.0e}  {'ok' if c.passed else 'MISSED'}"

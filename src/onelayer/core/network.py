@@ -20,12 +20,7 @@ def parameter_shapes(
     """
     if not hidden:
         return {"W": (classes, inputs), "b": (classes,)}
-    return {
-        "W1": (hidden, inputs),
-        "b1": (hidden,),
-        "W2": (classes, hidden),
-        "b2": (classes,),
-    }
+    return {"W1": (hidden, inputs), "b1": (hidden,), "W2": (classes, hidden), "b2": (classes,)}
 
 
 def initial_parameters(
@@ -37,8 +32,8 @@ def initial_parameters(
 ) -> dict[str, Tensor]:
     """Weights from N(0, 1/fan_in), biases 0, one member per seed: (m, ...) in float64.
 
-    A member depends on its own seed alone, whatever stands beside it. Drawn in float64, so that
-    runs in float32 and float64 start from the same numbers, rounded.
+    A member depends on its own seed alone. Drawn in float64, so that runs in float32 and float64
+    start from the same numbers, rounded.
 
     Args:
         seeds: one per member, >= 0.
@@ -56,11 +51,10 @@ def _one_member(
     seed: int, shapes: dict[str, tuple[int, ...]], init_std: float | None
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    result = {}
-    for name, shape in shapes.items():
-        if len(shape) == 1:
-            result[name] = torch.zeros(shape, dtype=torch.float64)
-        else:
-            std = shape[-1] ** -0.5 if init_std is None else init_std
-            result[name] = std * torch.randn(shape, generator=generator, dtype=torch.float64)
-    return result
+    member = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    for W in member.values():
+        if W.ndim == 2:
+            W.normal_(generator=generator).mul_(
+                W.shape[1] ** -0.5 if init_std is None else init_std
+            )
+    return member

@@ -7,25 +7,49 @@ step, and resuming needs nothing but the step.
 
 >>> [triangular(t, base_lr=0.0, max_lr=1.0, step_size=2) for t in range(6)]
 [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
->>> [triangular2(t, base_lr=0.0, max_lr=1.0, step_size=2) for t in range(8)]
+>>> rate = cyclical("triangular2", base_lr=0.0, max_lr=1.0, step_size=2)
+>>> [rate(t) for t in range(8)]
 [0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25]
 """
 
 from __future__ import annotations
 
-from onelayer.core.checks import check_number, check_whole, is_number
+from collections.abc import Callable
+
+from onelayer.core.checks import check_among, check_number, check_whole, is_number
 from onelayer.core.errors import InputError
 
+Schedule = Callable[[int], float]
+"""The number of updates done so far to the rate η of the next."""
 
-def triangular(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
-    """``η = base + (max - base) * min(c, 2 n_s - c) / n_s`` with ``c = t mod 2 n_s``.
+
+def cyclical(
+    mode: str, base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0
+) -> Schedule:
+    """The schedule of a mode.
 
     Args:
-        step: t, the number of updates done so far.
+        mode: triangular, triangular2 or exp_range, the functions below.
         base_lr: η_min, the rate at the ends of a cycle.
         max_lr: η_max, the rate in its middle.
         step_size: n_s, updates in half a cycle.
+        gamma: of exp_range, in (0, 1].
+
+    Raises:
+        InputError: naming the argument and its range.
     """
+    check_cycle(base_lr, max_lr, step_size, gamma)
+    schedules: dict[str, Schedule] = {
+        "triangular": lambda step: triangular(step, base_lr, max_lr, step_size),
+        "triangular2": lambda step: triangular2(step, base_lr, max_lr, step_size),
+        "exp_range": lambda step: exp_range(step, base_lr, max_lr, step_size, gamma),
+    }
+    check_among("mode", mode, tuple(schedules))
+    return schedules[mode]
+
+
+def triangular(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
+    """``η = base + (max - base) * min(c, 2 n_s - c) / n_s`` with ``c = t mod 2 n_s``."""
     return base_lr + (max_lr - base_lr) * position(step, step_size)
 
 

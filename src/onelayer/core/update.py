@@ -28,14 +28,7 @@ class Update(Protocol):
     """One update of a population by a batch."""
 
     def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
-        """Update in place.
-
-        Args:
-            X: features (n', d).
-            y: labels (n',).
-            lr: η.
-            n: size of the batch over all processes; n' where there is one.
-        """
+        """Update in place by (n', d) features, labels and η; n: rows over all processes."""
 
 
 class FusedUpdate:
@@ -113,9 +106,8 @@ def has_graphs(device: torch.device) -> bool:
 def record(work: Callable[[], None]) -> Callable[[], None]:
     """Do the work once, and return what does it again: the same kernels on the same memory.
 
-    Args:
-        work: without arguments, on the current GPU. It must not wait for a value, nor read numbers
-            that change from one time to the next but in tensors that stay where they are.
+    It must not wait for a value of the GPU, nor read numbers that change from one time to the next
+    but in tensors that stay where they are.
 
     Raises:
         RuntimeError: the work cannot be recorded.
@@ -144,12 +136,6 @@ class _Recording:
     Nothing but the batch and the rate may change: they are copied to where the graph reads them.
     The recording is compared with what it recorded before it is used. Where there is none to be
     had, a warning says so, and the same update is launched kernel by kernel.
-
-    Args:
-        X: a batch of that shape and dtype, (n, d).
-        y: (n,).
-        parameters: updated in place, where they lie now.
-        l2: λ, number or (m,).
     """
 
     def __init__(
@@ -168,7 +154,6 @@ class _Recording:
             )
 
     def __call__(self, X: Tensor, y: Tensor, lr: formulas.Scalar) -> None:
-        """Update every member by the gradient of this batch, times ``lr`` (one for all)."""
         self.X.copy_(X)
         self.y.copy_(y)
         self.lr.fill_(lr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from onelayer.core.checks import check_whole, is_number
+from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
@@ -23,9 +22,6 @@ from onelayer.data.sources import PIXELS, Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
 from onelayer.data.sources.shapes import Shapes
 from onelayer.data.splits import Split, pool_of, split_rows
-
-PLACES = ("root", "mirror", "download", "download_seconds", "images")
-"""The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
 
 _EVALUATION_BATCH = 5000
 _NEEDED: dict[str, tuple[Split, ...]] = {
@@ -47,12 +43,6 @@ class ResidentDataModule(LightningDataModule):
         splits: the rows of each split, as :func:`onelayer.data.splits.split_rows` gives them.
         batch_size: images of an update, over all processes.
         seed: of the order of the batches, 0 or more.
-
-    Raises:
-        InputError: naming the argument, its value and its range.
-
-    Attributes:
-        statistics: of the training split, or of the checkpoint that was loaded.
     """
 
     decisive: tuple[str, ...] = ("batch_size", "seed")
@@ -70,26 +60,27 @@ class ResidentDataModule(LightningDataModule):
         check_whole("seed", seed, 0)
         self.data_set, self.splits = data_set, splits
         self.batch_size, self.seed = batch_size, seed
+        self._begun = False  # whether there were batches to train on since the setup
         self._statistics: Statistics | None = None
         self._images: dict[Split, Labelled] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
 
     def __str__(self) -> str:
-        """What it holds. Lightning's own would load all of it and ask for torch's loaders."""
+        # Lightning's own would load all of it and ask for torch's loaders.
         sizes = ", ".join(f"{split} {self.size(split)}" for split in self.splits)
-        return (
-            f"{type(self).__name__}({self.dataset}: {sizes} images; batches of {self.batch_size})"
-        )
+        return f"{type(self).__name__}({self.name}: {sizes} images; batches of {self.batch_size})"
 
     @property
-    def dataset(self) -> str:
-        """The name of the data set."""
+    def name(self) -> str:  # type: ignore[override]  # Lightning's is None and never used
+        """Of the data set."""
         return self.data_set.name
 
     @property
-    def class_names(self) -> Sequence[str]:
+    def classes(self) -> Sequence[str]:
         """What the labels 0, 1, … mean."""
         return self.data_set.classes
+
+    dataset, class_names = name, classes  # as training/results.py and cli.py still ask for them
 
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
@@ -99,60 +90,43 @@ class ResidentDataModule(LightningDataModule):
         """Read the splits that ``stage`` needs.
 
         Raises:
-            InputError: they cannot be read, a batch is larger than the training split, or there is
-                no split to validate on.
+            InputError: they cannot be read, or are too small.
         """
+        self._begun = False
         if stage == "fit":
             self.check_batch_size()
         elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: val_size is 0.")
         for split in _NEEDED.get(stage, ()):
             if not any(made == split for made, _ in self._tensors):
-                self._bytes(split)
+                self.labelled(split)
 
     # ---- splits
-
-    @property
-    def train(self) -> Labelled:
-        """The training split, uint8; read anew once it has been standardised."""
-        return self._known("train")
-
-    @property
-    def val(self) -> Labelled | None:
-        """The validation split, uint8, or None."""
-        return self._bytes("val")
-
-    @property
-    def test(self) -> Labelled:
-        """The test split, uint8."""
-        return self._known("test")
 
     def size(self, split: Split) -> int:
         """Return how many images a split has, before any is read."""
         return sum(map(len, self.splits[split]))
 
-    def tensors(
-        self, split: Split, dtype: torch.dtype | None = None
-    ) -> tuple[Features, Tensor] | None:
-        """Return a standardised split: X (n, d) and y (n,), made once and kept.
+    def labelled(self, split: Split) -> Labelled | None:
+        """Return a split as bytes, read anew once it has been standardised; None if it is empty."""
+        if split not in self._images and self.size(split):
+            rows, pool = self.splits[split], pool_of(split)
+            self._images[split] = concatenate([self.data_set.read(pool, piece) for piece in rows])
+        return self._images.get(split)
 
-        On the trainer's device if there is a trainer. The bytes it is made of are dropped, unless
-        a GPU has no room for more than them: then X is
+    def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
+        """Return a standardised split: X (n, d) and y (n,), made once and kept; None if empty.
+
+        On the trainer's device if there is a trainer, and float64 where its precision is 64-true.
+        The bytes it is made of are dropped, unless a GPU has no room for more than them: then X is
         :class:`~onelayer.data.features.ByteFeatures`.
-
-        Args:
-            split: train, val or test.
-            dtype: of X; by default float64 under precision 64-true, else float32.
-
-        Returns:
-            None if there is no validation split.
         """
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        if dtype is None:
-            precision = None if self.trainer is None else self.trainer.precision
-            dtype = torch.float64 if precision == "64-true" else torch.float32
+        device, dtype = torch.device("cpu"), torch.float32
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            dtype = torch.float64 if self.trainer.precision == "64-true" else dtype
         if (split, dtype) not in self._tensors:
-            images = self._bytes(split)
+            images = self.labelled(split)
             if images is None:
                 return None
             X = features(images.x.to(device), self.statistics, dtype)
@@ -162,28 +136,15 @@ class ResidentDataModule(LightningDataModule):
         self._tensors[split, dtype] = X, y
         return X, y
 
-    def _known(self, split: Split) -> Labelled:
-        images = self._bytes(split)
-        assert images is not None
-        return images
-
-    def _bytes(self, split: Split) -> Labelled | None:
-        """Return a split as bytes, read if need be; None for a validation split that is not."""
-        if not self.size(split):
-            return None
-        if split not in self._images:
-            pool = pool_of(split)
-            parts = [self.data_set.read(pool, rows) for rows in self.splits[split]]
-            self._images[split] = concatenate(parts)
-        return self._images[split]
-
     # ---- statistics and checkpoints
 
     @property
     def statistics(self) -> Statistics:
         """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
         if self._statistics is None:
-            self._statistics = measure(self.train.x)
+            images = self.labelled("train")
+            assert images is not None
+            self._statistics = measure(images.x)
         return self._statistics
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,7 +152,7 @@ class ResidentDataModule(LightningDataModule):
         return {
             "mean": self.statistics.mean,
             "std": self.statistics.std,
-            "dataset": self.dataset,
+            "dataset": self.name,
             "arguments": self._arguments(),
         }
 
@@ -199,22 +160,15 @@ class ResidentDataModule(LightningDataModule):
         """Take over the checkpoint's statistics.
 
         Raises:
-            InputError: the run to resume has other data or another order; naming both values. Or
-                the network to judge was trained on another data set.
+            InputError: the run to resume had other data or another order, or the network to judge
+                was trained on another data set; naming both values.
         """
-        resumed = self._runs(TrainerFn.FITTING)
-        saved: dict[str, Any] = {"dataset": state["dataset"]}
-        here: dict[str, Any] = {"dataset": self.dataset}
-        if resumed:
-            saved |= state["arguments"]
-            here |= self._arguments()
-        for name, value in here.items():
-            if saved.get(name) != value:
-                raise InputError(
-                    f"the checkpoint was made with {name} = {saved.get(name)}, and this run has "
-                    f"{name} = {value}.\nUse the same data"
-                    + (", or start a new run, without --ckpt_path." if resumed else ".")
-                )
+        here, saved, advice = {"dataset": self.name}, {"dataset": state["dataset"]}, "Use its data."
+        # A checkpoint that comes later in a fit is Lightning's own, of a search of a batch size.
+        if self._runs(TrainerFn.FITTING) and not self._begun:
+            here, saved = here | self._arguments(), saved | state["arguments"]
+            advice = "Use the same data, or start a new run, without --ckpt_path."
+        check_same("the checkpoint", here, saved, advice)
         statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
         if self._statistics is None or not statistics.equal(self._statistics):
             self._tensors.clear()
@@ -232,28 +186,27 @@ class ResidentDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResidentLoader:
         """Return the shuffled batches of the training split, this process's share of each."""
-        X, y = self._standardised("train")
-        rank, world = (0, 1)
+        self._begun = True
+        rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        return ResidentLoader(X, y, self.batch_size, seed=self.seed, rank=rank, world_size=world)
+        return self._loader("train", self.batch_size, seed=self.seed, rank=rank, world_size=world)
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
-        return self._evaluation("val") if self.size("val") else []
+        return self._in_order("val") if self.size("val") else []
 
     def test_dataloader(self) -> ResidentLoader:
         """Return the test split in order, all of it in every process."""
-        return self._evaluation("test")
+        return self._in_order("test")
 
-    def _evaluation(self, split: Split) -> ResidentLoader:
-        X, y = self._standardised(split)
-        return ResidentLoader(X, y, min(_EVALUATION_BATCH, len(X)), shuffle=False)
+    def _in_order(self, split: Split) -> ResidentLoader:
+        return self._loader(split, min(_EVALUATION_BATCH, self.size(split)), shuffle=False)
 
-    def _standardised(self, split: Split) -> tuple[Features, Tensor]:
+    def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
         tensors = self.tensors(split)
         assert tensors is not None
-        return tensors
+        return ResidentLoader(*tensors, batch_size, **options)
 
 
 class CIFAR10DataModule(ResidentDataModule):
@@ -277,7 +230,7 @@ class CIFAR10DataModule(ResidentDataModule):
             if no root is given: one that is given holds the files, or is mistyped.
         images: image files, or folders of them, to predict.
         download_seconds: that a download should take. A source too slow for it is left for the
-            next; if all are, the fastest may take six times as long.
+            next, and asked again, for less, when all have been tried.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -306,8 +259,8 @@ class CIFAR10DataModule(ResidentDataModule):
         download_seconds: float = 600.0,
     ) -> None:
         root = os.fspath(root) if root is not None else None
-        _check_among("source", source, ("cifar10", "synthetic", "auto"))
-        _check_among("download", download, (True, False, None))
+        check_among("source", source, ("cifar10", "synthetic", "auto"))
+        check_among("download", download, (True, False, None))
         _check_batches("train_batches", train_batches)
         if val_batches is not None:
             _check_batches("val_batches", val_batches)
@@ -319,7 +272,7 @@ class CIFAR10DataModule(ResidentDataModule):
         if limit is not None:
             check_whole("limit", limit, 1)
         check_whole("seed", seed, 0)
-        _check_seconds("download_seconds", download_seconds)
+        check_positive("download_seconds", download_seconds)
         mirror_urls(mirror, self.published)  # refuses what is none
 
         self.source, self.root = source, cifar10.root_folder(root)
@@ -337,7 +290,7 @@ class CIFAR10DataModule(ResidentDataModule):
     # ---- which data set
 
     def _here(self) -> str:
-        """Return the name of the data set that the source comes to, here and now."""
+        """Return which data set the source comes to, here and now."""
         if self.source != "auto":
             return self.source
         return "cifar10" if self.published.find(self.root) else "synthetic"
@@ -350,7 +303,7 @@ class CIFAR10DataModule(ResidentDataModule):
     def _settle(self, name: str) -> None:
         """Let the data set be this one from now on."""
         self._open = False
-        if name != self.dataset:
+        if name != self.name:
             self.data_set = self._source(name, self.seed)
             self._images.clear()
             self._tensors.clear()
@@ -360,10 +313,9 @@ class CIFAR10DataModule(ResidentDataModule):
         """Have CIFAR-10 on disk, or, for source auto, say loudly that it is not to be had.
 
         Raises:
-            InputError: source is cifar10, and it is not to be had.
+            InputError: it is not, and source is cifar10.
         """
-        settled = self.dataset == "synthetic" and not self._open
-        if settled or self._runs(TrainerFn.PREDICTING):
+        if self._runs(TrainerFn.PREDICTING) or (self.name == "synthetic" and not self._open):
             return
         try:
             if not self.published.find(self.root):
@@ -393,22 +345,14 @@ class CIFAR10DataModule(ResidentDataModule):
         obtain(self.published, self.root, self.mirror, self.download_seconds)
 
     def verify_test(self) -> None:
-        """Raise now, not once training has ended, if the test split cannot be had.
-
-        Raises:
-            InputError: its file is missing or altered, or CIFAR-10 is not to be had at all.
-        """
+        """Raise :class:`InputError` now, not after the training, if the test split is missing."""
         self.prepare_data()
-        if self.dataset == "cifar10":
+        if self.name == "cifar10":
             cifar10.verify(self.root, cifar10.TEST_BATCH, self.published)
 
     def setup(self, stage: str) -> None:
-        """Settle the data set, and read the splits that ``stage`` needs.
-
-        Raises:
-            InputError: as :meth:`ResidentDataModule.setup`, or there are no images to predict.
-        """
-        name = self._here() if self._open else self.dataset
+        """Settle the data set, and read the splits that ``stage`` needs, or find the images."""
+        name = self._here() if self._open else self.name
         if self.trainer is not None and self.trainer.world_size > 1:
             # what rank 0 has decided, also where another machine's disk tells otherwise
             name = self.trainer.strategy.broadcast(name)
@@ -418,41 +362,29 @@ class CIFAR10DataModule(ResidentDataModule):
         super().setup(stage)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint's statistics, and its data set where that is open.
-
-        Raises:
-            InputError: as :meth:`ResidentDataModule.load_state_dict`.
-        """
+        """Take over the checkpoint's statistics, and its data set where that is open."""
         judged = self.source == "auto" and not self._runs(TrainerFn.FITTING)
         if judged or self._runs(TrainerFn.PREDICTING):
             self._settle(state["dataset"])
         super().load_state_dict(state)
 
     def predict_dataloader(self) -> PictureLoader:
-        """Return batches ``(X, names)`` of the image files.
-
-        Raises:
-            InputError: naming a file that is missing or no image.
-        """
+        """Return batches ``(X, names)`` of the image files."""
         return PictureLoader(find_images(self.images), self.statistics)
 
 
-# ---- values
+LOCATION_ARGUMENTS = ("root", "mirror", "download", "download_seconds", "images")
+"""The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
+
+
+def without_locations(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of CIFAR10DataModule that can change a figure."""
+    return {k: v for k, v in arguments.items() if k not in LOCATION_ARGUMENTS}
 
 
 def _rows(batches: Sequence[int], n: int) -> list[range]:
     """Return the rows of the training batches 1 to 5, of n images each."""
     return [range((i - 1) * n, i * n) for i in batches]
-
-
-def _check_among(name: str, value: Any, legal: Sequence[Any]) -> None:
-    if not any(value is option or (value == option and isinstance(value, str)) for option in legal):
-        raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, not {value!r}.")
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if not is_number(value) or not 0 < value < math.inf:
-        raise InputError(f"{name} must be a finite number > 0, not {value!r}.")
 
 
 def _check_batches(name: str, value: Any) -> None:

@@ -3,23 +3,20 @@
 All sources hold the same bytes, and one digest judges them all. So what one has sent is kept when
 it is left for the next, or when the process is killed, and the download goes on from there.
 
-Slow servers: a source whose pace would not do the whole archive in the time limit is left for the
-next. Where no source does it, those that sent something are asked once more, the fastest first,
-and may take up to ``_PATIENCE`` times as long: a slow home connection gets its data.
+A source whose pace would not do the whole archive in the time limit is left for the next. When all
+have been tried it is asked again for a sixth of that pace, and so on: slow connections get there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import socket
 import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -28,15 +25,13 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from onelayer.core.errors import InputError
+from onelayer.data.locks import alone
 
 _SILENCE = 10.0  # seconds without an answer or a byte after which a source is left
 _WINDOW = 5.0  # seconds over which a source's pace is judged
-_PATIENCE = 6  # how many times the time limit a source may take if all are slow
-_BAR_AFTER = 0.5  # seconds of a download after which a bar shows its progress
 _CHUNK = 2**16  # bytes received at a time, at most
 
 
@@ -63,20 +58,13 @@ class Archive:
     files: Mapping[str, str]
 
     def find(self, root: str | Path) -> Path | None:
-        """Return the folder that holds any of the files: below ``root``, or ``root`` itself.
-
-        None where there is no such folder. Whether the files are whole is for their reader to say.
-        """
+        """Return the folder, below ``root`` or ``root`` itself, that holds any of the files."""
         root = Path(root).expanduser()
         for folder in (root / self.folder, root):
             # not Path.is_file, which raises where the folder may not be searched
             if any(os.path.isfile(folder / name) for name in self.files):
                 return folder
         return None
-
-    def missing(self, root: str | Path, why: str) -> InputError:
-        """Return the error that says that the data set is not in ``root``, why, and what to do."""
-        return InputError(f"there is no {self.title} in {root}: {why}.\n{self.advice(root)}")
 
     def advice(self, root: str | Path) -> str:
         """Return what a user can do who has not got the files."""
@@ -86,27 +74,25 @@ class Archive:
             "or train on built-in images with --data.source synthetic."
         )
 
+    def missing(self, root: str | Path, why: str) -> InputError:
+        """Return the error that says that the data set is not in ``root``, why, and what to do."""
+        return InputError(f"there is no {self.title} in {root}: {why}.\n{self.advice(root)}")
+
 
 def mirror_urls(mirrors: str | list[str] | None, archive: Archive) -> tuple[str, ...]:
-    """Return the archive's URL on each mirror.
-
-    Args:
-        mirrors: one or several URLs (http, https, file), of the archive or of its folder.
-        archive: what is looked for.
+    """Return the archive's URL on each mirror: http, https or file, of it or of its folder.
 
     Raises:
         InputError: one of them is no such URL.
     """
-    if mirrors is None:
-        return ()
-    several = list(mirrors) if isinstance(mirrors, list | tuple) else [mirrors]
-    return tuple(_archive_url(mirror, archive) for mirror in several)
+    several = mirrors if isinstance(mirrors, list | tuple) else [mirrors]
+    return tuple(_archive_url(mirror, archive) for mirror in several if mirror is not None)
 
 
 def _archive_url(mirror: str, archive: Archive) -> str:
     try:
-        parts = urlsplit(mirror)
-        legal = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.netloc)
+        url = urlsplit(mirror)
+        legal = url.scheme == "file" or (url.scheme in ("http", "https") and url.netloc)
     except (AttributeError, ValueError):  # no text; brackets that are no IPv6 address
         legal = False
     if not legal:
@@ -114,21 +100,18 @@ def _archive_url(mirror: str, archive: Archive) -> str:
             f"mirror = {mirror!r} is no URL of {archive.name}, or of a folder that holds it:\n"
             "it starts with http://, https:// or file:///."
         )
-    if parts.path.endswith(archive.name):
+    if url.path.endswith(archive.name):
         return mirror
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{archive.name}").geturl()
+    return url._replace(path=f"{url.path.rstrip('/')}/{archive.name}").geturl()
 
 
 def obtain(
-    archive: Archive,
-    root: str | Path,
-    mirrors: str | list[str] | None = None,
-    seconds: float = 600.0,
+    archive: Archive, root: str | Path, mirrors: str | list[str] | None = None, seconds: float = 600
 ) -> Path:
     """Download an archive and unpack its files below ``root``, unless they are there.
 
     Several processes may do so at once: one downloads, the others wait and find its result. The
-    folder gets its name when all of it is there; a download that was ended goes on where it was.
+    folder gets its name when all of it is there.
 
     Args:
         archive: what to download.
@@ -140,40 +123,23 @@ def obtain(
         The folder with the files.
 
     Raises:
-        InputError: no source gives the archive, naming each and its reason; ``root`` cannot be
-            written or has no room; a mirror is no URL.
+        InputError: no source gives the archive; ``root`` cannot be written or has no room; a mirror
+            is no URL.
     """
     urls = mirror_urls(mirrors, archive) + archive.urls
     root = Path(root).expanduser()
+    waiting = f"Another process is downloading into {root}: waiting for it."
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root, archive):
-            return archive.find(root) or _download(archive, root, urls, seconds)
+        with alone(root / f".{archive.name}.lock", waiting):
+            return archive.find(root) or _download(archive, root, urls, archive.size / seconds)
     except OSError as error:
         raise InputError(
             f"cannot write to {root}: {error.strerror or error}.\n{archive.advice(root)}"
         ) from None
 
 
-@contextmanager
-def _lock(root: Path, archive: Archive) -> Iterator[None]:
-    """Hold the lock of the downloads of this archive into ``root``; wait for it if need be."""
-    lock = FileLock(root / f".{archive.name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print(f"Another process is downloading into {root}: waiting for it.", file=sys.stderr)
-        lock.acquire()
-    except NotImplementedError as error:  # a file system without locks
-        raise OSError(str(error)) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _download(archive: Archive, root: Path, urls: Sequence[str], seconds: float) -> Path:
-    """Download and unpack into ``root``, whose lock is held."""
+def _download(archive: Archive, root: Path, urls: Sequence[str], pace: float) -> Path:
     partial, unpacked = root / f".{archive.name}.part", root / f".{archive.folder}.part"
     shutil.rmtree(unpacked, ignore_errors=True)  # what a process left that was killed here
     partial.touch()
@@ -184,7 +150,7 @@ def _download(archive: Archive, root: Path, urls: Sequence[str], seconds: float)
             "make room, or use another --data.root."
         )
     print(f"Downloading {archive.title} ({archive.size / 1e6:.0f} MB) to {root}", file=sys.stderr)
-    _fetch(archive, partial, urls, archive.size / seconds)
+    _fetch(archive, partial, urls, pace)
     _unpack(partial, unpacked, archive)
     folder = unpacked.rename(root / archive.folder)
     partial.unlink()
@@ -195,38 +161,29 @@ def _download(archive: Archive, root: Path, urls: Sequence[str], seconds: float)
 
 
 class _SourceError(Exception):
-    """Why a source did not give the archive, in a few words.
+    """Why a source did not give the archive, in a few words."""
 
-    Attributes:
-        speed: bytes a second of what it sent.
-    """
 
-    def __init__(self, reason: str, speed: float = 0.0) -> None:
-        super().__init__(reason)
-        self.speed = speed
+class _TooSlowError(_SourceError): ...
 
 
 def _fetch(archive: Archive, partial: Path, urls: Sequence[str], pace: float) -> None:
-    """Complete the partial file from the first source that can, at this pace if any does it.
-
-    Raises:
-        InputError: none could; naming each and its reason.
-    """
-    faults: dict[str, _SourceError] = {}
-    for slowest in (pace, pace / _PATIENCE):
-        for url in urls:
-            try:
-                return _complete(archive, partial, url, slowest)
-            except _SourceError as fault:
-                print(f"{url}: {fault}", file=sys.stderr)
-                faults[url] = fault
-        urls = [url for url in urls if faults[url].speed > 0]
-        urls = sorted(urls, key=lambda url: faults[url].speed, reverse=True)
+    """Complete the partial file from the first source that can, at this many bytes a second."""
+    faults = []
+    attempts = [(url, pace) for url in urls]
+    for url, least in attempts:
+        try:
+            return _complete(archive, partial, url, least)
+        except _SourceError as fault:
+            print(f"{url}: {fault}", file=sys.stderr)
+            if isinstance(fault, _TooSlowError):
+                attempts.append((url, least / 6))
+            else:
+                faults.append(f"{url}: {fault}\n")
     received = partial.stat().st_size / 1e6
     kept = f" ({received:.0f} MB are kept for the next attempt)" if received > 1 else ""
-    lines = "\n".join(f"{url}: {fault}" for url, fault in faults.items())
     raise InputError(
-        f"cannot download {archive.title}{kept}:\n{lines}\n{archive.advice(partial.parent)}"
+        f"cannot download {archive.title}{kept}:\n{''.join(faults)}{archive.advice(partial.parent)}"
     )
 
 
@@ -234,9 +191,7 @@ def _complete(archive: Archive, partial: Path, url: str, pace: float) -> None:
     """Receive what the partial file lacks, and check its digest."""
     with partial.open("r+b") as file:
         begin = file.seek(0, os.SEEK_END)
-        with tqdm(
-            total=archive.size, initial=begin, unit="B", unit_scale=True, delay=_BAR_AFTER
-        ) as bar:
+        with tqdm(total=archive.size, initial=begin, unit="B", unit_scale=True, delay=0.5) as bar:
             for position, chunk in _chunks(url, begin, archive.size, pace):
                 file.seek(position)  # before the end if the server began anew
                 file.write(chunk)
@@ -252,55 +207,41 @@ def _complete(archive: Archive, partial: Path, url: str, pace: float) -> None:
 
 
 def _chunks(url: str, begin: int, size: int, pace: float) -> Iterator[tuple[int, bytes]]:
-    """Give a source's bytes, each chunk with its position, from ``begin`` to ``size`` at most.
-
-    From 0 where the server does not know ranges.
-
-    Raises:
-        _SourceError: it does not send all of them at this pace, in bytes a second.
-    """
+    """Give a source's bytes, each chunk with its position, from ``begin`` to ``size`` at most."""
     if begin >= size:
         return
-    first = position = begin
-    since = start = time.monotonic()
     headers = {"User-Agent": "onelayer"} | ({"Range": f"bytes={begin}-"} if begin else {})
     try:
         with urlopen(Request(url, headers=headers), timeout=_SILENCE) as response:
-            first = position = mark = _first_position(response, begin, size)
+            position = mark = _first_position(response, begin, size)
             since = time.monotonic()
             while position < size and (chunk := response.read1(min(_CHUNK, size - position))):
                 yield position, chunk
                 position += len(chunk)
                 if (elapsed := time.monotonic() - since) > _WINDOW:
                     if (speed := (position - mark) / elapsed) < pace:
-                        raise _SourceError(
+                        raise _TooSlowError(
                             f"too slow: {speed / 1e3:.3g} kB/s where {pace / 1e3:.3g} are needed "
                             "(--data.download_seconds)"
                         )
                     since, mark = time.monotonic(), position
         if position < size:
             raise _SourceError(f"it ended after {position:,} of {size:,} bytes")
-    except (_SourceError, OSError, HTTPException, ValueError) as error:
-        speed = (position - first) / (time.monotonic() - start + 1e-9)
-        raise _SourceError(_explain(error), speed) from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise _SourceError(_explain(error)) from None
 
 
 def _first_position(response: Any, asked: int, size: int) -> int:
-    """Return where the answer begins, if it is of a file of this size and from there on."""
-    position, total = 0, response.headers.get("Content-Length", "*")
+    """Return where the answer begins: at 0 where the server does not know ranges."""
+    total = response.headers.get("Content-Length", "*")
     if response.status == 206:
-        content = response.headers.get("Content-Range", "nothing")
-        parts = re.fullmatch(rf"bytes {asked}-\d+/(\d+|\*)", content)
-        if parts is None:
-            raise _SourceError(f"it was asked for the bytes from {asked} on, and sends {content}")
-        position, total = asked, parts[1]
+        total = response.headers.get("Content-Range", "*").rpartition("/")[2]
     if total not in ("*", str(size)):
         raise _SourceError(f"it is another file, of {total} and not {size} bytes")
-    return position
+    return asked if response.status == 206 else 0
 
 
 def _explain(error: Exception) -> str:
-    """Say in a few words what went wrong."""
     if isinstance(error, HTTPError):
         error.close()
         return f"the server answers {error.code} {error.reason}"
@@ -313,19 +254,11 @@ def _explain(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-# ---- the archive
-
-
 def _unpack(path: Path, folder: Path, archive: Archive) -> None:
     """Write the archive's wanted files into a new folder, and nothing else in it."""
     folder.mkdir()
     wanted = {f"{archive.folder}/{name}": folder / name for name in archive.files}
     with tarfile.open(path, "r:gz") as tar:
         for member in tar:
-            if member.name in wanted and member.isreg():
-                source = tar.extractfile(member)
-                assert source is not None  # as the member is a file
-                with wanted[member.name].open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                    target.flush()
-                    os.fsync(target.fileno())  # on the disk before the folder gets its name
+            if member.name in wanted and member.isreg() and (file := tar.extractfile(member)):
+                wanted[member.name].write_bytes(file.read())

@@ -19,10 +19,7 @@ _DEVICE_ROWS = 5000  # a GPU wants few and large ones
 
 
 class Features(Protocol):
-    """Features (n, d) in memory, for loaders and measurements: a tensor, or :class:`ByteFeatures`.
-
-    It asks for nothing but what a tensor has under the same names.
-    """
+    """Features (n, d) in memory: a tensor, or what has these of a tensor's attributes."""
 
     @property
     def shape(self) -> torch.Size: ...  # noqa: D102
@@ -45,12 +42,9 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and spread of each feature, of pixels scaled to [0, 1].
+    """Mean and standard deviation, float64 (d,) each, of pixels scaled to [0, 1].
 
-    Attributes:
-        mean: float64 (d,).
-        std: float64 (d,), unbiased as ``torch.std``; 1 where a feature never varies, so that
-            dividing by it is harmless.
+    The latter is unbiased as ``torch.std``, and 1 where a feature never varies.
     """
 
     mean: Tensor
@@ -62,13 +56,10 @@ class Statistics:
 
 
 def measure(x: Tensor) -> Statistics:
-    """Measure each pixel over the images ``x``, uint8 (n, d), n ≤ 10 million.
+    """Measure each pixel over the images ``x``, uint8 (n, d), 1 ≤ n ≤ 10 million.
 
     The sums are whole numbers, hence exact: the result depends neither on the order of the images
     nor on the machine, and no float copy of the images is made.
-
-    Raises:
-        InputError: no image.
     """
     n = len(x)
     if n == 0:
@@ -87,24 +78,17 @@ def measure(x: Tensor) -> Statistics:
 
 
 def standardise(x: Tensor, statistics: Statistics, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scale pixels to [0, 1], subtract the mean and divide by the standard deviation.
+    """Return ``(x/255 - mean) / std``, (n, d), of bytes ``x`` (n, d) on their device.
 
-    Args:
-        x: uint8 (n, d), on any device.
-        statistics: of the training split.
-        dtype: of the result.
-
-    Returns:
-        ``(x/255 - mean) / std``, (n, d), on the device of ``x``; the same bits on every device.
-        Beside it only a small chunk is in memory at a time.
+    The bits are the same on every device. Beside the result only a small chunk is in memory.
 
     Raises:
         InputError: another number of features than the statistics have.
     """
-    return Standardiser(statistics, dtype, x.device)(x)
+    return _Standardiser(statistics, dtype, x.device)(x)
 
 
-class Standardiser:
+class _Standardiser:
     """:func:`standardise` for one device, where the statistics then lie already."""
 
     def __init__(self, statistics: Statistics, dtype: torch.dtype, device: torch.device) -> None:
@@ -115,7 +99,6 @@ class Standardiser:
         self.dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the features (n, d) of bytes (n, d)."""
         if x.ndim != 2 or x.shape[1:] != self.mean.shape:
             raise InputError(
                 f"images of shape {tuple(x.shape)} do not fit statistics of "
@@ -129,32 +112,18 @@ class Standardiser:
 
 
 class ByteFeatures:
-    """Standardised features (n, d) that lie in memory as bytes: a quarter of float32's.
+    """Features that lie in memory as bytes (n, d), a quarter of float32's, until they are used.
 
     Whatever is taken out is standardised then, to the same bits.
-
-    Args:
-        x: uint8 (n, d).
-        statistics: of the training split.
-        dtype: of what is taken out.
     """
 
     def __init__(self, x: Tensor, statistics: Statistics, dtype: torch.dtype) -> None:
         self.x, self.statistics, self.dtype = x, statistics, dtype
-        self._standardise = Standardiser(statistics, dtype, x.device)
+        self.shape, self.device = x.shape, x.device
+        self._standardise = _Standardiser(statistics, dtype, x.device)
 
     def __len__(self) -> int:
         return len(self.x)
-
-    @property
-    def shape(self) -> torch.Size:
-        """(n, d)."""
-        return self.x.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the bytes are."""
-        return self.x.device
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """Return these rows, standardised."""
@@ -171,10 +140,7 @@ class ByteFeatures:
 
 
 def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Features:
-    """Return standardised features, as bytes where the device has no room for all of them.
-
-    Room is half of what is free on a GPU. In host memory they are always made at once.
-    """
+    """Return standardised features, as bytes where they need more than half of the free memory."""
     needed = x.numel() * dtype.itemsize
     if needed <= free_memory(x.device) / 2:
         return standardise(x, statistics, dtype)

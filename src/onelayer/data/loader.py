@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from onelayer.core.checks import check_labels, check_pair, check_whole
 from onelayer.core.errors import InputError
 from onelayer.data.features import Features
 from onelayer.data.streams import permutation
@@ -20,41 +21,19 @@ _CHECK_ROWS = 4096
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """Return the order in which an epoch visits ``n`` samples: a permutation, int64 (n,).
-
-    A pure function of its arguments, the same on every machine; other pairs (seed, epoch) give
-    independent orders.
-
-    Raises:
-        InputError: a negative seed or epoch.
-    """
+    """Return the order in which an epoch visits ``n`` samples: a permutation, int64 (n,)."""
     return torch.from_numpy(permutation(n, seed, epoch))
 
 
 def check_batch(X: Features, y: Tensor, classes: int | None = None) -> None:
     """Refuse data that would train silently wrong. For where data enters, not for every step.
 
-    Args:
-        X: features, floating (n, d).
-        y: labels, int64 (n,).
-        classes: how many there are; by default only negative labels are refused.
-
     Raises:
-        InputError: other dtypes or shapes, no sample, a NaN or infinite feature, a label outside
-            0 … classes - 1; naming the shapes, or the first bad row and its value.
+        InputError: other dtypes or shapes than floating X (n, d) and int64 y (n,), no sample, a NaN
+            or infinite feature, a label below 0 or, if ``classes`` is given, from there on.
     """
-    shapes = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
-    if len(X.shape) != 2 or y.ndim != 1 or len(X) != len(y) or 0 in X.shape:
-        raise InputError(f"a batch is X (n, d) and y (n,) with n, d >= 1, not {shapes}.")
-    if not X.dtype.is_floating_point or y.dtype != torch.int64:
-        raise InputError(f"features are floating and labels int64, not {shapes}.")
-    wrong = y < 0 if classes is None else (y < 0) | (y >= classes)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        legal = "0 or more" if classes is None else f"0 to {classes - 1}"
-        raise InputError(
-            f"y[{row}] = {int(y[row])} is no label: labels are whole numbers, {legal}."
-        )
+    check_pair(X, y)
+    check_labels(y, classes)
     for i, chunk in enumerate(X.split(_CHECK_ROWS)):
         # A finite sum has finite terms and costs one pass; finite terms may still overflow.
         if not chunk.sum().isfinite() and len(bad := (~chunk.isfinite()).nonzero()):
@@ -69,10 +48,7 @@ class _Sampler:
     """What Lightning asks for, to say which epoch begins."""
 
     def __init__(self, loader: ResidentLoader) -> None:
-        self._loader = loader
-
-    def set_epoch(self, epoch: int) -> None:
-        self._loader.set_epoch(epoch)
+        self.set_epoch = loader.set_epoch
 
 
 class _InOrder(_Sampler, SequentialSampler):
@@ -80,10 +56,9 @@ class _InOrder(_Sampler, SequentialSampler):
 
 
 class ResidentLoader:
-    """A data loader over tensors in memory: no workers, no copies but the batch itself.
+    """Batches ``(X, y)`` of tensors in memory, for any Lightning module or any loop.
 
-    It gives batches ``(X, y)`` to any Lightning module, or to any loop. Its state says exactly
-    where an epoch was left: what is left of the epoch is then the same, batch for batch.
+    Its state says exactly where an epoch was left: the rest is then the same, batch for batch.
 
     Args:
         X: features (n, d), floating.
@@ -92,15 +67,13 @@ class ResidentLoader:
         seed: of the order.
         shuffle: a new order every epoch; otherwise always 0 … n-1. Lightning's overfit_batches
             needs False with a module other than OneLayer, whose trainings see to it themselves.
-        rank: of this process. It gets the rows ``rank::world_size`` of every batch, so that all
-            have equally many batches and an epoch holds each sample once. By default what
-            torch.distributed says when an epoch begins.
+        rank: of this process, which gets the rows ``rank::world_size`` of every batch. By default
+            what torch.distributed says when an epoch begins.
         world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
 
     Raises:
-        InputError: a batch size outside 1 … n or below the world size, a negative seed, and all
-            that :func:`check_batch` refuses.
+        InputError: a value out of its range, or what :func:`check_batch` refuses.
     """
 
     def __init__(
@@ -118,10 +91,9 @@ class ResidentLoader:
         check_batch(X, y, classes)
         if (rank is None) != (world_size is None):
             raise InputError(f"rank = {rank} and world_size = {world_size}: give both or neither.")
-        if rank is not None and not 0 <= rank < (world_size or 0):
-            raise InputError(f"rank = {rank} of {world_size} processes: ranks start at 0.")
-        if seed < 0:
-            raise InputError(f"seed = {seed}: it must be 0 or more.")
+        if rank is not None and world_size is not None:
+            check_whole("rank", rank, 0, world_size - 1)
+        check_whole("seed", seed, 0)
         self.X, self.y = X, y
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._processes = None if rank is None or world_size is None else (rank, world_size)
@@ -129,10 +101,8 @@ class ResidentLoader:
         self._epoch = 0
         self._position = 0  # batches given out in this epoch
         self._resume = False  # whether the next iteration begins at the position
-        self._order: tuple[tuple[int, bool], Tensor] | None = None  # of the last epoch asked for
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-len(self.X) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -204,18 +174,11 @@ class ResidentLoader:
         return self
 
     def _check_batch_size(self) -> None:
-        _, world_size = self.processes
-        if not world_size <= self.batch_size <= len(self.X):
-            raise InputError(
-                f"batch_size = {self.batch_size} does not fit {len(self.X)} samples: it is a whole "
-                f"number from {world_size} (the number of processes) to {len(self.X)}."
-            )
+        _, least = self.processes  # every process has a share of each batch
+        check_whole("batch_size", self.batch_size, least, len(self.X))
 
     def _rows(self, epoch: int) -> Tensor:
         """Return the order of an epoch, int64 (n,), on the data's device."""
-        key = epoch, self.shuffle
-        if self._order is None or self._order[0] != key:
-            n = len(self.X)
-            order = epoch_order(n, self.seed, epoch) if self.shuffle else torch.arange(n)
-            self._order = key, order.to(self.X.device)
-        return self._order[1]
+        n = len(self.X)
+        order = epoch_order(n, self.seed, epoch) if self.shuffle else torch.arange(n)
+        return order.to(self.X.device)

@@ -25,22 +25,16 @@ def find_images(names: Iterable[str]) -> list[Path]:
         InputError: a name that does not exist, a folder without images, no name at all.
     """
     found: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
+    for path in (Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise InputError(f"images: {path} does not exist.")
         below = [path]
         if path.is_dir():
-            below = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in _SUFFIXES
-                and not file.name.startswith(".")
-                and file.is_file()
-            )
-        elif not path.exists():
-            raise InputError(f"images: {name} does not exist.")
+            files = (f for f in path.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file())
+            below = sorted(file for file in files if not file.name.startswith("."))
         if not below:
             known = " ".join(sorted(_SUFFIXES))
-            raise InputError(f"images: the folder {name} holds no image file ({known}).")
+            raise InputError(f"images: the folder {path} holds no image file ({known}).")
         found += below
     if not found:
         raise InputError("images names nothing: give image files or folders, --data.images PATH.")
@@ -75,10 +69,6 @@ def read_image(path: Path) -> Tensor:
 class PictureLoader:
     """Batches ``(X, names)`` of image files, standardised as they are asked for.
 
-    Args:
-        paths: of the files.
-        statistics: of the training split.
-
     Raises:
         InputError: a file cannot be read as an image.
     """
@@ -91,6 +81,5 @@ class PictureLoader:
         return -(-len(self.x) // _BATCH)
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
-        for i in range(0, len(self.x), _BATCH):
-            rows = slice(i, i + _BATCH)
-            yield standardise(self.x[rows], self.statistics), self.names[rows]
+        for i, x in enumerate(self.x.split(_BATCH)):
+            yield standardise(x, self.statistics), self.names[i * _BATCH :][: len(x)]

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onelayer.data.features import Features
 
 Split = Literal["train", "val", "test"]
 """What rows are for. Training and validation rows come from the pool "train"."""
 
 Pool = Literal["train", "test"]
-"""The two parts in which a data set is published."""
+"""The two sets of images in which a data set is published."""
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """What training asks of a data module; ``classes`` are what the labels 0, 1, … mean."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def classes(self) -> Sequence[str]: ...  # noqa: D102
+
+    def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
+        """Return a split's features (n, d) and labels (n,); None where there is no such split."""
 
 
 def pool_of(split: Split) -> Pool:
@@ -25,10 +43,9 @@ def take(pieces: Sequence[range], start: int, stop: int) -> list[range]:
     """
     taken = []
     for piece in pieces:
-        if part := piece[max(start, 0) : max(stop, 0)]:
-            taken.append(part)
+        taken.append(piece[max(start, 0) : max(stop, 0)])
         start, stop = start - len(piece), stop - len(piece)
-    return taken
+    return [piece for piece in taken if piece]
 
 
 def split_rows(
@@ -48,11 +65,10 @@ def split_rows(
     >>> split_rows([range(10)], 3, [range(5)], limit=4)
     {'train': [range(0, 4)], 'val': [range(7, 10)], 'test': [range(0, 4)]}
     """
-    total = sum(map(len, train))
-    border = total - val if isinstance(val, int) else total
-    rest = take(train, border, total) if isinstance(val, int) else val
-    splits: dict[Split, Sequence[range]]
-    splits = {"train": take(train, 0, border), "val": rest, "test": test}
+    if isinstance(val, int):
+        total = sum(map(len, train))
+        train, val = take(train, 0, total - val), take(train, total - val, total)
+    splits: dict[Split, Sequence[range]] = {"train": train, "val": val, "test": test}
     return {
         name: take(rows, 0, sum(map(len, rows)) if limit is None else limit)
         for name, rows in splits.items()

@@ -14,10 +14,7 @@ from onelayer.core.errors import InputError
 
 
 def words(count: int, seed: int, *key: int) -> NDArray[np.uint64]:
-    """Draw ``count`` random 64-bit words of the stream named by ``(seed, *key)``.
-
-    Different names give independent streams, and the first words of a stream do not depend on how
-    many are drawn.
+    """Draw the first ``count`` random 64-bit words of the stream named by ``(seed, *key)``.
 
     Raises:
         InputError: a negative ``seed`` or key.

@@ -41,8 +41,8 @@ def main(argv: Sequence[str]) -> int:
         "--data.root", dest="root", help="folder of CIFAR-10 (default: $ONELAYER_DATA or data/)"
     )
     args = parser.parse_args(argv)
-    for name, value, least in (("hidden", args.hidden, 1), ("seed", args.seed, 0)):
-        check_whole(f"--{name}", value, least)
+    check_whole("--hidden", args.hidden, 1)
+    check_whole("--seed", args.seed, 0)
 
     X, y, dataset = batch(cifar10.root_folder(args.root))
     checks = check_gradients(X, y, hidden=args.hidden, seed=args.seed)

@@ -32,6 +32,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.study.plan import Planned, groups_of
 
@@ -60,8 +61,8 @@ class Ledger:
             compared when the study is opened again.
 
     Raises:
-        InputError: if the database cannot be opened, or the study was made with other settings or
-            by an earlier version. Every method raises it if the database fails later.
+        InputError: if the database cannot be opened, or the study was made with other settings.
+            Every method raises it if the database fails later.
 
     Attributes:
         study: Optuna's.
@@ -85,33 +86,21 @@ class Ledger:
             raise
         except Exception as error:  # of drivers, SQLAlchemy, Alembic, Optuna, the file system
             raise InputError(f"cannot open {self.title}: {_reason(error)}") from error
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self.close)
             self._check(settings)
-        except InputError:
-            self.close()
-            raise
+            otherwise.pop_all()
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        here = json.loads(
-            json.dumps(dict(settings))
-        )  # as the database holds them: lists, no tuples
         if "settings" in self.study.user_attrs:
             raise InputError(
                 f"{self.title} was made by an earlier version of onelayer:\n"
                 "use another --output (or --storage)."
             )
-        there = self.keep("search", here)
-        differences = [
-            f"{key} is {here.get(key)!r} here but {there.get(key)!r} there"
-            for key in sorted({*there, *here})
-            if there.get(key) != here.get(key)
-        ]
-        if differences:
-            raise InputError(
-                f"{self.title} belongs to a search with other settings:\n"
-                + "\n".join(differences[:2])
-                + "\nUse those settings, or another --output (or --storage)."
-            )
+        here = json.loads(json.dumps(settings))  # as the database holds them: lists, no tuples
+        saved = self.keep("search", here)
+        advice = "Use the ledger's settings, or another --output (or --storage)."
+        check_same("the ledger", here, saved, advice)
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -167,8 +156,8 @@ class Ledger:
     def record(self, group: Sequence[Planned], figures: Sequence[Mapping[str, float]]) -> None:
         """Enter the networks of a group with their figures; those that are there stay as they are.
 
-        A process killed meanwhile has entered some. The group is then trained again, to the same
-        bits, and the others are entered.
+        A process killed meanwhile has entered some: the group is then trained again, to the same
+        bits.
         """
         with self._translated(), self._lock(ALL, True):
             there = self.trials()
@@ -220,16 +209,14 @@ def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
 @contextmanager
 def _file_lock(folder: Path, name: str, wait: bool) -> Iterator[bool]:
     """A lock on a file, which the kernel releases when the process ends; the file stays."""
-    lock = FileLock(folder / f"{_digest(name).hex()}.lock")
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-    else:
+    with ExitStack() as held:
         try:
-            yield True
-        finally:
-            lock.release()
+            lock = FileLock(folder / f"{_digest(name).hex()}.lock")
+            held.enter_context(lock.acquire(timeout=-1 if wait else 0))
+            mine = True
+        except Timeout:
+            mine = False
+        yield mine
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from onelayer.core.checks import check_whole
+from onelayer.core.checks import check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
 
 
@@ -52,14 +52,12 @@ class Plan:
     members: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("stages", 1), ("number", 1), ("top", 1), ("seed", 0), ("members", 1)):
-            value = getattr(self, name)
-            if name != "members" or value is not None:
-                check_whole(f"search.{name}", value, least)
-        for name in ("l2_min", "l2_max"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-                raise InputError(f"search.{name} must be a finite number > 0, not {value!r}.")
+        for name, least in (("stages", 1), ("number", 1), ("top", 1), ("seed", 0)):
+            check_whole(f"search.{name}", getattr(self, name), least)
+        if self.members is not None:
+            check_whole("search.members", self.members, 1)
+        check_positive("search.l2_min", self.l2_min)
+        check_positive("search.l2_max", self.l2_max)
         if self.l2_min > self.l2_max:
             raise InputError(
                 f"search.l2_min must be <= search.l2_max, but {self.l2_min!r} > {self.l2_max!r}."
@@ -68,31 +66,20 @@ class Plan:
             raise InputError(f"search.seeds must list different seeds, not {self.seeds!r}.")
         if any(type(seed) is not int or seed < 0 for seed in self.seeds):
             raise InputError(f"search.seeds must be whole numbers >= 0, not {self.seeds!r}.")
-        if self.rule not in ("one_se", "best"):
-            raise InputError(f"search.rule must be one_se or best, not {self.rule!r}.")
+        check_among("search.rule", self.rule, ("one_se", "best"))
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One network to train.
+    """One network to train; those of one stage and group are trained as one population."""
 
-    Attributes:
-        stage: of the search, from 1.
-        index: of its λ in the stage, from 0.
-        group: networks of one stage and group are trained together, as one population.
-        l2: λ.
-        seed: of the initial weights.
-        low: smallest λ of the stage's range.
-        high: largest λ of the stage's range.
-    """
-
-    stage: int
-    index: int
+    stage: int  # from 1
+    index: int  # of its λ in the stage, from 0
     group: int
     l2: float
-    seed: int
-    low: float
-    high: float
+    seed: int  # of the initial weights
+    low: float  # smallest λ of the stage's range
+    high: float  # largest
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -103,7 +90,7 @@ class Planned:
 def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> float:
     """λ number ``index`` of a stage between ``low`` and ``high``, log-uniform or on the grid.
 
-    Nothing that was drawn before has a say: it depends on (seed, stage, index) and the range.
+    It depends on (seed, stage, index) and the range alone.
     """
     if plan.grid:
         share = index / (plan.number - 1) if plan.number > 1 else 0.5
@@ -165,19 +152,17 @@ def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]
     """One candidate per λ: the mean over seeds. A λ with a diverged network is none.
 
     Args:
-        rows: as in search.csv.
+        rows: as in search.csv and in its order.
         images: of the validation split.
     """
-    groups: dict[tuple[int, int, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["stage"], row["index"], row["l2"]), []).append(row)
     result = []
-    for (stage, index, l2), members in groups.items():
+    for key, group in groupby(rows, key=lambda row: (row["stage"], row["index"], row["l2"])):
+        members = list(group)
         if not any(row["diverged"] for row in members):
             accuracies = [float(row["val_accuracy"]) for row in members]
             mean = sum(accuracies) / len(accuracies)
             error = standard_error(accuracies, images)
-            result.append(Candidate(stage, index, l2, mean, error, len(accuracies)))
+            result.append(Candidate(*key, mean, error, len(accuracies)))
     return result
 
 
@@ -193,8 +178,7 @@ def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
             "every network of the search diverged: no λ is left to go on from.\n"
             "Lower schedule.max_lr or search.l2_max."
         )
-    l2s = [candidate.l2 for candidate in best]
-    return min(l2s), max(l2s)
+    return min(c.l2 for c in best), max(c.l2 for c in best)
 
 
 def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:

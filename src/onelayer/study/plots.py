@@ -34,6 +34,17 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def describe(title: str, dataset: str, diverged: int, mean_of: int = 0) -> str:
+    """A figure's title, with what must be said of its networks and of built-in images."""
+    words = [
+        title,
+        f"mean ± std of {mean_of} networks" if mean_of else "",
+        f"{diverged} diverged" if diverged else "",
+        "built-in synthetic images, NOT CIFAR-10" if dataset == "synthetic" else "",
+    ]
+    return ", ".join(filter(None, words))
+
+
 def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title: str = "") -> None:
     """Cost, loss, accuracy and learning rate of one run against the number of updates.
 
@@ -52,9 +63,11 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
         for split in ("train", "val"):
             _draw(axis, rows, split, quantity)
         axis.set_ylabel(TITLES[quantity])
-        axis.legend()
-    _draw_rate(axes[1, 1], rows)
+    rates = sorted({(row.step, row.lr) for row in rows})
+    axes[1, 1].plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
+    axes[1, 1].set_ylabel("learning rate η")
     for axis in axes.flat:
+        axis.legend()
         axis.set_xlabel("updates")
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
@@ -63,45 +76,28 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
 
 
 def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
-    """What the figure shows, with the built-in data and diverged members said."""
-    members = {row.member for row in rows}
-    gone = diverged(rows)
-    words = [title]
-    if len(members) > 1:
-        words.append(f"mean ± std of {len(members) - len(gone)} networks")
-    if gone:
-        words.append(f"{len(gone)} diverged")
-    if dataset == "synthetic":
-        words.append("built-in synthetic images, NOT CIFAR-10")
-    return ", ".join(words)
+    """What a figure of a run's curves shows."""
+    members, gone = len({row.member for row in rows}), len(diverged(rows))
+    return describe(title, dataset, gone, members - gone if members > 1 else 0)
 
 
 def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
     gone = diverged(rows)
-    by_step: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        if row.split == split and row.member not in gone:
-            by_step[row.step].append(
-                getattr(row, quantity) * (100 if quantity == "accuracy" else 1)
-            )
-    if not any(row.split == split for row in rows):
+    rows = [row for row in rows if row.split == split]
+    if not rows:
         return  # there is no such split
-    if not by_step:
-        axis.plot([], [], marker=".", color=COLOURS[split], label=f"{LABELS[split]}: all diverged")
-        return
-    steps = sorted(by_step)
-    mean = np.array([np.mean(by_step[step]) for step in steps])
-    axis.plot(steps, mean, marker=".", color=COLOURS[split], label=LABELS[split])
+    by_step: dict[int, list[float]] = defaultdict(list)
+    for row in sorted(rows):
+        if row.member not in gone:
+            by_step[row.step].append(getattr(row, quantity))
+    unit = 100 if quantity == "accuracy" else 1
+    label = LABELS[split] if by_step else f"{LABELS[split]}: all diverged"
+    mean = np.array([unit * np.mean(values) for values in by_step.values()])
+    axis.plot(list(by_step), mean, marker=".", color=COLOURS[split], label=label)
     if any(len(values) > 1 for values in by_step.values()):
-        std = np.array([np.std(by_step[step], ddof=1) for step in steps])
-        axis.fill_between(steps, mean - std, mean + std, color=COLOURS[split], alpha=0.2, lw=0)
-
-
-def _draw_rate(axis: Axes, rows: Sequence[Row]) -> None:
-    rates = sorted({(row.step, row.lr) for row in rows})
-    axis.plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
-    axis.set_ylabel("learning rate η")
-    axis.legend()
+        std = np.array([unit * np.std(values, ddof=1) for values in by_step.values()])
+        band = mean - std, mean + std
+        axis.fill_between(list(by_step), *band, color=COLOURS[split], alpha=0.2, lw=0)
 
 
 def plot_search(
@@ -110,7 +106,7 @@ def plot_search(
     chosen: Candidate,
     best: Candidate,
     output: str | Path,
-    dataset: str = "",
+    dataset: str,
 ) -> None:
     """Validation accuracy against λ: every trial, each λ's mean and standard error, the choice.
 
@@ -122,16 +118,16 @@ def plot_search(
         output: PNG to write.
         dataset: "synthetic" is said in the title.
     """
+    from matplotlib import colormaps
+
     figure, axes = new_figure(1, 1, (9, 5.5))
     axis = axes[0, 0]
     stages = sorted({row["stage"] for row in rows})
-    for stage, colour in zip(stages, _stage_colours(len(stages)), strict=True):
+    for stage, shade in zip(stages, np.linspace(0, 0.85, len(stages)), strict=True):
+        colour = colormaps["viridis"](shade)
         trials = [row for row in rows if row["stage"] == stage and not row["diverged"]]
-        axis.scatter(
-            [row["l2"] for row in trials],
-            [100 * float(row["val_accuracy"]) for row in trials],
-            s=9, color=colour, alpha=0.5,
-        )  # fmt: skip
+        accuracies = [100 * float(row["val_accuracy"]) for row in trials]
+        axis.scatter([row["l2"] for row in trials], accuracies, s=9, color=colour, alpha=0.5)
         points = [c for c in candidates if c.stage == stage]
         axis.errorbar(
             [c.l2 for c in points],
@@ -147,37 +143,27 @@ def plot_search(
     axis.grid(alpha=0.3)
     axis.legend()
     gone = sum(bool(row["diverged"]) for row in rows)
-    words = [f"search for λ, {len(rows)} networks", f"{gone} diverged" if gone else ""]
-    if dataset == "synthetic":
-        words.append("built-in synthetic images, NOT CIFAR-10")
-    figure.suptitle(", ".join(filter(None, words)))
+    figure.suptitle(describe(f"search for λ, {len(rows)} networks", dataset, gone))
     figure.savefig(output, dpi=110)
 
 
-def _stage_colours(n: int) -> list[str]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](0.85 * i / max(n - 1, 1))) for i in range(n)]
-
-
-def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str] | None = None) -> None:
+def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
     """Weights as images, each scaled to its own range.
 
     Args:
         W: (units, 3072), the weights of one layer of one member.
         output: PNG to write.
-        titles: one per unit.
+        titles: one per unit, or none.
     """
     columns = 5 if len(W) <= 10 else 10
     rows = -(-len(W) // columns)
     figure, axes = new_figure(rows, columns, (1.3 * columns, (1.5 if titles else 1.35) * rows))
     for axis in axes.flat:
         axis.set_axis_off()
-    for i, (axis, w) in enumerate(zip(axes.flat, W, strict=False)):
+    for axis, w in zip(axes.flat, W, strict=False):
         picture = w.view(3, 32, 32).permute(1, 2, 0).double()
         low, high = picture.min(), picture.max()
         axis.imshow(((picture - low) / (high - low)).numpy())
-        if titles:
-            axis.set_title(titles[i], fontsize=9)
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title, fontsize=9)
     figure.savefig(output, dpi=110)

@@ -12,16 +12,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Published:
-    """One exercise.
-
-    Attributes:
-        title: number and name in the report.
-        report: the report's accuracies by split, from one seed.
-        handout: the course handout's.
-    """
+    """One exercise: its title, and accuracies by split."""
 
     title: str
-    report: Mapping[str, float] = field(default_factory=dict)
+    report: Mapping[str, float] = field(default_factory=dict)  # from one seed
     handout: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -15,17 +15,16 @@ from typing import Any
 from onelayer.configs import read_configs
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import PLACES, CIFAR10DataModule
+from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule, without_locations
 from onelayer.study.gradients import batch
 from onelayer.study.plan import Plan, draw_l2
 from onelayer.study.plots import plot_weights
 from onelayer.study.published import EXERCISES, SEARCH
-from onelayer.study.runs import train_and_test
-from onelayer.study.search import Final, Search, alone_in
+from onelayer.study.runs import alone_in, check_training, train_and_test
+from onelayer.study.search import Final, Search
 from onelayer.study.tables import Result, gradients_table, main_table, search_table
 from onelayer.training.checkpoint import last_of, read_checkpoint
 from onelayer.training.files import atomic_write
-from onelayer.training.module import OneLayer
 from onelayer.training.results import write_json
 from onelayer.training.schedule import TriangularLR
 
@@ -50,34 +49,41 @@ class Command:
     network: str
     options: Mapping[str, Any]
 
+    @property
+    def configs(self) -> list[str]:
+        """The names of its configs."""
+        return [self.name, *(["linear"] if self.network == "linear" else [])]
+
     def __str__(self) -> str:
         """As it is typed in a checkout, quoted for any shell."""
-        configs = [f"-c configs/{name}.yaml" for name in _configs(self.name, self.network)]
+        configs = [f"-c configs/{name}.yaml" for name in self.configs]
         return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
         """The configs with the options over them, by section; data and schedule are complete."""
-        settings = {"data": {}, "schedule": {}, **read_configs(*_configs(self.name, self.network))}
+        settings = {"data": {}, "schedule": {}, **read_configs(*self.configs)}
         for option, value in self.options.items():
             section, key = option.split(".")
             settings.setdefault(section, {})[key] = value
-        data = CIFAR10DataModule(**settings["data"]).hparams
-        settings["data"] = {k: v for k, v in data.items() if k not in PLACES}
+        settings["data"] = without_locations(CIFAR10DataModule(**settings["data"]).hparams)
         settings["schedule"] = TriangularLR(**settings["schedule"]).state_dict()
         return settings
 
     def check(self) -> None:
         """Raise :class:`InputError` for settings that training would refuse."""
         try:
-            OneLayer(**self.settings["model"])
-            CIFAR10DataModule(**self.settings["data"]).check_batch_size()
+            check_training(self.settings)
         except InputError as error:
             limit = self.options.get("data.limit")
             remedy = "" if limit is None else f"\ndata.limit is {limit}: raise it, or leave it out."
             raise InputError(
                 f"configs/{self.name}.yaml cannot be trained so: {error}{remedy}"
             ) from error
+
+
+Done = tuple[Command, dict[str, Any]]
+"""A command and what it found."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,14 @@ class Report:
     # ---- what is asked for
 
     @cached_property
-    def _dataset(self) -> CIFAR10DataModule:
+    def _data(self) -> CIFAR10DataModule:
         return CIFAR10DataModule(**self.data)
 
     @cached_property
     def _changes(self) -> dict[str, Any]:
         """What was changed in all exercises, less the seeds, by options of ``onelayer report``."""
         shipped = asdict(Plan(**read_configs("search")["search"]))
-        data = {f"data.{k}": v for k, v in self.data.items() if k not in PLACES and v != "cifar10"}
+        data = {f"data.{k}": v for k, v in without_locations(self.data).items() if v != "cifar10"}
         search = {
             f"search.{k}": v
             for k, v in asdict(self.search).items()
@@ -156,7 +162,7 @@ class Report:
 
     def _published(self, network: str) -> bool:
         """Whether there are published figures of the same network, settings and images."""
-        return network == "hidden" and not self._kind and self._dataset.dataset == "cifar10"
+        return network == "hidden" and not self._kind and self._data.name == "cifar10"
 
     @property
     def _command(self) -> str:
@@ -188,8 +194,7 @@ class Report:
             options[f"schedule.{key}"] = value
             if key in ("step_size", "cycles"):
                 options[f"final.{key}"] = value
-        seeds = list(self.seeds[:5])
-        if seeds != read_configs("search")["final"]["seeds"]:
+        if (seeds := list(self.seeds[:5])) != read_configs("search")["final"]["seeds"]:
             options["final.seeds"] = seeds
         return [Command("search", "search", network, options) for network in NETWORKS]
 
@@ -204,7 +209,7 @@ class Report:
         for name in (*EXERCISES, "as_published"):
             for fit in self._fits(name):
                 fit.check()
-        self._dataset.verify_test()
+        self._data.verify_test()
         for find in self._finds():
             self._search(find).check()
 
@@ -212,70 +217,61 @@ class Report:
 
     def _folder(self, command: Command) -> Path:
         """Of a run: other settings, or images, make another name."""
-        settings = {**command.settings, "dataset": self._dataset.dataset}
+        settings = {**command.settings, "dataset": self._data.name}
         if command.subcommand == "search":  # the rule and the members are applied afterwards
             settings["search"] = {**asdict(self.search), "rule": None, "members": None}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
 
-    def _data(self, command: Command) -> dict[str, Any]:
-        """A run's data, and where they lie, which changes no figure."""
-        sources = {k: v for k, v in self.data.items() if k in PLACES}
-        return {**command.settings["data"], **sources}
+    def _settings(self, command: Command) -> dict[str, dict[str, Any]]:
+        """A command's settings, and where the data lie, which changes no figure."""
+        locations = {k: v for k, v in self.data.items() if k in LOCATION_ARGUMENTS}
+        return {**command.settings, "data": {**command.settings["data"], **locations}}
 
     def _search(self, find: Command) -> Search:
-        settings = find.settings
+        settings = self._settings(find)
         return Search(
             plan=self.search,
             hidden=settings["model"]["hidden"],
-            data=self._data(find),
+            data=settings["data"],
             schedule=settings["schedule"],
             final=Final(**settings["final"]),
             output=self._folder(find),
         )
 
     def _train(self, fit: Command) -> dict[str, Any]:
-        """The result of a finished run of the same settings, else of a new one.
-
-        A run that was cut short goes on.
-        """
-        settings, folder = fit.settings, self._folder(fit)
+        """The result of a finished run of the same settings, else of a new one, or of the rest."""
+        folder = self._folder(fit)
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder):
             path = folder / "result.json"
             if not path.is_file():
-                write_json(folder / "settings.json", settings)  # for people: what the hash is of
+                write_json(folder / "settings.json", fit.settings)  # for people: what is hashed
                 title = EXERCISES[fit.name].title if fit.name in EXERCISES else "as published"
-                result = train_and_test(
-                    OneLayer(**settings["model"]),
-                    self._data(fit),
-                    settings["schedule"],
-                    folder,
-                    ", ".join(filter(None, [title, NETWORKS[fit.network], self._kind])),
-                    settings.get("trainer", {}).get("max_steps"),
-                )
-                write_json(path, result)
+                words = [title, NETWORKS[fit.network], self._kind]
+                title = ", ".join(filter(None, words))
+                write_json(path, train_and_test(self._settings(fit), folder, title))
             return dict(json.loads(path.read_text("utf-8")))
 
-    def _results(
-        self,
-        trainings: Sequence[tuple[Command, dict[str, Any]]],
-        searches: Sequence[tuple[Command, dict[str, Any]]],
-    ) -> list[Result]:
+    def _results(self, trainings: Sequence[Done], searches: Sequence[Done]) -> list[Result]:
         """The rows of the main table; a λ that was searched is hardly ever the published one."""
-        results = []
-        for fit, result in trainings:
-            exercise = EXERCISES[fit.name]
-            published = exercise if self._published(fit.network) else None
-            network = NETWORKS[fit.network]
-            results.append(Result(exercise.title, network, result["members"], published))
-        for find, found in searches:
+        rows = [
+            (command, EXERCISES[command.name].title, result["members"], command.name)
+            for command, result in trainings
+        ]
+        for command, found in searches:
             title = f"4.2 final, the λ = {found['l2']:.2g} that our search chose"
             same = found["l2"] == read_configs("final")["model"]["l2"]
-            published = EXERCISES["final"] if same and self._published(find.network) else None
-            members = found["final"]["members"]
-            results.append(Result(title, NETWORKS[find.network], members, published))
-        return results
+            rows.append((command, title, found["final"]["members"], "final" if same else ""))
+        return [
+            Result(
+                title,
+                NETWORKS[command.network],
+                members,
+                EXERCISES.get(exercise) if self._published(command.network) else None,
+            )
+            for command, title, members, exercise in rows
+        ]
 
     # ---- sections
 
@@ -290,12 +286,12 @@ class Report:
         )
         if self._kind:
             text += "\n\n**The settings are not the exercises', so nothing published is compared.**"
-        if self._dataset.dataset == "synthetic":
+        if self._data.name == "synthetic":
             text += "\n\n**These figures are of the built-in synthetic images, not of CIFAR-10.**"
         return text
 
     def _gradients(self) -> str:
-        X, y, dataset = batch(self._dataset.root)
+        X, y, dataset = batch(self._data.root)
         return (
             "## 1 Gradients\n\n"
             f"{len(X)} {dataset} images, {X.shape[1]} inputs, float64, h = 1e-5; largest relative "
@@ -320,15 +316,13 @@ class Report:
         return "\n\n".join(sections)
 
     def _search_section(
-        self,
-        searches: Sequence[tuple[Command, dict[str, Any]]],
-        coarse: Sequence[Sequence[dict[str, Any]]],
+        self, searches: Sequence[Done], coarse: Sequence[Sequence[dict[str, Any]]]
     ) -> str:
         sections = ["## 4.1 Search for λ"]
         for (find, found), as_published in zip(searches, coarse, strict=True):
             network, file = NETWORKS[find.network], f"search-{find.network}.png"
             shutil.copy(self._folder(find) / "search.png", self.output / file)
-            images = CIFAR10DataModule(**self._data(find)).size("val")
+            images = CIFAR10DataModule(**self._settings(find)["data"]).size("val")
             published = SEARCH if self._published(find.network) else {}
             sections += [
                 self._picture(f"search, {network}", file, network, find),
@@ -354,22 +348,17 @@ class Report:
         sections = ["## Learnt weights as images"]
         for fit in self._fits("three_cycles"):
             network, file = NETWORKS[fit.network], f"weights-{fit.network}.png"
-            linear = fit.network == "linear"
             state = read_checkpoint(last_of(self._folder(fit)))["state_dict"]
-            titles = self._dataset.class_names if linear else None
-            plot_weights(state["W" if linear else "W1"][0], self.output / file, titles)
-            what = "the ten classes" if linear else "its hidden units"
+            name, titles, what = "W1", tuple[str, ...](), "its hidden units"
+            if fit.network == "linear":
+                name, titles, what = "W", tuple(self._data.classes), "the ten classes"
+            plot_weights(state[name][0], self.output / file, titles)
             caption = (
                 f"{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
                 "scaled to its own range"
             )
             sections.append(self._picture(f"weights, {network}", file, caption, self._command))
         return "\n\n".join(sections)
-
-
-def _configs(name: str, network: str) -> tuple[str, ...]:
-    """The configs of an exercise's network."""
-    return (name, "linear") if network == "linear" else (name,)
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
 from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.locks import alone
 from onelayer.study.plots import plot_curves
 from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_of, read_checkpoint
 from onelayer.training.curves import Curves
@@ -17,6 +19,17 @@ from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.trainer import run_logger, trainer_defaults
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
+schedule, and under trainer max_steps, where that is not the schedule's whole cycles."""
+
+
+def check_training(settings: Settings) -> None:
+    """Raise :class:`InputError` for settings that training would refuse."""
+    OneLayer(**settings["model"])
+    CIFAR10DataModule(**settings["data"]).check_batch_size()
+    TriangularLR(**settings["schedule"])
 
 
 def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = False) -> Trainer:
@@ -31,38 +44,34 @@ def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = Fa
     )
 
 
-def train_and_test(
-    model: OneLayer,
-    data: Mapping[str, Any],
-    schedule: Mapping[str, Any],
-    folder: Path,
-    title: str,
-    max_steps: int | None = None,
-) -> dict[str, Any]:
+def train_and_test(settings: Settings, folder: Path, title: str) -> dict[str, Any]:
     """Train, or go on where a kill left it, measure the test split once, draw the curves.
 
     Args:
-        model: the networks.
-        data: arguments of CIFAR10DataModule.
-        schedule: arguments of TriangularLR.
+        settings: of the training.
         folder: of the run.
         title: of its figure.
-        max_steps: updates, where they are not the schedule's whole cycles.
 
     Returns:
         What summary.json holds.
     """
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
-    rates, results, module = TriangularLR(**schedule), Results(), CIFAR10DataModule(**data)
+    model, data = OneLayer(**settings["model"]), CIFAR10DataModule(**settings["data"])
+    rates, results = TriangularLR(**settings["schedule"]), Results()
     last = last_of(folder)
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
-    callbacks = [rates, results, Curves(), Checkpoints()]
-    trainer = make_trainer(max_steps or rates.total_steps, callbacks, logger)
-    trainer.fit(model, datamodule=module, ckpt_path=last if resumed >= 0 else None)
+    max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
+    trainer = make_trainer(max_steps, [rates, results, Curves(), Checkpoints()], logger)
+    trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished:
-        trainer.test(model, datamodule=module, verbose=False)
+        trainer.test(model, datamodule=data, verbose=False)
     assert results.summary is not None
-    plot_curves(folder / "curves.csv", folder / "curves.png", module.dataset, title)
+    plot_curves(folder / "curves.csv", folder / "curves.png", data.name, title)
     return results.summary
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes from writing the files of a folder meanwhile."""
+    return alone(folder / ".lock", f"another process writes {folder}: waiting for it")

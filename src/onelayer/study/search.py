@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
+from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
-from onelayer.data.datamodule import PLACES, CIFAR10DataModule
+from onelayer.data.datamodule import CIFAR10DataModule, without_locations
 from onelayer.data.sources import Labelled
+from onelayer.data.splits import Split
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
 from onelayer.study.plots import plot_search
-from onelayer.study.runs import make_trainer, train_and_test
+from onelayer.study.runs import alone_in, check_training, make_trainer, train_and_test
 from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
@@ -60,18 +61,11 @@ class Final:
 class SealedData(CIFAR10DataModule):
     """The data of the search: the test split cannot be had from it."""
 
-    @property
-    def test(self) -> Labelled:
-        """Refused: λ is chosen on validation alone."""
-        raise PermissionError("the test split is sealed until λ has been chosen.")
-
-    def test_dataloader(self) -> Any:
-        """Refused, as ``test`` is."""
-        return self.test
-
-    def tensors(self, split: Any, dtype: torch.dtype | None = None) -> Any:
-        """The training or validation split."""
-        return self.test if split == "test" else super().tensors(split, dtype)
+    def labelled(self, split: Split) -> Labelled | None:
+        """Return the training or validation split: λ is chosen without the test split."""
+        if split == "test":
+            raise PermissionError("the test split is sealed until λ has been chosen.")
+        return super().labelled(split)
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class Search:
         """What the ledger is compared by: all but where the images come from."""
         groups = {
             "search": asdict(self.plan),
-            "data": {k: v for k, v in self.data.items() if k not in PLACES},
+            "data": without_locations(self.data),
             "schedule": dict(self.schedule),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
@@ -108,28 +102,14 @@ class Search:
         del flat["search.rule"], flat["search.members"]
         return {"model.hidden": self.hidden, **flat}
 
-    def run(self) -> dict[str, Any]:
-        """Run it, or what is left of it, and return what search.json holds.
-
-        Raises:
-            InputError: as :meth:`check`; if every network diverged, or the ledger is another
-                search's.
-        """
-        data = self.check()
-        there = self.output.exists()
-        self.output.mkdir(parents=True, exist_ok=True)
-        storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
-        try:
-            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.dataset})
-        except InputError:
-            if not there:
-                with suppress(OSError):  # somebody else's files are in it
-                    self.output.rmdir()
-            raise
-        try:
-            return self._run(ledger, data)
-        finally:
-            ledger.close()
+    def final_settings(self, l2: float) -> dict[str, dict[str, Any]]:
+        """Of the final training, as :data:`onelayer.study.runs.Settings`."""
+        final = self.final
+        return {
+            "model": {"hidden": self.hidden, "l2": l2, "seeds": list(final.seeds)},
+            "data": {**self.data, "val_size": final.val_size, "batch_size": final.batch_size},
+            "schedule": {**self.schedule, "step_size": final.step_size, "cycles": final.cycles},
+        }
 
     def check(self) -> SealedData:
         """The data, if they, the schedule and the final training can be had with these settings.
@@ -143,16 +123,42 @@ class Search:
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
         TriangularLR(**self.schedule)
         try:
-            CIFAR10DataModule(**self._final_data()).check_batch_size()
-            TriangularLR(**self._final_schedule())
-            OneLayer(self.hidden, l2=self.plan.l2_max, seeds=list(self.final.seeds))
+            check_training(self.final_settings(self.plan.l2_max))
         except InputError as error:
             raise InputError(f"of the final training, final.…: {error}") from error
         data.verify_test()
         return data
 
-    def _run(self, ledger: Ledger, data: SealedData) -> dict[str, Any]:
-        """Run the stages, then what follows from them."""
+    def run(self) -> dict[str, Any]:
+        """Run it, or what is left of it, and return what search.json holds.
+
+        Raises:
+            InputError: as :meth:`check`; if every network diverged, or the ledger is another
+                search's.
+        """
+        data = self.check()
+        there = self.output.exists()
+        self.output.mkdir(parents=True, exist_ok=True)
+        storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
+        try:
+            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.name})
+        except InputError:
+            if not there:
+                with suppress(OSError):  # somebody else's files are in it
+                    self.output.rmdir()
+            raise
+        with closing(ledger):
+            rows, candidates = self._run_stages(ledger, data)
+            with alone_in(self.output):
+                content = self._finish(rows, candidates, data.name)
+        left = f"search.csv, search.png, best.yaml, {self._final_folder(content['l2']).name}/"
+        print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
+        return content
+
+    def _run_stages(
+        self, ledger: Ledger, data: SealedData
+    ) -> tuple[list[dict[str, Any]], list[Candidate]]:
+        """The rows of search.csv, and the λ to choose from."""
         members = self._members(ledger)
         low, high = self.plan.l2_min, self.plan.l2_max
         rows: list[dict[str, Any]] = []
@@ -166,46 +172,15 @@ class Search:
             candidates = aggregate(rows, data.size("val"))
             with alone_in(self.output):
                 atomic_write(self.output / "search.csv", format_csv(rows))
-        with alone_in(self.output):
-            return self._finish(ledger, rows, candidates, data.dataset)
-
-    def _finish(
-        self,
-        ledger: Ledger,
-        rows: Sequence[Mapping[str, Any]],
-        candidates: Sequence[Candidate],
-        dataset: str,
-    ) -> dict[str, Any]:
-        """Choose λ, train with it, and write what the search leaves."""
-        top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
-        best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.plan.rule))
-        plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
-        self._write_best(chosen.l2)
-        gone = sorted({row["l2"] for row in rows if row["diverged"]})
-        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule, gone), flush=True)
-        content = {
-            "settings": self.settings(),
-            "candidates": [asdict(c) for c in candidates],
-            "best": asdict(best),
-            "one_se": asdict(one_se),
-            "rule": self.plan.rule,
-            "l2": chosen.l2,
-            "final": self._train_final(chosen.l2),
-        }
-        write_json(self.output / "search.json", content)
-        left = f"search.csv, search.png, best.yaml, {final_name(chosen.l2)}/"
-        print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
-        return content
+        return rows, candidates
 
     def _members(self, ledger: Ledger) -> int:
         """Networks trained at once: kept in the ledger, because the groups are planned by it."""
-        kept = ledger.keep("members", self.plan.members or members_in_memory(self.hidden))
-        if self.plan.members not in (None, kept):
-            raise InputError(
-                f"search.members is {self.plan.members} here but {kept} in the ledger: "
-                "leave it out."
-            )
-        return int(kept)
+        wanted = self.plan.members
+        kept = int(ledger.keep("members", wanted or members_in_memory(self.hidden)))
+        here, saved = {"search.members": wanted or kept}, {"search.members": kept}
+        check_same("the ledger", here, saved, "Leave it out.")
+        return kept
 
     def _train_stage(self, ledger: Ledger, plan: Sequence[Planned], data: SealedData) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
@@ -223,8 +198,7 @@ class Search:
         l2s = list(dict.fromkeys(planned.l2 for planned in group))
         model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
-        callbacks = [schedule, curves, Divergence(stop=False)]
-        trainer = make_trainer(schedule.total_steps, callbacks)
+        trainer = make_trainer(schedule.total_steps, [schedule, curves, Divergence(stop=False)])
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
@@ -233,63 +207,48 @@ class Search:
                 figures.setdefault((row.l2, row.seed), {}).update(values)
         return [figures[planned.l2, planned.seed] for planned in group]
 
-    def _final_data(self) -> dict[str, Any]:
-        final = self.final
-        return {**self.data, "val_size": final.val_size, "batch_size": final.batch_size}
+    def _finish(
+        self, rows: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate], dataset: str
+    ) -> dict[str, Any]:
+        """Choose λ, train with it, measure once on the test split, and write what is left."""
+        top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
+        best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.plan.rule))
+        plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
+        gone = sorted({row["l2"] for row in rows if row["diverged"]})
+        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule, gone), flush=True)
 
-    def _final_schedule(self) -> dict[str, Any]:
-        return {**self.schedule, "step_size": self.final.step_size, "cycles": self.final.cycles}
-
-    def _write_best(self, l2: float) -> None:
-        """best.yaml: ``onelayer fit --config best.yaml`` trains the final networks."""
-        content = {
-            "model": {"hidden": self.hidden, "l2": l2, "seeds": list(self.final.seeds)},
-            "data": {k: v for k, v in self._final_data().items() if k not in PLACES},
-            "schedule": self._final_schedule(),
-        }
+        l2 = chosen.l2
+        settings = self.final_settings(l2)
+        typed = {**settings, "data": without_locations(settings["data"])}
         head = "# The final networks of a search, with the λ it chose.\n"
-        atomic_write(self.output / "best.yaml", head + yaml.safe_dump(content, sort_keys=False))
-
-    def _train_final(self, l2: float) -> dict[str, Any]:
-        """Train the final networks and measure them, once, on the test split."""
-        model = OneLayer(self.hidden, l2=l2, seeds=list(self.final.seeds))
-        folder = self.output / final_name(l2)
-        summary = train_and_test(
-            model, self._final_data(), self._final_schedule(), folder, "final networks"
-        )
+        atomic_write(self.output / "best.yaml", head + yaml.safe_dump(typed, sort_keys=False))
+        summary = train_and_test(settings, self._final_folder(l2), "final networks")
         print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(summary)}", flush=True)
-        return summary
+        content = {
+            "settings": self.settings(),
+            "candidates": [asdict(c) for c in candidates],
+            "best": asdict(best),
+            "one_se": asdict(one_se),
+            "rule": self.plan.rule,
+            "l2": l2,
+            "final": summary,
+        }
+        write_json(self.output / "search.json", content)
+        return content
 
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the files of a folder meanwhile."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"another process writes {folder}: waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def final_name(l2: float) -> str:
-    """Folder of the final networks; another rule may choose another λ later."""
-    return f"final-{l2:.6g}"
+    def _final_folder(self, l2: float) -> Path:
+        """Another rule may choose another λ later."""
+        return self.output / f"final-{l2:.6g}"
 
 
 def members_in_memory(hidden: int) -> int:
     """How many networks fit half of the memory that is free now, with what training them needs."""
-    shapes = parameter_shapes(hidden).values()
-    numbers = sum(torch.Size(shape).numel() for shape in shapes)
+    numbers = sum(torch.Size(shape).numel() for shape in parameter_shapes(hidden).values())
     per_network = 4 * (3 * numbers + 4 * CHUNK * (hidden or 10))  # weights, update, activations
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = psutil.virtual_memory().available
     return max(1, free // 2 // per_network)
 
 

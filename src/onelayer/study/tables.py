@@ -25,25 +25,26 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def percent(mean: float, error: float) -> str:
+    """A share and its error in %, with two decimals."""
+    return f"{100 * mean:.2f} ± {100 * error:.2f}"
+
+
 def format_candidates(
     candidates: Sequence[Candidate],
     best: Candidate,
     one_se: Candidate,
     chosen: Candidate,
     rule: str,
-    diverged: Sequence[float] = (),
+    diverged: Sequence[float],
 ) -> str:
     """The ten best λ, the choice by either rule, and the λ of which a network diverged."""
     lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
-    marked = list(dict.fromkeys([*ranking(candidates)[:10], one_se]))
-    for c in marked:
-        notes = [name for name, which in (("best", best), ("one_se", one_se)) if c == which]
-        if c == chosen:
-            notes.append("<- chosen")
-        value = f"{100 * c.mean:.2f} ± {100 * c.error:.2f}"
-        lines.append(
-            f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {', '.join(notes)}".rstrip()
-        )
+    for c in dict.fromkeys([*ranking(candidates)[:10], one_se]):
+        marks = {"best": c == best, "one_se": c == one_se, "<- chosen": c == chosen}
+        notes = ", ".join(mark for mark, holds in marks.items() if holds)
+        value = percent(c.mean, c.error)
+        lines.append(f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {notes}".rstrip())
     if diverged:
         lines.append(f"diverged, and no choice: l2 = {', '.join(f'{l2:.3e}' for l2 in diverged)}")
     lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
@@ -71,19 +72,12 @@ def gradients_table(checks: Iterable[Check]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """The networks of one setting.
+    """The networks of one setting."""
 
-    Attributes:
-        title: of the exercise.
-        network: its name.
-        members: as in summary.json.
-        published: for the same settings; None where there is nothing to compare with.
-    """
-
-    title: str
+    title: str  # of the exercise
     network: str
-    members: Sequence[dict[str, Any]]
-    published: Published | None
+    members: Sequence[dict[str, Any]]  # as in summary.json
+    published: Published | None  # for the same settings
 
 
 def main_table(results: Iterable[Result]) -> str:
@@ -94,16 +88,18 @@ def main_table(results: Iterable[Result]) -> str:
 
 
 def _cells(result: Result, split: str) -> list[str]:
-    ours = [100 * value for value in collect(result.members, split, "accuracy")]
+    ours = collect(result.members, split, "accuracy")
     gone = len(result.members) - len(ours)
     mean = statistics.fmean(ours) if ours else math.nan
     std = statistics.stdev(ours) if len(ours) > 1 else 0.0
-    published = result.published.report.get(split) if result.published else None
-    handout = result.published.handout.get(split) if result.published else None
-    within = "" if published is None else ("yes" if abs(published - mean) <= 2 * std else "no")
-    figures = (f"{mean:.2f} ± {std:.2f}" if ours else "") + (f" ({gone} diverged)" if gone else "")
-    theirs = ["" if value is None else f"{value:g}" for value in (published, handout)]
-    return [result.title, result.network, split, *theirs, figures, within]
+    theirs = result.published or Published("")
+    published, handout = theirs.report.get(split), theirs.handout.get(split)
+    within = ""
+    if published is not None:
+        within = "yes" if abs(published - 100 * mean) <= 200 * std else "no"
+    figures = (percent(mean, std) if ours else "") + (f" ({gone} diverged)" if gone else "")
+    shown = ["" if value is None else f"{value:g}" for value in (published, handout)]
+    return [result.title, result.network, split, *shown, figures, within]
 
 
 def search_table(
@@ -121,27 +117,21 @@ def search_table(
         published: accuracy in % and λ by stage, for the same settings; empty if there are none.
     """
     head = ["stage", "report: best val at λ", "as specified: best val ± SE at λ"]
-    sound = [m for m in as_published if not m.get("diverged")]
-    coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]), default=None)
     rows = []
     for stage in sorted({c["stage"] for c in found["candidates"]}):
         best = max((c for c in found["candidates"] if c["stage"] == stage), key=lambda c: c["mean"])
         theirs = "{} at {:.1e}".format(*published[stage]) if stage in published else ""
-        variant = ""
-        if stage == 1 and coarse is not None:
-            p = coarse["val"]["accuracy"]
-            variant = f"{_value(p, standard_error([p], images))} at {coarse['l2']:.2e}"
-        ours = f"{_value(best['mean'], best['error'])} at {best['l2']:.2e}"
-        rows.append([str(stage), theirs, ours, variant])
+        ours = f"{percent(best['mean'], best['error'])} at {best['l2']:.2e}"
+        rows.append([str(stage), theirs, ours, ""])
+    if sound := [m for m in as_published if not m.get("diverged")]:
+        coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]))
+        p = coarse["val"]["accuracy"]
+        rows[0][-1] = f"{percent(p, standard_error([p], images))} at {coarse['l2']:.2e}"
     best, one_se = found["best"], found["one_se"]
     return (
         markdown([*head, "as published: best val ± SE at λ"], rows)
-        + f"\n\nBest mean: λ = {best['l2']:.3g} ({_value(best['mean'], best['error'])}). "
+        + f"\n\nBest mean: λ = {best['l2']:.3g} ({percent(best['mean'], best['error'])}). "
         f"Largest λ within one standard error: {one_se['l2']:.3g} ({100 * one_se['mean']:.2f}). "
         f"Chosen by the rule `{found['rule']}`, on validation alone: **{found['l2']:.3g}**. The "
         "test split was measured once, afterwards."
     )
-
-
-def _value(mean: float, error: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * error:.2f}"

@@ -19,11 +19,7 @@ PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images.
-
-    Attributes:
-        x: uint8 (n, d), one image a row; d = 3072 except in tests.
-        y: int64 (n,), its class, from 0.
+    """Labelled images: ``x`` uint8 (n, d), one a row, and ``y`` int64 (n,), their classes from 0.
 
     Raises:
         InputError: other dtypes, or shapes that do not fit.
@@ -33,11 +29,13 @@ class Labelled:
     y: Tensor
 
     def __post_init__(self) -> None:
-        shapes = f"x {self.x.dtype} {tuple(self.x.shape)}, y {self.y.dtype} {tuple(self.y.shape)}"
-        if (self.x.dtype, self.y.dtype) != (torch.uint8, torch.int64):
-            raise InputError(f"images are uint8 and labels int64, not {shapes}.")
-        if self.x.ndim != 2 or self.y.shape != self.x.shape[:1]:
-            raise InputError(f"images are (n, d) and labels (n,), not {shapes}.")
+        x, y = self.x, self.y
+        fits = x.dtype == torch.uint8 and y.dtype == torch.int64
+        if not fits or x.ndim != 2 or y.shape != x.shape[:1]:
+            raise InputError(
+                f"images are uint8 (n, d) and labels int64 (n,), not {x.dtype} {tuple(x.shape)} "
+                f"and {y.dtype} {tuple(y.shape)}."
+            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -54,10 +52,7 @@ class Labelled:
 class Source(Protocol):
     """A data set: what is known of it before it is read, and how to read some of it.
 
-    Attributes:
-        name: in checkpoints, summaries and titles.
-        classes: what the labels 0, 1, … mean.
-        shape: of an image: colours, height, width.
+    ``classes`` are what the labels 0, 1, … mean, ``shape`` is colours, height and width.
     """
 
     @property
@@ -71,31 +66,24 @@ class Source(Protocol):
         """Return how many images a pool has."""
 
     def read(self, pool: Pool, rows: range) -> Labelled:
-        """Read these images of a pool, consecutive ones, and hold no others in memory.
-
-        Raises:
-            InputError: they cannot be had, and why.
-        """
+        """Read these images of a pool, and hold no others; InputError if they cannot be had."""
 
 
-def concatenate(parts: Sequence[Labelled]) -> Labelled:
-    """Return all images of ``parts``, in order; a single part comes back as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    return Labelled(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+def concatenate(pieces: Sequence[Labelled]) -> Labelled:
+    """Return all images, in order; a single piece comes back as it is."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Labelled(torch.cat([piece.x for piece in pieces]), torch.cat([p.y for p in pieces]))
 
 
 def read_batches(rows: range, size: int, read: Callable[[int, int], Labelled]) -> Labelled:
-    """Read consecutive rows of a pool that lies in batches of ``size``.
+    """Read rows of a pool that lies in batches of ``size``.
 
-    Args:
-        rows: of the pool.
-        size: of a batch.
-        read: given a batch's number, from 0, and n, gives its first n images, or more of them.
+    ``read(i, n)`` gives the first n images of batch i, from 0, or more of them.
     """
-    parts = []
+    pieces = []
     for number, wanted in in_batches(rows, size):
         batch = read(number, wanted.stop)
         whole = wanted == range(len(batch))
-        parts.append(batch if whole else batch[wanted.start : wanted.stop].copy())
-    return concatenate(parts)
+        pieces.append(batch if whole else batch[wanted.start : wanted.stop].copy())
+    return concatenate(pieces)

@@ -1,6 +1,6 @@
 """CIFAR-10 as published, python version: where it is to be had, verifying, reading.
 
-Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Labelled* (2009),
+Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009),
 https://www.cs.toronto.edu/~kriz/cifar.html; digests as in ``torchvision.datasets.CIFAR10``.
 """
 
@@ -19,26 +19,13 @@ from onelayer.data.sources import PIXELS, SIDE, Labelled, read_batches
 from onelayer.data.splits import Pool
 
 CLASS_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Published(Archive):
-    """The archive of the batch files; tests publish small ones of their own.
-
-    Attributes:
-        images: how many a batch file holds.
-    """
+    """The archive of the batch files, of ``images`` each; tests publish small ones of their own."""
 
     images: int = 10_000
 
@@ -73,9 +60,7 @@ TEST_BATCH = "test_batch"
 class CIFAR10Files:
     """CIFAR-10 on disk, as a source: a training pool of five batch files, and a test batch.
 
-    Attributes:
-        root: the folder of the batch files, or the one above it.
-        published: what the files must be.
+    ``root`` is the folder of the batch files, or the one above it.
     """
 
     root: Path
@@ -90,17 +75,14 @@ class CIFAR10Files:
         return self.published.images * (1 if pool == "test" else 5)
 
     def read(self, pool: Pool, rows: range) -> Labelled:
-        """Read these images of a pool, and no batch file beside theirs.
-
-        Raises:
-            InputError: a file is missing, truncated or altered.
-        """
-
-        def batch(i: int, n: int) -> Labelled:
-            name = TEST_BATCH if pool == "test" else train_batch(i + 1)
-            return load(self.root, name, self.published)
-
-        return read_batches(rows, self.published.images, batch)
+        """Read these images of a pool, and no batch file beside theirs; see :func:`load`."""
+        return read_batches(
+            rows,
+            self.published.images,
+            lambda i, n: load(
+                self.root, TEST_BATCH if pool == "test" else train_batch(i + 1), self.published
+            ),
+        )
 
 
 def train_batch(number: int) -> str:
@@ -118,11 +100,8 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelle
 
     Args:
         root: the folder of the batch files, or the one above it.
-        name: a key of ``published.files``; no other file is needed.
+        name: of the file; no other is needed.
         published: what the file must be.
-
-    Returns:
-        ``x`` (n, 3072) and ``y`` (n,) for n = ``published.images``.
 
     Raises:
         InputError: the file is missing, truncated or altered; naming it and both digests.
@@ -135,7 +114,7 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelle
         test_list = ()
 
         def _load_meta(self) -> None:
-            """Leave out the names of the classes, which are a file of their own."""
+            """The names of the classes are in a file of their own, which is not read."""
 
     path = _path(root, name, published)
     try:
@@ -152,12 +131,11 @@ def verify(root: str | Path, name: str, published: Published = CIFAR10) -> None:
     path, md5 = _path(root, name, published), published.files[name]
     try:
         content = path.read_bytes()
-    except OSError as error:
-        found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
-        problem = f"{path} cannot be read."
-    else:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         problem = f"{path} is truncated or altered: its {len(content):,} bytes are not CIFAR-10's."
+    except OSError as error:
+        found = "no file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        problem = f"{path} cannot be read."
     if found != md5:
         raise InputError(
             f"{problem}\nMD5 expected: {md5}\nMD5 found:    {found}\n"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onelayer.core.errors import InputError
+from onelayer.core.checks import check_whole
 from onelayer.data.sources import PIXELS, SIDE, Labelled, concatenate, read_batches
 from onelayer.data.splits import Pool
 from onelayer.data.streams import words
@@ -48,39 +48,13 @@ def _disc(u: Floats, v: Floats) -> Floats:
     return np.sqrt(u * u + v * v) - 0.9
 
 
-def _ring(u: Floats, v: Floats) -> Floats:
-    return np.abs(np.sqrt(u * u + v * v) - 0.72) - 0.2
-
-
-def _square(u: Floats, v: Floats) -> Floats:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.8
-
-
-def _frame(u: Floats, v: Floats) -> Floats:
-    return np.abs(np.maximum(np.abs(u), np.abs(v)) - 0.7) - 0.17
-
-
 def _triangle(u: Floats, v: Floats) -> Floats:
-    flanks, base = 0.866 * np.abs(u) - 0.5 * v - 0.45, v - 0.55
-    inside: Floats = np.maximum(flanks, base)
-    return inside
+    return np.asarray(np.maximum(0.866 * np.abs(u) - 0.5 * v - 0.45, v - 0.55))
 
 
 def _plus(u: Floats, v: Floats) -> Floats:
     a, b = np.abs(u), np.abs(v)
     return np.maximum(np.maximum(a, b) - 0.95, np.minimum(a, b) - 0.27)
-
-
-def _saltire(u: Floats, v: Floats) -> Floats:
-    return _plus((u + v) * 0.7071, (u - v) * 0.7071)
-
-
-def _bar(u: Floats, v: Floats) -> Floats:
-    return np.maximum(np.abs(u) - 1.0, np.abs(v) - 0.32)
-
-
-def _pair(u: Floats, v: Floats) -> Floats:
-    return np.maximum(np.abs(np.abs(u) - 0.55) - 0.25, np.abs(v) - 0.9)
 
 
 def _crescent(u: Floats, v: Floats) -> Floats:
@@ -90,14 +64,14 @@ def _crescent(u: Floats, v: Floats) -> Floats:
 
 _SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "disc": _disc,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
+    "ring": lambda u, v: np.abs(np.sqrt(u * u + v * v) - 0.72) - 0.2,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.8,
+    "frame": lambda u, v: np.abs(np.maximum(np.abs(u), np.abs(v)) - 0.7) - 0.17,
     "triangle": _triangle,
     "plus": _plus,
-    "saltire": _saltire,
-    "bar": _bar,
-    "pair": _pair,
+    "saltire": lambda u, v: _plus((u + v) * 0.7071, (u - v) * 0.7071),
+    "bar": lambda u, v: np.maximum(np.abs(u) - 1.0, np.abs(v) - 0.32),
+    "pair": lambda u, v: np.maximum(np.abs(np.abs(u) - 0.55) - 0.25, np.abs(v) - 0.9),
     "crescent": _crescent,
 }
 
@@ -106,11 +80,9 @@ CLASS_NAMES = tuple(_SHAPES)
 
 @dataclass(frozen=True)
 class Shapes:
-    """The set as a source: a training pool of five batches, and a test batch.
+    """The set as a source: a training pool of five batches, and a test batch, of ``images`` each.
 
-    Attributes:
-        seed: of the whole set, 0 or more; another seed, other images.
-        images: in a batch.
+    Another ``seed``, 0 or more, gives other images.
     """
 
     seed: int = 0
@@ -133,19 +105,17 @@ class Shapes:
 def make(n: int, seed: int, stream: int = TEST) -> Labelled:
     """Draw the first ``n`` images of a stream.
 
+    Fewer are the beginning of more, and the bits are the same on every platform.
+
     Args:
-        n: how many; the images do not depend on it: fewer are the beginning of more.
+        n: how many.
         seed: of the whole set, 0 or more; another seed, other images.
         stream: ``TEST``, or the number of a training batch; streams share no image.
-
-    Returns:
-        x uint8 (n, 3072), y int64 (n,) in 0 … 9: the same bits on every platform.
 
     Raises:
         InputError: ``n`` below 1, a negative seed or stream.
     """
-    if n < 1:
-        raise InputError(f"cannot draw n = {n} images: n is 1 or more.")
+    check_whole("n", n, 1)
     chunks = range(-(-n // _CHUNK))
     # numpy leaves the interpreter free while it computes; a chunk knows nothing of the others.
     with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1, 8)) as pool:
