@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core.errors import InputError
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.blocks import Observer
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
+from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
 from tests.training.test_blocks import Lines, reason_of

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
-from onelayer.training.blocks import Observer, observers, scheduled_rate
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
-from onelayer.training.module import OneLayer
+from onelayer.training.observer import Observer, observers, scheduled_rate
+from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.validation import is_wanted
@@ -71,7 +71,7 @@ class Curves(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure once before the first update."""
-        self._trained = isinstance(pl_module, OneLayer)
+        self._trained = isinstance(pl_module, Population)
         if not self._trained:
             return  # a trainer keeps what OneLayer gave it for the next module
         schedule = next((c for c in _callbacks(trainer) if isinstance(c, TriangularLR)), None)
@@ -125,7 +125,7 @@ class Curves(Observer):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the figures of the test split to those of the training before."""
-        if self._trained and isinstance(pl_module, OneLayer):
+        if self._trained and isinstance(pl_module, Population):
             module = cast(Any, pl_module)
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
@@ -211,7 +211,7 @@ def _monitors(callback: Any, beginnings: tuple[str, ...]) -> bool:
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
     data = getattr(trainer, "datamodule", None)
-    return isinstance(pl_module, OneLayer) and hasattr(data, "tensors")
+    return isinstance(pl_module, Population) and hasattr(data, "tensors")
 
 
 def _tensorboards(trainer: Trainer) -> Iterator[TensorBoardLogger]:

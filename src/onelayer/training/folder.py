@@ -7,6 +7,11 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
+FOLDER = "checkpoints"
+"""Of a run's folder."""
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+
 
 def run_folder(trainer: Trainer) -> Path | None:
     """The folder of the first logger's run, in which ModelCheckpoint makes ``checkpoints/``.
@@ -21,3 +26,8 @@ def run_folder(trainer: Trainer) -> Path | None:
     version = logger.version
     name = version if isinstance(version, str) else f"version_{version}"
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), name)
+
+
+def last_of(run: Path) -> Path:
+    """Where the newest checkpoint of a run's folder is, or would be."""
+    return run / FOLDER / LAST
