@@ -87,4 +87,5 @@ def test_a_killed_process_ends_the_other_and_what_was_saved_is_whole(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert main([*FIT, "--ckpt_path=last"]) == 2
+        one = ["--trainer.devices=1", "--trainer.strategy=auto"]
+        assert main([*FIT, *one, "--ckpt_path=last"]) == 2
