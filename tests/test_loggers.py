@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.training.checkpoint import LAST, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
+from onelayer.training.folder import LAST
 from onelayer.training.records import read_rows
 
 FIT = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.training.checkpoint import PREVIOUS
+from onelayer.training.folder import PREVIOUS
 from tests.soak import FIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
-    from onelayer.training.blocks import Observer as Observer
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
-    from onelayer.training.checkpoint import load_network as load_network
     from onelayer.training.curves import Curves as Curves
     from onelayer.training.module import OneLayer as OneLayer
+    from onelayer.training.module import load_network as load_network
+    from onelayer.training.observer import Observer as Observer
     from onelayer.training.results import Results as Results
     from onelayer.training.schedule import TriangularLR as TriangularLR
 
@@ -30,14 +30,14 @@ _HOMES = {
     "CIFAR10DataModule": "data.datamodule",
     "Checkpoints": "training.checkpoint",
     "Curves": "training.curves",
-    "Observer": "training.blocks",
+    "Observer": "training.observer",
     "OneLayer": "training.module",
     "Results": "training.results",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",
     "hidden_cost": "core.autograd",
     "linear_cost": "core.autograd",
-    "load_network": "training.checkpoint",
+    "load_network": "training.module",
     "triangular": "core.schedule",
     "triangular2": "core.schedule",
 }

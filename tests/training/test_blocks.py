@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.blocks import Blocks, Observer
+from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
+from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
 

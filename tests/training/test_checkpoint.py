@@ -10,14 +10,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.errors import InputError
 from onelayer.training.checkpoint import (
-    LAST,
-    PREVIOUS,
     AtomicCheckpointIO,
     Checkpoints,
     find_checkpoint,
     read_checkpoint,
 )
 from onelayer.training.curves import Curves
+from onelayer.training.folder import LAST, PREVIOUS
 from tests.training.small import fit
 
 GOOD = {"state_dict": {"W": torch.ones(1000)}, "global_step": 7}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.training.checkpoint import LAST, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
+from onelayer.training.folder import LAST
 
 FIT = [
     "fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",

@@ -10,9 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.errors import DivergedError
 from onelayer.study.plots import read_rows, title_of
-from onelayer.training.checkpoint import LAST, Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
+from onelayer.training.folder import LAST
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR

@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from onelayer.training.blocks import Observer
-from onelayer.training.checkpoint import LAST, Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
+from onelayer.training.folder import LAST
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer
+from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
 

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
+from onelayer.core.errors import InputError
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.blocks import Observer
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
+from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
 from tests.training.test_blocks import Lines, reason_of
@@ -558,6 +560,83 @@ def test_predictions_of_features_alone_and_of_pairs(tmp_path):
         torch.testing.assert_close(P, model.predict_proba(X))
 
 
+def test_predictions_over_several_loaders(tmp_path):
+    run, model = fitted(tmp_path)
+    X, _ = SmallData().tensors("test")
+    loaders = [DataLoader(TensorDataset(part), batch_size=7) for part in (X, X[:10])]
+    first, second = (torch.cat(P) for P in run.predict(model, loaders))
+    torch.testing.assert_close(first, model.predict_proba(X))
+    torch.testing.assert_close(second, first[:10])
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(PIXELS), torch.zeros(2, PIXELS + 1), {"X": torch.zeros(2, PIXELS)}]
+)
+def test_what_cannot_be_predicted_is_refused(tmp_path, batch):
+    with pytest.raises(InputError, match=r"a batch to predict must be X \(n, 12\), alone or"):
+        trainer(tmp_path, callbacks=[]).predict(small(), [batch])
+
+
+@pytest.mark.filterwarnings(*IGNORED)
+@pytest.mark.parametrize("trial", ["fast_dev_run", "LearningRateFinder", "BatchSizeFinder"])
+def test_a_trial_leaves_no_file(tmp_path, monkeypatch, trial):
+    """Not even in the folder where everything is left that has no other."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "curves.csv").write_text("somebody's own")
+    flags = {"fast_dev_run": 2} if trial == "fast_dev_run" else {}
+    callback = [] if flags else [CALLBACKS[trial][0]()]
+    fitted(tmp_path, *callback, logger=True, enable_checkpointing=True, **flags)
+    assert (tmp_path / "curves.csv").read_text() == "somebody's own"
+    runs = [] if flags else ["lightning_logs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.csv", *runs]
+
+
+@pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer")
+def test_a_training_without_an_optimizer_changes_nothing(tmp_path):
+    class Fixed(OneLayer):
+        def configure_optimizers(self):
+            return None
+
+    run = trainer(tmp_path, callbacks=[], max_epochs=1)
+    model = small(Fixed)
+    before = model.W.detach().clone()
+    run.fit(model, datamodule=SmallData())
+    assert torch.equal(model.W, before)
+    assert reason_of(run) == "the optimizer is _MockOptimizer"
+
+
+def test_a_trainer_may_go_on_to_another_module(tmp_path):
+    """A trainer keeps the callbacks of the modules that it trained."""
+    run, _ = fitted(tmp_path)
+    other = Other()
+    run.fit(other, datamodule=SmallData())
+    run.test(other, datamodule=SmallData(), verbose=False)
+    again = Trainer(accelerator="cpu", devices=1, max_steps=STEPS, logger=False,
+                    callbacks=[callbacks.ModelSummary()], enable_progress_bar=False,
+                    default_root_dir=tmp_path / "again", enable_checkpointing=False)  # fmt: skip
+    again.validate(small(), datamodule=SmallData(), verbose=False)
+    again.fit(other, datamodule=SmallData())
+    assert (again.global_step, other.seen) == (STEPS, STEPS)
+
+
+class Other(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(PIXELS, CLASSES), 0
+
+    def training_step(self, batch, batch_idx):
+        self.seen += 1
+        return self.layer(batch[0]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def test_a_loader_without_a_length(tmp_path):
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -583,12 +662,49 @@ def test_a_subclass_with_arguments_of_its_own(tmp_path, monkeypatch):
             self.save_hyperparameters()
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["onelayer"])  # Lightning warns where pytest has its own
     words = ["fit", "--seed_everything=1", "--model.width=5",
              "--trainer.max_steps=8", "--trainer.logger=false",
              "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]  # fmt: skip
     cli = LightningCLI(Mine, SmallCLIData, args=words, save_config_callback=None)
     assert cli.model.W1.shape == (1, 5, PIXELS)
     assert cli.trainer.global_step == 8
+
+
+def test_a_subclass_may_take_an_object(tmp_path):
+    """Nobody asked for it in the checkpoint: there it could not be pickled, or not be loaded."""
+
+    class Mine(OneLayer):
+        def __init__(self, rate, function):
+            super().__init__(inputs=PIXELS, classes=CLASSES, lr=rate)
+            self.function = function
+
+    saver = ModelCheckpoint(tmp_path, save_last=True)
+    mine = Mine(0.5, lambda X: X)
+    fitted(tmp_path, saver, model=mine, enable_checkpointing=True)
+    loaded = Mine.load_from_checkpoint(saver.last_model_path, function=abs, **SAFELY)
+    assert torch.equal(loaded.W, mine.W.cpu())
+    assert loaded.lr == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer")
+def test_a_subclass_may_have_its_batch_size_found(tmp_path):
+    class Mine(OneLayer):
+        def __init__(self, batch_size):
+            super().__init__(inputs=PIXELS, classes=CLASSES)
+            self.save_hyperparameters()
+
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(*SmallData().tensors("train")), self.hparams.batch_size)
+
+        def val_dataloader(self):
+            return resident("val", shuffle=False)
+
+    mine = Mine(2)
+    run = trainer(tmp_path, callbacks=[], max_epochs=1)
+    assert Tuner(run).scale_batch_size(mine, max_trials=3) == mine.hparams.batch_size > 2
+    run.fit(mine)
+    assert run.global_step == -(-60 // mine.hparams.batch_size)
 
 
 class SmallCLIData(SmallData):

@@ -15,7 +15,8 @@ from torch.distributed import DistError
 
 from onelayer.cli.parser import shorten
 from onelayer.core.errors import InputError, TrainingError, first_line
-from onelayer.training.checkpoint import last_of, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
+from onelayer.training.folder import last_of
 from onelayer.training.interrupt import Stopped, Terminated
 
 NOTES = (

@@ -18,17 +18,15 @@ from onelayer.cli.parser import Parser, names_of, shorten
 from onelayer.core.errors import InputError
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
-    FOLDER,
     AtomicCheckpointIO,
     Checkpoints,
     find_checkpoint,
-    load_network,
     read_run,
 )
 from onelayer.training.curves import Curves
-from onelayer.training.folder import run_folder
+from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
-from onelayer.training.module import OneLayer
+from onelayer.training.module import OneLayer, load_network
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR

@@ -23,8 +23,9 @@ from onelayer.study.published import EXERCISES, SEARCH
 from onelayer.study.runs import alone_in, check_training, train_and_test
 from onelayer.study.search import Final, Search
 from onelayer.study.tables import Result, gradients_table, main_table, search_table
-from onelayer.training.checkpoint import last_of, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.files import atomic_write
+from onelayer.training.folder import last_of
 from onelayer.training.results import write_json
 from onelayer.training.schedule import TriangularLR
 

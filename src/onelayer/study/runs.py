@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, Trainer
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.locks import alone
 from onelayer.study.plots import plot_curves
-from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, last_of, read_checkpoint
+from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
+from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR

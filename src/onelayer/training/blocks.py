@@ -33,7 +33,8 @@ from torch.optim import SGD
 
 from onelayer.core.update import FusedUpdate, RecordedUpdate, SharedUpdate, Update, has_graphs
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.records import Row
+from onelayer.training.observer import Observer, observers
+from onelayer.training.population import Population
 
 MAX_BLOCK = 100
 """Updates in a block at most: the progress bar and signals wait for its end."""
@@ -85,40 +86,6 @@ HARMLESS = (
 BARS = (lightning_callbacks.TQDMProgressBar, lightning_callbacks.RichProgressBar)
 
 
-class Observer(Callback):
-    """A callback that says at which update it must run next, by default at none.
-
-    Its ``on_train_batch_end`` runs at that update at the latest, with the batch of that update;
-    updates before it may be made in one block. A callback that is no Observer, and overrides a hook
-    of every batch, sees every batch.
-    """
-
-    logs_test_figures = False
-    """Whether it writes the figures of the test split to the loggers in the module's stead."""
-
-    def next_due(self, step: int) -> float:
-        """The first update after ``step`` updates that must end a block; infinity for none."""
-        return math.inf
-
-    def rate(self, step: int) -> float | None:
-        """The learning rate of the update after ``step`` updates, where this callback sets it."""
-        return None
-
-    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
-        """Called when splits have been measured; ``rows`` are all so far, the new ones last."""
-
-
-def observers(trainer: Trainer) -> list[Observer]:
-    """The Observers among a trainer's callbacks."""
-    return [c for c in _callbacks(trainer) if isinstance(c, Observer)]
-
-
-def scheduled_rate(trainer: Trainer, step: int) -> float | None:
-    """The rate that an Observer sets for the update after ``step``; None where none does."""
-    rates = (observer.rate(step) for observer in observers(trainer))
-    return next((rate for rate in rates if rate is not None), None)
-
-
 class Blocks(Callback):
     """Makes the updates of a OneLayer in blocks where nothing could tell the difference.
 
@@ -134,6 +101,8 @@ class Blocks(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide, and say why where every update is a training_step of its own."""
+        if not isinstance(pl_module, Population):
+            return  # a trainer keeps what OneLayer gave it for the next module
         self.reason = next(reasons(trainer, pl_module), None)
         if self.reason:
             rank_zero_info(f"one update at a time: {self.reason}")
@@ -195,9 +164,10 @@ def _of_gradients(trainer: Any, module: Any) -> Iterator[str]:
 
 
 def _of_optimizer(optimizer: Any, module: Any) -> Iterator[str]:
-    name, group = type(optimizer).__name__, optimizer.param_groups[0]
     if type(optimizer) is not SGD:
-        yield f"the optimizer is {name}"
+        yield f"the optimizer is {type(optimizer).__name__}"
+        return
+    group = optimizer.param_groups[0]
     if any(group.get(key) for key in ("momentum", "weight_decay", "maximize", "differentiable")):
         yield "the optimizer has momentum, weight_decay or the like"
     mine = {id(p) for p in module.parameters()}
@@ -250,9 +220,7 @@ def wants_batches(callback: Callback) -> bool:
 
 def overridden(module: Any, names: Sequence[str]) -> list[str]:
     """Those of the names that a subclass of OneLayer, or the object, defines anew."""
-    from onelayer.training.module import OneLayer
-
-    return [name for name in names if _function(module, name) is not getattr(OneLayer, name)]
+    return [name for name in names if _function(module, name) is not getattr(Population, name)]
 
 
 def overrides(callback: Callback, names: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import pickle
@@ -13,7 +12,7 @@ import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -22,17 +21,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError, first_line
-from onelayer.training.blocks import Observer
 from onelayer.training.files import PARTIAL, atomic_write
+from onelayer.training.folder import FOLDER, LAST, PREVIOUS, last_of
 from onelayer.training.interrupt import Stopped, StopRequest
-
-if TYPE_CHECKING:
-    from onelayer.training.module import OneLayer
-
-FOLDER = "checkpoints"
-"""Of a run's folder."""
-LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"
+from onelayer.training.observer import Observer
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -99,11 +91,6 @@ def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
-def last_of(run: Path) -> Path:
-    """Where the newest checkpoint of a run's folder is, or would be."""
-    return run / FOLDER / LAST
-
-
 def find_checkpoint(path: str, runs: Path, pattern: str = "version_*") -> Path:
     """The checkpoint meant by ``path``: a file, a run's folder, or "last" for the newest run.
 
@@ -146,30 +133,6 @@ def read_run(path: str | Path) -> dict[str, Any]:
                 f"{LAST}."
             )
     return content
-
-
-def load_network(path: str | Path) -> OneLayer:
-    """The networks of a checkpoint, in host memory: all members, with the data's statistics.
-
-    Raises:
-        InputError: as :func:`read_run`, and for the checkpoint of another model.
-    """
-    from onelayer.training.module import OneLayer
-
-    content = read_run(path)
-    known = inspect.signature(OneLayer).parameters
-    given = content.get("hyper_parameters", {}).items()
-    try:
-        model = OneLayer(**{name: value for name, value in given if name in known})
-        model.on_load_checkpoint(content)
-        model.load_state_dict(content["state_dict"])
-    except (TypeError, RuntimeError, KeyError, AttributeError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3]) or error
-        raise InputError(
-            f"{path} is of another network than OneLayer: {reason}\n"
-            "Name a checkpoint that onelayer fit wrote."
-        ) from error
-    return model.eval()
 
 
 def _local(path: str | Path) -> Path:

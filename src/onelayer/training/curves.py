@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
-from onelayer.training.blocks import Observer, observers, scheduled_rate
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
+from onelayer.training.observer import Observer, observers, scheduled_rate
+from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.validation import is_wanted
@@ -58,7 +59,7 @@ class Curves(Observer):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave Lightning's validation out where nobody would miss it."""
         self._monitored = [c for c in _callbacks(trainer) if _monitors(c, ("train/", "val/"))]
-        if _has_splits(trainer) and not is_wanted(trainer, pl_module):
+        if _has_splits(trainer, pl_module) and not is_wanted(trainer, pl_module):
             self._limit_val_batches = cast(Any, trainer).limit_val_batches
             cast(Any, trainer).limit_val_batches = 0
 
@@ -70,6 +71,9 @@ class Curves(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure once before the first update."""
+        self._trained = isinstance(pl_module, Population)
+        if not self._trained:
+            return  # a trainer keeps what OneLayer gave it for the next module
         schedule = next((c for c in _callbacks(trainer) if isinstance(c, TriangularLR)), None)
         batches = trainer.num_training_batches
         if schedule is not None:
@@ -79,7 +83,7 @@ class Curves(Observer):
             self._period = (updates, self.per_epoch)
         else:
             self._period = None  # nobody knows where an epoch ends before it does
-        self._last, self._trained = trainer.max_steps, True
+        self._last = trainer.max_steps
         if trainer.is_global_zero and not self.rows:
             for logger in _tensorboards(trainer):
                 logger.experiment.add_custom_scalars(CHARTS)
@@ -121,7 +125,7 @@ class Curves(Observer):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the figures of the test split to those of the training before."""
-        if self._trained:
+        if self._trained and isinstance(pl_module, Population):
             module = cast(Any, pl_module)
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
@@ -129,7 +133,7 @@ class Curves(Observer):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure both splits, unless they have been after this update."""
         measured = self.rows[-1].step if self.rows else -1
-        if _has_splits(trainer) and measured != trainer.global_step:
+        if _has_splits(trainer, pl_module) and measured != trainer.global_step:
             splits = {
                 name: cast(Any, trainer).datamodule.tensors(name) for name in ("train", "val")
             }
@@ -205,8 +209,9 @@ def _monitors(callback: Any, beginnings: tuple[str, ...]) -> bool:
     return isinstance(monitor, str) and monitor.startswith(beginnings)
 
 
-def _has_splits(trainer: Trainer) -> bool:
-    return hasattr(getattr(trainer, "datamodule", None), "tensors")
+def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
+    data = getattr(trainer, "datamodule", None)
+    return isinstance(pl_module, Population) and hasattr(data, "tensors")
 
 
 def _tensorboards(trainer: Trainer) -> Iterator[TensorBoardLogger]:

@@ -9,9 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.errors import DivergedError
-from onelayer.training.blocks import Observer
-from onelayer.training.checkpoint import last_of
-from onelayer.training.folder import run_folder
+from onelayer.training.folder import last_of, run_folder
+from onelayer.training.observer import Observer
 from onelayer.training.records import Row, is_finite
 
 

@@ -1,35 +1,23 @@
-"""OneLayer: one network or many, with the hand-written gradient, as a LightningModule."""
+"""OneLayer: a population with its callbacks, and the way to it from a checkpoint."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+import inspect
+from pathlib import Path
+from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 
-from onelayer.core import autograd, formulas
-from onelayer.core.checks import check_number, check_whole
 from onelayer.core.errors import InputError
-from onelayer.core.network import initial_parameters, parameter_shapes
-from onelayer.core.update import processes, samples_of_all
-from onelayer.data.loader import ResidentLoader, check_batch
-from onelayer.training.blocks import observers
-from onelayer.training.measure import Measure, mean_of_finite
-
-WAYS = ("fused", "cuda_graphs")
-"""Arguments that say how an update is made, not which: a run may be resumed with others."""
+from onelayer.data.loader import ResidentLoader
+from onelayer.training.blocks import Blocks
+from onelayer.training.checkpoint import read_run
+from onelayer.training.curves import Curves
+from onelayer.training.divergence import Divergence
+from onelayer.training.population import Population
 
 
-class Member(NamedTuple):
-    """What tells one network of the population from the others."""
-
-    l2: float
-    seed: int
-
-
-class OneLayer(LightningModule):
+class OneLayer(Population):
     """A population of softmax networks without or with one hidden ReLU layer.
 
     ``l2`` and ``seeds`` take a number or a list; lists make a population, their product, trained
@@ -61,202 +49,11 @@ class OneLayer(LightningModule):
         trainer.fit(model, datamodule=CIFAR10DataModule())
     """
 
-    l2: Tensor  # λ of each member (m,)
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        hidden: int = 0,
-        l2: float | list[float] = 0.0,
-        seeds: int | list[int] = 0,
-        lr: float = 0.01,
-        init_std: float | None = None,
-        fused: bool = True,
-        cuda_graphs: bool = True,
-        inputs: int = 3072,
-        classes: int = 10,
-    ) -> None:
-        super().__init__()
-        check_whole("hidden", hidden, at_least=0)
-        check_whole("inputs", inputs, at_least=1)
-        check_whole("classes", classes, at_least=2)
-        check_number("lr", lr)
-        if init_std is not None:
-            check_number("init_std", init_std)
-        l2s, seed_list = _as_list("l2", l2), _as_list("seeds", seeds)
-        for value in l2s:
-            check_number("l2", value)
-        for value in seed_list:
-            check_whole("seeds", value, at_least=0)
-        self.save_hyperparameters()
-        self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
-        self.fused, self.cuda_graphs = fused, cuda_graphs
-        self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
-        if len(set(self.members)) < len(self.members):
-            raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
-
-        start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
-        for name, value in start.items():
-            self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
-        self.names = list(parameter_shapes(hidden, inputs, classes))
-        # Of the pixels of the training split, so that new images can be told without it.
-        self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
-        self.measured = Measure(len(self.members))
-        λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
-        self.register_buffer("l2", λ, persistent=False)
-
-    # ---- the network
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
-        return [getattr(self, name) for name in self.names]
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Logits (m, n, k) of standardised images X (n, d)."""
-        return formulas.logits(X, self.weights)
-
-    def cost(self, X: Tensor, y: Tensor) -> Tensor:
-        """Cost J (m,), differentiable with the analytic gradient. Differentiate its sum."""
-        return autograd.cost(X, y, self.weights, self.l2)
-
-    @torch.no_grad()
-    def evaluate(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """``cost``, ``loss``, ``accuracy`` (0 to 1) of each member over a split, (m,) each.
-
-        Like :meth:`predict_proba` wherever X and y lie: after training on a GPU the module is in
-        host memory, the data are not.
-        """
-        measure = Measure(len(self.members)).to(self.device)
-        measure.update(X.to(self.device), y.to(self.device), self.weights)
-        return self.figures(measure)
-
-    @torch.no_grad()
-    def figures(self, measure: Measure) -> dict[str, Tensor]:
-        """A measure's loss and accuracy, and the cost: loss plus the penalty."""
-        # torchmetrics makes a scalar of a result (1,)
-        result = {name: value.reshape(-1) for name, value in measure.compute().items()}
-        weights = [p.double() for p in self.weights]
-        return {"cost": result["loss"] + formulas.penalty(weights, self.l2), **result}
-
-    @torch.no_grad()
-    def finite_members(self) -> Tensor:
-        """Which members have finite weights, bool (m,)."""
-        return torch.stack([p.flatten(1).isfinite().all(1) for p in self.weights]).all(0)
-
-    @torch.no_grad()
-    def predict_proba(self, X: Tensor) -> Tensor:
-        """Class probabilities (n, k) of standardised images: the mean over the members.
-
-        Members that have diverged know none and are left out.
-        """
-        return formulas.logits(X.to(self.device), self.weights).softmax(-1).nanmean(0)
-
-    # ---- training
-
-    def configure_optimizers(self) -> Optimizer:
-        """Plain SGD; the penalty is part of the gradient, so no weight_decay."""
-        return SGD(self.parameters(), lr=self.lr)
-
     def configure_callbacks(self) -> list[Callback]:
         """Blocks, Curves and Divergence, which judges them, unless the trainer has its own."""
-        from onelayer.training.blocks import Blocks
-        from onelayer.training.curves import Curves
-        from onelayer.training.divergence import Divergence
-
         trainer: Any = self.trainer
         kinds = (FromData, Blocks) if trainer.barebones else (FromData, Blocks, Curves, Divergence)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The cost of a batch ``(X, y)``, summed over the members, for autograd."""
-        return self.batch_cost(*self._checked(batch))
-
-    def batch_cost(self, X: Tensor, y: Tensor) -> Tensor:
-        """The sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
-
-        Of several processes each has a share of the batch. DistributedDataParallel averages their
-        gradients, so each share counts as many times as there are processes.
-        """
-        if self._forward_hooks or self._forward_pre_hooks:
-            self(X)  # for torch's pruning and the like, which wait for a call of the module
-        if processes() == 1:
-            return self.cost(X, y).sum()
-        n = samples_of_all(X) / processes()
-        return autograd.cost(X, y, self.weights, self.l2, n).sum()
-
-    def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """A batch of a loader that may not be ours, and have checked nothing.
-
-        Values are read in host memory only: on a device it would wait for every batch.
-        """
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
-            raise InputError(
-                f"a batch must be a pair (X, y) of features (n, d) and labels (n,), not a "
-                f"{type(batch).__name__}{keys}."
-            )
-        X, y = batch
-        autograd.check_shapes(X, y, self.weights, at_least=1 if processes() == 1 else 0)
-        if X.device.type == "cpu" and len(X):
-            check_batch(X, y, classes=self.weights[-1].shape[1])
-        return X, y
-
-    # ---- hooks
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another network's checkpoint; take on its precision.
-
-        Lightning restores weights before it makes the module float64: they would be rounded.
-
-        Raises:
-            InputError: naming the argument and both values.
-        """
-        saved = checkpoint.get("hyper_parameters", {})
-        for name, value in self.hparams.items():
-            if name in saved and saved[name] != value and name not in WAYS:
-                raise InputError(
-                    f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
-                    "use the run's own value, or start a new run."
-                )
-        weights = checkpoint.get("state_dict", {}).get(self.names[0])
-        if isinstance(weights, Tensor) and weights.is_floating_point():
-            for parameter in self.weights:
-                parameter.data = parameter.data.to(weights.dtype)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the figures."""
-        if batch_idx == 0:
-            self.measured.reset()
-        self.measured.update(*self._checked(batch), self.weights)
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean over the members as ``val/cost`` and so on."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the mean over the members as ``test/cost`` and so on."""
-        self._log_figures("test")
-
-    def _log_figures(self, split: str) -> None:
-        if self.trainer.barebones or not self.measured.update_called:
-            return  # nothing may be logged, or a subclass measures in its own way
-        # Results writes the end of a run as a whole, whatever kills came before.
-        elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
-        for name, value in mean_of_finite(self.figures(self.measured)).items():
-            logger = False if elsewhere else None
-            self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
-        X, *others = [batch] if isinstance(batch, Tensor) else batch
-        P = self.predict_proba(X)
-        named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
-        return (others[0], P) if named else P
 
 
 class FromData(Callback):
@@ -269,6 +66,8 @@ class FromData(Callback):
             InputError: for images or classes that do not fit the network, or for weights in half
                 precision.
         """
+        if not isinstance(pl_module, OneLayer):
+            return  # a trainer keeps what OneLayer gave it for the next module
         data: Any = getattr(trainer, "datamodule", None)
         module = cast(Any, pl_module)
         for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
@@ -293,8 +92,23 @@ class FromData(Callback):
             loader.shuffle = False
 
 
-def _as_list(name: str, value: Any) -> list[Any]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    if not values:
-        raise InputError(f"{name} must be a number or a list of at least one, not {value!r}.")
-    return values
+def load_network(path: str | Path) -> OneLayer:
+    """The networks of a checkpoint, in host memory: all members, with the data's statistics.
+
+    Raises:
+        InputError: as :func:`read_run`, and for the checkpoint of another model.
+    """
+    content = read_run(path)
+    known = inspect.signature(OneLayer).parameters
+    given = content.get("hyper_parameters", {}).items()
+    try:
+        model = OneLayer(**{name: value for name, value in given if name in known})
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    except (TypeError, RuntimeError, KeyError, AttributeError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3]) or error
+        raise InputError(
+            f"{path} is of another network than OneLayer: {reason}\n"
+            "Name a checkpoint that onelayer fit wrote."
+        ) from error
+    return model.eval()

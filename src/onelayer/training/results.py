@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from onelayer.training.blocks import Observer
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
+from onelayer.training.observer import Observer
 from onelayer.training.records import Row, last_figures
 
 SUFFIX = ".results"

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.schedule import check_cycle, exp_range, triangular, triangular2
-from onelayer.training.blocks import Observer
+from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 

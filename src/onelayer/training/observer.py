@@ -1,0 +1,44 @@
+"""Observer: a callback that says when it must run; updates before may be made in a block."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from onelayer.training.records import Row
+
+
+class Observer(Callback):
+    """A callback that says at which update it must run next, by default at none.
+
+    Its ``on_train_batch_end`` runs at that update at the latest, with the batch of that update;
+    updates before it may be made in one block. A callback that is no Observer, and overrides a hook
+    of every batch, sees every batch.
+    """
+
+    logs_test_figures = False
+    """Whether it writes the figures of the test split to the loggers in the module's stead."""
+
+    def next_due(self, step: int) -> float:
+        """The first update after ``step`` updates that must end a block; infinity for none."""
+        return math.inf
+
+    def rate(self, step: int) -> float | None:
+        """The learning rate of the update after ``step`` updates, where this callback sets it."""
+        return None
+
+    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
+        """Called when splits have been measured; ``rows`` are all so far, the new ones last."""
+
+
+def observers(trainer: Trainer) -> list[Observer]:
+    """The Observers among a trainer's callbacks."""
+    return [c for c in cast(Any, trainer).callbacks if isinstance(c, Observer)]
+
+
+def scheduled_rate(trainer: Trainer, step: int) -> float | None:
+    """The rate that an Observer sets for the update after ``step``; None where none does."""
+    rates = (observer.rate(step) for observer in observers(trainer))
+    return next((rate for rate in rates if rate is not None), None)
