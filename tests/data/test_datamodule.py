@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder
 from PIL import Image
 
@@ -20,7 +20,7 @@ from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.sources import Labelled, cifar10, concatenate, shapes
-from onelayer.data.splits import split_rows
+from onelayer.data.splits import Splits, split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
 from tests.training.small import SAFELY
 
@@ -141,6 +141,11 @@ def test_any_source_can_be_resident(tmp_path: Path) -> None:
         "ResidentDataModule(synthetic: train 32, val 8, test 10 images; batches of 4)"
     )
     module.load_state_dict(module.state_dict())
+
+
+def test_what_training_asks_of_a_data_module_is_a_protocol() -> None:
+    assert isinstance(data(source="synthetic"), Splits)
+    assert not isinstance(LightningDataModule(), Splits)
 
 
 def test_every_split_of_the_real_set_is_references(

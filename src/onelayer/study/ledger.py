@@ -37,14 +37,12 @@ from onelayer.core.errors import InputError, first_line
 from onelayer.study.plan import Planned, groups_of
 
 Lock = Callable[[str, bool], AbstractContextManager[bool]]
-"""(name, wait) to a context that holds this lock; entering it says whether it does, which without
-waiting it need not."""
+"""(name, wait) to a context that holds this lock; entering it says whether it does."""
 ALL = "onelayer"
 """The lock under which anything is written: one for all studies of a database, as its tables."""
 
-KEEPALIVES = "SELECT " + ", ".join(
-    f"set_config('tcp_keepalives_{name}', '{value}', false)"
-    for name, value in (("idle", 30), ("interval", 10), ("count", 3))
+KEEPALIVES = (
+    "SET tcp_keepalives_idle=30; SET tcp_keepalives_interval=10; SET tcp_keepalives_count=3"
 )
 """Within a minute (30 s + 3 · 10 s) PostgreSQL then knows of a machine that is gone without a word,
 and releases its locks."""
@@ -172,14 +170,14 @@ def is_finite(figures: Mapping[str, float | None]) -> bool:
 
 
 def _trial(planned: Planned, figures: Mapping[str, float]) -> FrozenTrial:
-    # JSON in databases knows neither NaN nor infinity: null is what diverged.
-    plain = {k: value if math.isfinite(value) else None for k, value in figures.items()}
     known = {k: getattr(planned, k) for k in ("stage", "index", "group", "seed")}
+    # JSON in databases knows neither NaN nor infinity: null is what diverged.
+    known |= {k: value if math.isfinite(value) else None for k, value in figures.items()}
     return create_trial(
         state=TrialState.COMPLETE,
         params={"l2": planned.l2},
         distributions={"l2": FloatDistribution(planned.low, planned.high, log=True)},
-        user_attrs={**known, **plain},
+        user_attrs=known,
         # Optuna has no ranking for NaN either: a diverged network counts as 0.
         value=figures["val_accuracy"] if is_finite(figures) else 0.0,
     )
@@ -230,7 +228,6 @@ def _advisory_lock(sessions: Engine, name: str, wait: bool) -> Iterator[bool]:
 
 
 def _digest(name: str) -> bytes:
-    """Eight bytes for a lock's name, which may hold any character."""
     return hashlib.sha256(name.encode()).digest()[:8]
 
 

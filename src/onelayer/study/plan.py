@@ -83,7 +83,7 @@ class Planned:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What distinguishes it in the search: stage, index of its λ, seed."""
+        """Stage, index of its λ and seed, by which a search knows it."""
         return self.stage, self.index, self.seed
 
 
@@ -107,14 +107,11 @@ def plan_stage(plan: Plan, stage: int, low: float, high: float, members: int) ->
     A group holds whole λ, with all seeds, and at most ``members`` networks (but one λ at least).
     """
     l2s_per_group = max(1, members // len(plan.seeds))
-    return [
-        Planned(
-            stage, index, index // l2s_per_group, draw_l2(plan, stage, index, low, high), seed,
-            low, high,
-        )
-        for index in range(plan.number)
-        for seed in plan.seeds
-    ]  # fmt: skip
+    networks = []
+    for index in range(plan.number):
+        group, l2 = index // l2s_per_group, draw_l2(plan, stage, index, low, high)
+        networks += [Planned(stage, index, group, l2, seed, low, high) for seed in plan.seeds]
+    return networks
 
 
 def groups_of(networks: Sequence[Planned]) -> list[list[Planned]]:
@@ -137,9 +134,8 @@ class Candidate:
 def standard_error(accuracies: Sequence[float], images: int) -> float:
     """Standard error of a mean accuracy over the choice of validation images and of seeds.
 
-    The validation images are one sample of ``images``, shared by all seeds: its error,
-    ``sqrt(p(1-p)/images)``, does not shrink with more seeds. That of the seeds,
-    ``s/sqrt(seeds)``, is added where there are several.
+    The images are one sample, shared by all seeds: its error, ``sqrt(p(1-p)/images)``, does not
+    shrink with more seeds. That of the seeds, ``s/sqrt(seeds)``, is added where there are several.
     """
     p = statistics.fmean(accuracies)
     variance = max(p * (1 - p), 0.0) / images

@@ -48,8 +48,8 @@ def describe(title: str, dataset: str, diverged: int, mean_of: int = 0) -> str:
 def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title: str = "") -> None:
     """Cost, loss, accuracy and learning rate of one run against the number of updates.
 
-    Several members are drawn as their mean with a band of one standard deviation. Members whose
-    figures stopped being finite are left out of the mean and counted in the title.
+    Several members are drawn as their mean with a band of one standard deviation. Members that have
+    diverged are left out of the mean and counted in the title.
 
     Args:
         curves: curves.csv of a run.
@@ -110,13 +110,7 @@ def plot_search(
 ) -> None:
     """Validation accuracy against λ: every trial, each λ's mean and standard error, the choice.
 
-    Args:
-        rows: as in search.csv.
-        candidates: the λ that did not diverge.
-        chosen: the choice, by whichever rule.
-        best: the best mean.
-        output: PNG to write.
-        dataset: "synthetic" is said in the title.
+    ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
     """
     from matplotlib import colormaps
 
@@ -148,12 +142,9 @@ def plot_search(
 
 
 def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
-    """Weights as images, each scaled to its own range.
+    """Weights (units, 3072) of one member as images, each scaled to its own range.
 
-    Args:
-        W: (units, 3072), the weights of one layer of one member.
-        output: PNG to write.
-        titles: one per unit, or none.
+    ``titles`` are one per unit, or none at all.
     """
     columns = 5 if len(W) <= 10 else 10
     rows = -(-len(W) // columns)

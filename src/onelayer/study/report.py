@@ -306,27 +306,26 @@ class Report:
         kind = f"{self._kind.capitalize()}. " if self._kind else ""
         return f"![{title}]({file})\n\n*{caption}. {kind}Made by* `{command}`"
 
+    def _copied(self, title: str, command: Command, figure: str, caption: str = "") -> str:
+        """A figure that a run has left."""
+        network, file = NETWORKS[command.network], f"{command.name}-{command.network}.png"
+        shutil.copy(self._folder(command) / figure, self.output / file)
+        return self._picture(f"{title}, {network}", file, network + caption, command)
+
     def _curves(self, name: str) -> str:
-        title = EXERCISES[name].title
-        sections = [f"## {title}"]
-        for fit in self._fits(name):
-            network, file = NETWORKS[fit.network], f"{name}-{fit.network}.png"
-            shutil.copy(self._folder(fit) / "curves.png", self.output / file)
-            caption = f"{network}: mean and standard deviation over seeds"
-            sections.append(self._picture(f"{title}, {network}", file, caption, fit))
-        return "\n\n".join(sections)
+        title, caption = EXERCISES[name].title, ": mean and standard deviation over seeds"
+        pictures = [self._copied(title, fit, "curves.png", caption) for fit in self._fits(name)]
+        return "\n\n".join([f"## {title}", *pictures])
 
     def _search_section(
         self, searches: Sequence[Done], coarse: Sequence[Sequence[dict[str, Any]]]
     ) -> str:
         sections = ["## 4.1 Search for λ"]
         for (find, found), as_published in zip(searches, coarse, strict=True):
-            network, file = NETWORKS[find.network], f"search-{find.network}.png"
-            shutil.copy(self._folder(find) / "search.png", self.output / file)
             images = CIFAR10DataModule(**self._settings(find)["data"]).size("val")
             published = SEARCH if self._published(find.network) else {}
             sections += [
-                self._picture(f"search, {network}", file, network, find),
+                self._copied("search", find, "search.png"),
                 search_table(found, as_published, images, published),
             ]
         return "\n\n".join([*sections, self._as_published()])

@@ -114,7 +114,7 @@ def search_table(
         found: what search.json holds.
         as_published: members of the coarse stage as the report ran it.
         images: of the validation split.
-        published: accuracy in % and λ by stage, for the same settings; empty if there are none.
+        published: accuracy in % and λ by stage, if there are any for the same settings.
     """
     head = ["stage", "report: best val at λ", "as specified: best val ± SE at λ"]
     rows = []
