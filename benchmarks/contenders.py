@@ -202,7 +202,9 @@ def customary_lightning(task: Task, updates: int) -> float:
     return timer.seconds
 
 
-def onelayer(task: Task, updates: int, curves: bool = True, **arguments: bool) -> float:
+def onelayer(
+    task: Task, updates: int, curves: bool = True, bar: bool = True, **arguments: bool
+) -> float:
     """(d) ``onelayer fit`` as shipped: TensorBoard, bar, TriangularLR, curves, checkpoints on.
 
     One cycle; with n_s = 1000 updates, four epochs of 50,000 images (the course's rule for n_s),
@@ -237,7 +239,8 @@ def onelayer(task: Task, updates: int, curves: bool = True, **arguments: bool) -
         logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
         callbacks = [schedule, results, Curves(), Checkpoints()]
         data = Measured() if curves else Data()
-        make_trainer(updates, callbacks, logger).fit(model, datamodule=data)
+        trainer = make_trainer(updates, callbacks, logger, enable_progress_bar=bar)
+        trainer.fit(model, datamodule=data)
     assert results.summary is not None
     return float(results.summary["seconds"])
 
@@ -248,8 +251,11 @@ def without_curves(task: Task, updates: int) -> float:
 
 
 def one_at_a_time(task: Task, updates: int) -> float:
-    """(d) without curves and blocks: Lightning's automatic optimisation of the same module."""
-    return onelayer(task, updates, curves=False, fused=False)
+    """(d) without curves, blocks and the bar: Lightning's automatic optimisation of the module.
+
+    Lightning redraws its bar at every batch then, which takes as long as an update.
+    """
+    return onelayer(task, updates, curves=False, bar=False, fused=False)
 
 
 def without_graphs(task: Task, updates: int) -> float:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 
 from onelayer.__main__ import main
 from onelayer.training.folder import PREVIOUS
@@ -59,3 +60,23 @@ def test_a_finished_run_taken_up_at_an_earlier_checkpoint_is_finished_again(fini
     again = json.loads((finished / "summary.json").read_text())
     assert again["members"] == summary["members"]
     assert (finished / "curves.csv").read_text() == curves
+
+
+def test_a_run_killed_between_training_and_test_gets_its_test_figures(tmp_path, monkeypatch):
+    """There is nothing left to train then, so no hook of a training's start is called."""
+    monkeypatch.chdir(tmp_path)
+    fit = [
+        "fit", "--data.source=synthetic", "--data.limit=60", "--data.val_size=200",
+        "--data.batch_size=30", "--schedule.step_size=5", "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    with monkeypatch.context() as killed:
+        killed.setattr(Trainer, "test", lambda *_, **__: sys.exit(9))
+        with pytest.raises(SystemExit):
+            main(fit)
+    assert main([*fit, "--ckpt_path=last"]) == 0
+    (summary,) = tmp_path.glob("lightning_logs/fit/*/summary.json")
+    assert set(json.loads(summary.read_text())["members"][0]["test"]) == {
+        "cost",
+        "loss",
+        "accuracy",
+    }

@@ -57,8 +57,8 @@ def with_own_config(argv: list[str]) -> list[str]:
     typed = words[words.index("--ckpt_path") + 1]
     with suppress(InputError):  # which is raised again where the checkpoint is read
         path = find_checkpoint(typed, Path(RUNS), "*/version_*")
-        config = path.parents[1] / "config.yaml"
-        if config.is_file():
+        config = path.parent.parent / "config.yaml"
+        if path.parent.name == FOLDER and config.is_file():
             return ["--config", str(config), *argv, "--ckpt_path", str(path)]
     return argv
 

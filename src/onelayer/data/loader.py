@@ -34,6 +34,11 @@ def check_batch(X: Features, y: Tensor, classes: int | None = None) -> None:
     """
     check_pair(X, y)
     check_labels(y, classes)
+    check_finite(X)
+
+
+def check_finite(X: Features) -> None:
+    """Raise :class:`InputError`, naming the first, for a NaN or infinite feature in X (n, d)."""
     for i, chunk in enumerate(X.split(_CHECK_ROWS)):
         # A finite sum has finite terms and costs one pass; finite terms may still overflow.
         if not chunk.sum().isfinite() and len(bad := (~chunk.isfinite()).nonzero()):

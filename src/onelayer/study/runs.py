@@ -33,7 +33,9 @@ def check_training(settings: Settings) -> None:
     TriangularLR(**settings["schedule"])
 
 
-def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = False) -> Trainer:
+def make_trainer(
+    max_steps: int, callbacks: Sequence[Callback], logger: Any = False, **flags: Any
+) -> Trainer:
     """A Trainer for one population."""
     return Trainer(
         **trainer_defaults(),
@@ -42,6 +44,7 @@ def make_trainer(max_steps: int, callbacks: Sequence[Callback], logger: Any = Fa
         logger=logger,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        **flags,
     )
 
 

@@ -71,8 +71,7 @@ class Curves(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure once before the first update."""
-        self._trained = isinstance(pl_module, Population)
-        if not self._trained:
+        if not isinstance(pl_module, Population):
             return  # a trainer keeps what OneLayer gave it for the next module
         schedule = next((c for c in _callbacks(trainer) if isinstance(c, TriangularLR)), None)
         batches = trainer.num_training_batches
@@ -122,6 +121,10 @@ class Curves(Observer):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last update is always measured, whatever ended the training."""
         self._measure(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on the figures of a test join those of this training."""
+        self._trained = isinstance(pl_module, Population)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the figures of the test split to those of the training before."""

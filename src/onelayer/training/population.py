@@ -15,7 +15,7 @@ from onelayer.core.checks import check_number, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
-from onelayer.data.loader import check_batch
+from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.training.measure import Measure, mean_of_finite
 from onelayer.training.observer import observers
 
@@ -137,7 +137,11 @@ class Population(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The cost of a batch ``(X, y)``, summed over the members, for autograd."""
-        return self.batch_cost(*self._checked(batch))
+        X, y = self._pair(batch)
+        loader = None if self._trainer is None else self._trainer.train_dataloader
+        if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
+            check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
+        return self.batch_cost(X, y)
 
     def batch_cost(self, X: Tensor, y: Tensor) -> Tensor:
         """The sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
@@ -152,11 +156,7 @@ class Population(LightningModule):
         n = samples_of_all(X) / processes()
         return autograd.cost(X, y, self.weights, self.l2, n).sum()
 
-    def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """A batch of a loader that may not be ours, and have checked nothing.
-
-        Values are read in host memory only: on a device it would wait for every batch.
-        """
+    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
             raise InputError(
@@ -164,9 +164,6 @@ class Population(LightningModule):
                 f"{type(batch).__name__}{keys}."
             )
         X, y = batch
-        autograd.check_shapes(X, y, self.weights, at_least=1 if processes() == 1 else 0)
-        if X.device.type == "cpu" and len(X):
-            check_batch(X, y, classes=self.weights[-1].shape[1])
         return X, y
 
     # ---- hooks
@@ -197,7 +194,11 @@ class Population(LightningModule):
         """Add a batch to the figures."""
         if batch_idx == 0:
             self.measured.reset()
-        self.measured.update(*self._checked(batch), self.weights)
+        X, y = self._pair(batch)
+        autograd.check_shapes(X, y, self.weights)
+        if X.device.type == "cpu":
+            check_batch(X, y, classes=self.classes)
+        self.measured.update(X, y, self.weights)
 
     test_step = validation_step
 
