@@ -19,6 +19,7 @@ from onelayer.core import update
 from tests import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+collect_ignore = ["lightning_suite.py"]  # a plugin of its own, which changes OneLayer's place
 
 
 def _find_cifar10() -> Path | None:
