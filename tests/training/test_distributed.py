@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from onelayer.__main__ import main
 from onelayer.training.checkpoint import read_checkpoint
@@ -53,6 +54,41 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch):
         assert ours[5:] == pytest.approx(theirs[5:], rel=1e-10)
     for ours, theirs in zip(summaries[0]["members"], summaries[1]["members"], strict=True):
         assert ours["test"] == pytest.approx(theirs["test"], rel=1e-10)
+
+
+SCRIPT = """
+import sys, torch
+import onelayer.training
+from lightning import Trainer
+from onelayer import OneLayer
+from onelayer.data.loader import ResidentLoader
+devices, fused, path = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
+g = torch.Generator().manual_seed(0)
+X = torch.randn(50, 12, generator=g, dtype=torch.float64)
+y = torch.randint(3, (50,), generator=g)
+model = OneLayer(4, l2=[0.0, 0.1], lr=0.1, inputs=12, classes=3, fused=fused)
+trainer = Trainer(
+    max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
+    precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    enable_model_summary=False,
+)
+trainer.fit(model, ResidentLoader(X, y, 7))
+if trainer.is_global_zero:
+    torch.save([w.detach() for w in model.weights], path)
+"""
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_loader_given_as_it_is_learns_its_rank(tmp_path, fused):
+    """Batches of 7, the last of one: a share of it is empty. In blocks, and one at a time."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    weights = []
+    for devices in (1, 2):
+        words = [sys.executable, "script.py", str(devices), str(fused), f"{devices}.pt"]
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+        weights.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
+    for one, two in zip(*weights, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
 
 
 def children(pid):
