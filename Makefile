@@ -30,7 +30,7 @@ bench: $(STAMP)  ## time the contenders side by side
 	$(BIN)/python -m benchmarks.growth
 
 soak: $(STAMP)  ## kill and resume at random, for SECONDS=60
-	$(BIN)/python -m tests.soak --seconds $(SECONDS) $(ARGS)
+	$(BIN)/python -m tests.support.soak --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -227,6 +227,8 @@ def onelayer(
             return ResidentLoader(task.X, task.y, task.batch_size)
 
     class Measured(Data):
+        name, classes = "cifar10", tuple("0123456789")
+
         def tensors(self, split: str) -> tuple[Tensor, Tensor] | None:
             return (task.X, task.y) if split == "train" else None
 

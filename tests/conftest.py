@@ -16,7 +16,7 @@ ensure_torchvision_operators()  # before anything imports lightning
 import torch
 
 from onelayer.core import update
-from tests import recording
+from tests.support import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 collect_ignore = ["lightning_suite.py"]  # a plugin of its own, which changes OneLayer's place
@@ -42,7 +42,7 @@ def data_root() -> Path:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """Graphs are recorded on the CPU (tests.recording); the list of what was recorded."""
+    """Graphs are recorded on the CPU (tests.support.recording); the list of what was recorded."""
     done = []
 
     def record(work: Callable[[], None]) -> Callable[[], None]:

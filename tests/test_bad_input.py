@@ -35,7 +35,7 @@ from tests.data.sources.test_cifar10 import (
 )
 from tests.data.test_download import FAST, Server
 from tests.data.tiny import Tiny, make_tiny
-from tests.training.small import CLASSES, PIXELS, trainer
+from tests.support.small import CLASSES, PIXELS, trainer
 
 DATA = [
     "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",

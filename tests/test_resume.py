@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from onelayer.__main__ import main
 from onelayer.training.folder import PREVIOUS
-from tests.soak import FIT
+from tests.support.soak import FIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def test_kills_change_no_bit():
     """A short soak; make soak runs longer ones."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.soak", "--chains=2", "--seed=7"],
+        [sys.executable, "-m", "tests.support.soak", "--chains=2", "--seed=7"],
         cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """The recorded update: the same as the plain one, whatever changes between two of them.
 
-Without a GPU tests.recording stands for its graphs; what only a GPU can say is marked.
+Without a GPU tests.support.recording stands for its graphs; what only a GPU can say is marked.
 """
 
 import subprocess
@@ -11,8 +11,8 @@ import torch
 
 from onelayer.core import update
 from onelayer.core.update import FusedUpdate, RecordedUpdate
-from tests import recording
 from tests.core.test_autograd import population
+from tests.support import recording
 
 STEPS = 12
 

@@ -22,7 +22,7 @@ from onelayer.data.loader import ResidentLoader
 from onelayer.data.sources import Labelled, cifar10, concatenate, shapes
 from onelayer.data.splits import Splits, split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
-from tests.training.small import SAFELY
+from tests.support.small import SAFELY
 
 
 @pytest.fixture(autouse=True)

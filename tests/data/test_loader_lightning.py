@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from onelayer.data.loader import ResidentLoader
-from tests.training.small import SAFELY
+from tests.support.small import SAFELY
 
 N, BATCH, EPOCHS = 20, 3, 3
 

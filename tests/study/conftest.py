@@ -3,8 +3,8 @@
 import pytest
 
 from onelayer.__main__ import main
-from tests.postgres import Server
 from tests.study.tiny import TINY
+from tests.support.postgres import Server
 
 
 @pytest.fixture(scope="session")

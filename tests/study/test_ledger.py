@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL
 
 from onelayer.core.errors import InputError
 from onelayer.study.ledger import Ledger, is_finite
-from tests.claiming import (
+from tests.study.tiny import read_trials
+from tests.support.claiming import (
     HIGH,
     LOW,
     SETTINGS,
@@ -24,7 +25,6 @@ from tests.claiming import (
     processes,
     share,
 )
-from tests.study.tiny import read_trials
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from optuna.trial import TrialState
 
 from onelayer.core.errors import InputError
-from tests.claiming import figures_of, make_plan, open_ledger, share
-from tests.killing import run_killed
-from tests.postgres import Server
 from tests.study.tiny import TINY, read_ledger, read_trials
+from tests.support.claiming import figures_of, make_plan, open_ledger, share
+from tests.support.killing import run_killed
+from tests.support.postgres import Server
 
 pytestmark = pytest.mark.postgres
 

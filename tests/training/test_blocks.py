@@ -22,7 +22,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
+from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
 
 pytestmark = [
     # Of Lightning about flags that these trainings set on purpose.

@@ -17,7 +17,7 @@ from onelayer.training.checkpoint import (
 )
 from onelayer.training.curves import Curves
 from onelayer.training.folder import LAST, PREVIOUS
-from tests.training.small import fit
+from tests.support.small import fit
 
 GOOD = {"state_dict": {"W": torch.ones(1000)}, "global_step": 7}
 

@@ -10,7 +10,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.records import Row, last_figures, read_rows, write_rows
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit
+from tests.support.small import CLASSES, PIXELS, SmallData, fit
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
 

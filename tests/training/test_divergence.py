@@ -17,7 +17,7 @@ from onelayer.training.folder import LAST
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit, warned
+from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
 TOO_HIGH = {"base_lr": 1e-3, "max_lr": 1e9, "step_size": 40}

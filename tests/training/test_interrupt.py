@@ -16,7 +16,7 @@ from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
+from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer
 
 
 class Signal(Observer):

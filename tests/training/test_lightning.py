@@ -24,7 +24,7 @@ from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
+from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
 from tests.training.test_blocks import Lines, reason_of
 
 pytestmark = [

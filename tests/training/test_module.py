@@ -20,7 +20,7 @@ from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
+from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}
 

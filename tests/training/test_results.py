@@ -9,7 +9,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit
+from tests.support.small import CLASSES, PIXELS, SmallData, fit
 
 
 def test_the_summary_holds_every_members_final_figures(tmp_path):

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from onelayer.core.errors import InputError
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
-from tests.training.small import CLASSES, PIXELS, SmallData, fit, trainer
+from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer
 
 
 class Plain(LightningModule):
@@ -115,7 +115,7 @@ def test_two_schedules_are_refused(tmp_path):
         ({"max_lr": float("nan")}, "max_lr .* not nan"),
         ({"cycles": 0}, "cycles must be a whole number >= 1, not 0"),
         ({"cycles": 1.5}, "cycles .* not 1.5"),
-        ({"mode": "cosine"}, "mode must be triangular, .* not 'cosine'"),
+        ({"mode": "cosine"}, "mode must be one of triangular, .* not 'cosine'"),
     ],
 )
 def test_values_that_make_no_schedule_are_refused(arguments, message):

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, shorten
+from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
@@ -159,12 +160,11 @@ class OneLayerCLI(LightningCLI):
         given = self.parser.parse_args(self._argv, defaults=False).get(self.config.subcommand, {})
         config = self.config[self.config.subcommand]
         model = given.get("model", None) or {}
-        for key, value in load_network(path).hparams.items():
-            if model.get(key, value) != value:
-                raise InputError(
-                    f"model.{key} is {model.get(key)!r} here but {value!r} in {path}: leave it out."
-                )
-            config["model"][key] = value
+        saved = dict(load_network(path).hparams)
+        typed = {f"model.{key}": model.get(key, value) for key, value in saved.items()}
+        there = {f"model.{key}": value for key, value in saved.items()}
+        check_same(str(path), typed, there, "Leave it out.")
+        config["model"].update(saved)
         typed = given.get("data", None) or {}
         state = read_run(path).get(CIFAR10DataModule.__qualname__, {})
         saved = state.get("arguments", {})

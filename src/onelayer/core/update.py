@@ -149,7 +149,7 @@ class _Recording:
         except RuntimeError as error:
             warnings.warn(
                 f"no CUDA graph of the update: {first_line(error)}. Training goes on without, "
-                "kernel by kernel; model.cuda_graphs=false does so from the start.",
+                "kernel by kernel; cuda_graphs = False does so from the start.",
                 stacklevel=3,
             )
 

@@ -80,8 +80,6 @@ class ResidentDataModule(LightningDataModule):
         """What the labels 0, 1, … mean."""
         return self.data_set.classes
 
-    dataset, class_names = name, classes  # as training/results.py and cli.py still ask for them
-
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
         check_whole("batch_size", self.batch_size, 1, self.size("train"))

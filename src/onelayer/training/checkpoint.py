@@ -25,6 +25,7 @@ from onelayer.training.files import PARTIAL, atomic_write
 from onelayer.training.folder import FOLDER, LAST, PREVIOUS, last_of
 from onelayer.training.interrupt import Stopped, StopRequest
 from onelayer.training.observer import Observer
+from onelayer.training.population import Population
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -268,7 +269,7 @@ class Checkpoints(Observer, ModelCheckpoint):
 
 
 def _has_finite_member(module: Any) -> bool:
-    return not hasattr(module, "finite_members") or bool(module.finite_members().any())
+    return not isinstance(module, Population) or bool(module.finite_members().any())
 
 
 def _keep_as_previous(last: Path) -> None:

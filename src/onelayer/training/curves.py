@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
+from onelayer.data.splits import Splits
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
 from onelayer.training.observer import Observer, observers, scheduled_rate
 from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
-from onelayer.training.schedule import TriangularLR
 from onelayer.training.validation import is_wanted
 
 CHARTS = {
@@ -40,9 +40,9 @@ class Curves(Observer):
     monitors ``train/…``.
 
     Args:
-        per_cycle: measurements per cycle of TriangularLR, evenly spaced; without one, those per
+        per_cycle: measurements per cycle of the rate, evenly spaced; where none cycles, those per
             epoch are ``per_epoch``.
-        per_epoch: measurements per epoch where no TriangularLR is there.
+        per_epoch: measurements per epoch where no rate cycles.
     """
 
     def __init__(self, per_cycle: int = 10, per_epoch: int = 1) -> None:
@@ -73,10 +73,10 @@ class Curves(Observer):
         """Measure once before the first update."""
         if not isinstance(pl_module, Population):
             return  # a trainer keeps what OneLayer gave it for the next module
-        schedule = next((c for c in _callbacks(trainer) if isinstance(c, TriangularLR)), None)
+        cycle = next((o.cycle for o in observers(trainer) if o.cycle), None)
         batches = trainer.num_training_batches
-        if schedule is not None:
-            self._period = (schedule.cycle, self.per_cycle)
+        if cycle is not None:
+            self._period = (cycle, self.per_cycle)
         elif batches != math.inf:
             updates = math.ceil(batches / trainer.accumulate_grad_batches)
             self._period = (updates, self.per_epoch)
@@ -213,8 +213,7 @@ def _monitors(callback: Any, beginnings: tuple[str, ...]) -> bool:
 
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
-    data = getattr(trainer, "datamodule", None)
-    return isinstance(pl_module, Population) and hasattr(data, "tensors")
+    return isinstance(pl_module, Population) and isinstance(cast(Any, trainer).datamodule, Splits)
 
 
 def _tensorboards(trainer: Trainer) -> Iterator[TensorBoardLogger]:

@@ -18,6 +18,8 @@ class Observer(Callback):
     of every batch, sees every batch.
     """
 
+    cycle: int | None = None
+    """Updates in one cycle of the rate, where this callback sets one that cycles."""
     logs_test_figures = False
     """Whether it writes the figures of the test split to the loggers in the module's stead."""
 

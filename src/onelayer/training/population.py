@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
-from onelayer.core.checks import check_number, check_whole
+from onelayer.core.checks import check_number, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
@@ -178,13 +178,9 @@ class Population(LightningModule):
         """
         saved = checkpoint.get("hyper_parameters", {})
         # A subclass's own arguments are its own affair, such as a batch_size that is searched for.
-        for name in set(signature(Population).parameters) - set(WAYS):
-            value = self.hparams.get(name)
-            if name in saved and saved[name] != value:
-                raise InputError(
-                    f"model.{name} is {value!r} here but {saved[name]!r} in the checkpoint: "
-                    "use the run's own value, or start a new run."
-                )
+        names = [n for n in signature(Population).parameters if n in saved and n not in WAYS]
+        here, there = ({f"model.{n}": of.get(n) for n in names} for of in (self.hparams, saved))
+        check_same("the checkpoint", here, there, "Use the run's own value, or start a new run.")
         weights = checkpoint.get("state_dict", {}).get(self.names[0])
         if isinstance(weights, Tensor) and weights.is_floating_point():
             for parameter in self.weights:

@@ -43,7 +43,7 @@ class PredictionsCSV(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = list(self.classes or data.class_names)
+        classes = list(self.classes or data.classes)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["file", "class", "probability", *classes])

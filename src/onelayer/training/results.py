@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from onelayer.data.splits import Splits
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
-from onelayer.training.observer import Observer
+from onelayer.training.observer import Observer, observers
 from onelayer.training.records import Row, last_figures
 
 SUFFIX = ".results"
@@ -68,8 +69,9 @@ class Results(Observer):
         for row in self._figures:
             if row.split != "test":
                 _enter(members[row.member], row)
+        data = trainer.datamodule  # type: ignore[attr-defined]
         self.summary = {
-            "dataset": getattr(getattr(trainer, "datamodule", None), "dataset", "custom"),
+            "dataset": data.name if isinstance(data, Splits) else "custom",
             "hidden": module.hidden,
             "steps": trainer.global_step,
             "seconds": round(self._seconds, 3),
@@ -142,9 +144,9 @@ def _flat(trainer: Trainer) -> dict[str, Any]:
     hparams = dict(cast(Any, trainer.lightning_module).hparams)
     if trainer.datamodule is not None:  # type: ignore[attr-defined]
         hparams |= dict(trainer.datamodule.hparams)  # type: ignore[attr-defined]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if hasattr(callback, "total_steps"):
-            hparams |= {k: v for k, v in vars(callback).items() if not k.startswith("_")}
+    for observer in observers(trainer):
+        if observer.cycle:
+            hparams |= observer.state_dict()
     simple = (bool, int, float, str)
     return {k: v if isinstance(v, simple) else str(v) for k, v in sorted(hparams.items())}
 

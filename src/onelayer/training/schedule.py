@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 
-from onelayer.core.checks import check_whole
-from onelayer.core.errors import InputError
-from onelayer.core.schedule import check_cycle, exp_range, triangular, triangular2
+from onelayer.core.checks import check_same, check_whole
+from onelayer.core.schedule import cyclical
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
@@ -48,10 +46,9 @@ class TriangularLR(Observer):
         mode: Mode = "triangular",
         gamma: float = 1.0,
     ) -> None:
-        check_cycle(base_lr, max_lr, step_size, gamma)
+        self._schedule = cyclical(mode, base_lr, max_lr, step_size, gamma)
         check_whole("cycles", cycles, at_least=1)
-        if mode not in ("triangular", "triangular2", "exp_range"):
-            raise InputError(f"mode must be triangular, triangular2 or exp_range, not {mode!r}.")
+        self.cycle: int = 2 * step_size  # updates
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
         self.cycles, self.mode, self.gamma = cycles, mode, gamma
         self._saved: dict[str, Any] = {}
@@ -60,22 +57,13 @@ class TriangularLR(Observer):
         self._warned = False
 
     @property
-    def cycle(self) -> int:
-        """Updates in one cycle, 2 n_s."""
-        return 2 * self.step_size
-
-    @property
     def total_steps(self) -> int:
         """Updates in all cycles, 2 n_s times cycles."""
         return self.cycle * self.cycles
 
     def rate(self, step: int) -> float:
         """The learning rate η of the update after ``step`` updates."""
-        if self.mode == "triangular2":
-            return triangular2(step, self.base_lr, self.max_lr, self.step_size)
-        if self.mode == "exp_range":
-            return exp_range(step, self.base_lr, self.max_lr, self.step_size, self.gamma)
-        return triangular(step, self.base_lr, self.max_lr, self.step_size)
+        return self._schedule(step)
 
     def state_dict(self) -> dict[str, Any]:
         """The arguments: a run is resumed with its own."""
@@ -92,12 +80,9 @@ class TriangularLR(Observer):
         Raises:
             InputError: naming the argument and both values.
         """
-        for name, value in self.state_dict().items():
-            if self._saved.get(name, value) != value:
-                raise InputError(
-                    f"schedule.{name} is {value!r} here but {self._saved[name]!r} in the "
-                    "checkpoint: resume with the run's own schedule, or start a new run."
-                )
+        here = self.state_dict()
+        advice = "Resume with the run's own schedule, or start a new run."
+        check_same("the checkpoint", here, {**here, **self._saved}, advice)
         if trainer.max_steps > 0 and not _counts_epochs(trainer):
             self._warn_in_mid_cycle(trainer.max_steps)
 
@@ -147,11 +132,6 @@ class TriangularLR(Observer):
             return
         self._warned = True
         suspects = [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
-        suspects += [
-            type(callback).__name__
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging)
-        ]
         who = " and ".join(dict.fromkeys(suspects)) or "another callback or the module"
         rank_zero_warn(
             f"two masters set the learning rate: TriangularLR had set {self._set:.4g}, and {who} "

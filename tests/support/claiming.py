@@ -1,7 +1,7 @@
 """A process that works on a ledger without training anything.
 
-``python -m tests.claiming URL WHAT …`` says "ready" when all is imported, and waits for a line. It
-then does WHAT, a function below with these arguments, and prints what it got as JSON.
+``python -m tests.support.claiming URL WHAT …`` says "ready" when all is imported, and waits for a
+line. It then does WHAT, a function below with these arguments, and prints what it got as JSON.
 """
 
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from onelayer.study.ledger import Ledger
 from onelayer.study.plan import Planned
-from tests.killing import fork
+from tests.support.killing import fork
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 LOW, HIGH = 1e-5, 1e-1
 SETTINGS = {"model.hidden": 2, "search.seeds": [0, 1]}
 
@@ -103,7 +103,7 @@ def die_recording(storage):
 @contextmanager
 def processes(number, storage, what, *arguments):
     """Processes that all begin at the same moment; those still alive at the end are killed."""
-    command = [sys.executable, "-m", "tests.claiming", storage, what, *arguments]
+    command = [sys.executable, "-m", "tests.support.claiming", storage, what, *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"}
     started = [
         subprocess.Popen(

@@ -1,7 +1,7 @@
 """Runs onelayer commands in children that are killed at given moments.
 
-As a program: ``python -m tests.killing JOB.json``. It imports everything once and forks a child per
-attempt, so that an attempt costs no imports. The job: {"command": argv, "kills": [seconds, ...]}.
+As a program: ``python -m tests.support.killing JOB.json``. It imports everything once and forks a
+child per attempt, so that an attempt costs no imports. The job: {"command": argv, "kills": [seconds, ...]}.
 After the kills an attempt is left alone; its exit code is this program's. Prints how many kills
 hit a live run.
 """
@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run_killed(folder, command, kills, timeout=300, env=None):
@@ -25,7 +25,7 @@ def run_killed(folder, command, kills, timeout=300, env=None):
     ours = f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"  # of this checkout, and tests
     environment = {**os.environ, "PYTHONPATH": ours, **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killing", str(path)],
+        [sys.executable, "-m", "tests.support.killing", str(path)],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

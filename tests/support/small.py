@@ -30,7 +30,7 @@ def images(n, seed):
 class SmallData(LightningDataModule):
     """The interface of CIFAR10DataModule over 60 + 30 + 30 images of 12 pixels."""
 
-    dataset = "small"
+    name, classes = "small", ("dark", "grey", "light")
 
     def __init__(self, n=60, batch_size=8, dtype=torch.float32, seed=0):
         super().__init__()

@@ -1,6 +1,6 @@
 """Soak test: chains of kills at random moments, and whatever they changed.
 
-    python -m tests.soak --seconds 600          (make soak SECONDS=600)
+    python -m tests.support.soak --seconds 600          (make soak SECONDS=600)
 
 A chain starts a small training or a small search, kills it at random moments and starts it again,
 at least three times, then lets it end and compares all that it left with an undisturbed one: bits
@@ -21,8 +21,8 @@ from collections import Counter
 from contextlib import chdir
 from pathlib import Path
 
-from tests.killing import attempt, fork, load_everything
 from tests.study.tiny import TINY
+from tests.support.killing import attempt, fork, load_everything
 
 FIT = [
     "fit", "--data.source=synthetic", "--data.limit=370", "--data.val_size=300",
