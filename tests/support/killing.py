@@ -1,9 +1,9 @@
 """Runs onelayer commands in children that are killed at given moments.
 
 As a program: ``python -m tests.support.killing JOB.json``. It imports everything once and forks a
-child per attempt, so that an attempt costs no imports. The job: {"command": argv, "kills": [seconds, ...]}.
-After the kills an attempt is left alone; its exit code is this program's. Prints how many kills
-hit a live run.
+child per attempt, so that an attempt costs no imports. The job: {"command": argv, "kills":
+[seconds, ...]}. After the kills an attempt is left alone; its exit code is this program's. Prints
+how many kills hit a live run.
 """
 
 import json

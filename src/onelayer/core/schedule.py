@@ -15,6 +15,8 @@ step, and resuming needs nothing but the step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from onelayer.core.checks import check_among, check_number, check_whole, is_number
 from onelayer.core.errors import InputError
@@ -39,10 +41,11 @@ def cyclical(
         InputError: naming the argument and its range.
     """
     check_cycle(base_lr, max_lr, step_size, gamma)
-    schedules: dict[str, Schedule] = {
-        "triangular": lambda step: triangular(step, base_lr, max_lr, step_size),
-        "triangular2": lambda step: triangular2(step, base_lr, max_lr, step_size),
-        "exp_range": lambda step: exp_range(step, base_lr, max_lr, step_size, gamma),
+    cycle: dict[str, Any] = {"base_lr": base_lr, "max_lr": max_lr, "step_size": step_size}
+    schedules: dict[str, Schedule] = {  # not lambdas: a trainer that holds one can be saved
+        "triangular": partial(triangular, **cycle),
+        "triangular2": partial(triangular2, **cycle),
+        "exp_range": partial(exp_range, gamma=gamma, **cycle),
     }
     check_among("mode", mode, tuple(schedules))
     return schedules[mode]

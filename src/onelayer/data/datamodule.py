@@ -313,7 +313,7 @@ class CIFAR10DataModule(ResidentDataModule):
         Raises:
             InputError: it is not, and source is cifar10.
         """
-        if self._runs(TrainerFn.PREDICTING) or (self.name == "synthetic" and not self._open):
+        if self._runs(TrainerFn.PREDICTING) or (self.name != "cifar10" and not self._open):
             return
         try:
             if not self.published.find(self.root):
