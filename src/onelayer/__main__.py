@@ -34,13 +34,15 @@ subcommands:
 {subcommands}
 
 examples:
-  onelayer fit --config configs/quickstart.yaml
-  onelayer fit --config configs/three_cycles.yaml --model.hidden 50 --model.l2 0.01
-  onelayer fit --config configs/three_cycles.yaml --model.seeds '[0,1,2,3,4]'
+  onelayer fit -c quickstart
+  onelayer fit -c three_cycles --model.hidden 50 --model.l2 0.01
+  onelayer fit -c three_cycles --model.seeds '[0,1,2,3,4]'
       five networks in one pass: mean and spread over their seeds
-  onelayer fit -c configs/three_cycles.yaml -c configs/linear.yaml
+  onelayer fit -c three_cycles -c linear
       the second file is laid over the first, and options over both
-  onelayer test --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt
+  onelayer fit --ckpt_path last
+      go on with the newest run, after Ctrl+C or a kill
+  onelayer test --ckpt_path last
   onelayer gradcheck --hidden 50
 
 A run leaves its curves, figures and checkpoints in lightning_logs/. CIFAR-10 is

@@ -57,7 +57,7 @@ class Command:
 
     def __str__(self) -> str:
         """As it is typed in a checkout, quoted for any shell."""
-        configs = [f"-c configs/{name}.yaml" for name in self.configs]
+        configs = [f"-c {name}" for name in self.configs]
         return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
 
     @cached_property
