@@ -56,11 +56,11 @@ def test_the_report_has_every_exercise_and_repeats_none(quick, monkeypatch):
 
 def test_a_quick_look_says_so_and_compares_nothing_published(quick):
     text = (quick / "docs" / "report.md").read_text()
-    assert text.splitlines()[0] == "# The report's exercises, repeated, a quick look"
+    assert text.splitlines()[0] == "# The report's exercises, repeated, a quick version"
     assert f"Made by `{TYPED}`, which" in text
     captions = re.findall(r"^\*.*Made by.*", text, re.MULTILINE)
     assert len(captions) == text.count("![") == 12
-    assert all("A quick look. Made by* `onelayer" in caption for caption in captions)
+    assert all("A quick version. Made by* `onelayer" in caption for caption in captions)
     assert not re.search(r"\| (yes|no) \|", text)
     assert "48.09" not in text
     assert "18 updates are 2.25 cycles of 8" in text
@@ -127,8 +127,8 @@ def test_what_an_exercise_would_refuse_is_refused_first(
         ({"seeds": [3]}, " --seeds '[3]'", ""),
         ({"search": Plan(members=3)}, "", ""),
         ({"search": Plan(number=9)}, " --search.number 9", "with other settings"),
-        ({"data": {"limit": 500}}, " --data.limit 500", "a quick look"),
-        ({"schedule": {"step_size": 9}}, " --step_size 9", "a quick look"),
+        ({"data": {"limit": 500}}, " --data.limit 500", "a quick version"),
+        ({"schedule": {"step_size": 9}}, " --step_size 9", "a quick version"),
     ],
 )
 def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, changes, typed, kind):

@@ -159,7 +159,7 @@ class Report:
         if not self._changes.keys() - {"data.source"}:
             return ""
         short = self.schedule or "data.limit" in self._changes
-        return "a quick look" if short else "with other settings"
+        return "a quick version" if short else "with other settings"
 
     def _published(self, network: str) -> bool:
         """Whether there are published figures of the same network, settings and images."""
@@ -181,7 +181,7 @@ class Report:
         options |= {k: v for k, v in self._changes.items() if k.startswith("data.")}
         own = shipped.get("data", {}).get("limit")
         if own is not None and options.get("data.limit", own) >= own:
-            options.pop("data.limit", None)  # a quick look makes nothing longer
+            options.pop("data.limit", None)  # a quick version makes nothing longer
         options |= {f"schedule.{k}": v for k, v in schedule.items()}
         if "trainer" in shipped and "step_size" in schedule:
             steps, n_s = shipped["trainer"]["max_steps"], shipped["schedule"]["step_size"]

@@ -187,7 +187,7 @@ def _of_trainer(trainer: Any) -> Iterator[str]:
     if trainer.accumulate_grad_batches != 1:
         yield "gradients are accumulated"
     if trainer._detect_anomaly:
-        yield "detect_anomaly looks at every gradient"
+        yield "detect_anomaly checks every gradient"
     if trainer.reload_dataloaders_every_n_epochs:
         yield "the loaders are made anew after epochs"
     if getattr(trainer, "_val_check_time_interval", None) is not None:

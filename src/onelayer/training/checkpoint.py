@@ -76,7 +76,7 @@ def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise InputError(f"there is no checkpoint {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not look at the checksums
+            damaged = archive.testzip()  # torch.load does not check the checksums
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location=map_location, weights_only=True)

@@ -1,4 +1,4 @@
-"""Divergence: networks whose cost is NaN or infinite, told from the measurements of Curves."""
+"""Divergence: networks whose cost is NaN or infinite, judged by the measurements of Curves."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Population(LightningModule):
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
         self.names = list(parameter_shapes(hidden, inputs, classes))
-        # Of the pixels of the training split, so that new images can be told without it.
+        # Of the pixels of the training split, so that new images can be classified without it.
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
