@@ -160,11 +160,11 @@ class OneLayerCLI(LightningCLI):
         given = self.parser.parse_args(self._argv, defaults=False).get(self.config.subcommand, {})
         config = self.config[self.config.subcommand]
         model = given.get("model", None) or {}
-        saved = dict(load_network(path).hparams)
-        typed = {f"model.{key}": model.get(key, value) for key, value in saved.items()}
-        there = {f"model.{key}": value for key, value in saved.items()}
-        check_same(str(path), typed, there, "Leave it out.")
-        config["model"].update(saved)
+        there = dict(load_network(path).hparams)
+        here = {key: model.get(key, value) for key, value in there.items()}
+        check_same(str(path), here, there, "Leave it out.", section="model")
+        for key, value in there.items():
+            config["model"][key] = value
         typed = given.get("data", None) or {}
         state = read_run(path).get(CIFAR10DataModule.__qualname__, {})
         saved = state.get("arguments", {})

@@ -48,7 +48,9 @@ def check_among(name: str, value: Any, legal: tuple[Any, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(map(str, legal))}, not {value!r}.")
 
 
-def check_same(what: str, here: Mapping[str, Any], saved: Mapping[str, Any], advice: str) -> None:
+def check_same(
+    what: str, here: Mapping[str, Any], saved: Mapping[str, Any], advice: str, section: str = ""
+) -> None:
     """Raise :class:`InputError` where settings are not those of something that was made before.
 
     Args:
@@ -56,9 +58,11 @@ def check_same(what: str, here: Mapping[str, Any], saved: Mapping[str, Any], adv
         here: the settings now, by name.
         saved: the settings then; one that is on one side only is None on the other.
         advice: what to do about it, a sentence.
+        section: what the settings belong to, such as "model".
     """
+    before = f"{section}." if section else ""
     different = [
-        f"{name} is {here.get(name)!r} here but {saved.get(name)!r} in {what}"
+        f"{before}{name} is {here.get(name)!r} here but {saved.get(name)!r} in {what}"
         for name in dict.fromkeys([*here, *saved])
         if here.get(name) != saved.get(name)
     ]

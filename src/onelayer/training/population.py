@@ -179,8 +179,9 @@ class Population(LightningModule):
         saved = checkpoint.get("hyper_parameters", {})
         # A subclass's own arguments are its own affair, such as a batch_size that is searched for.
         names = [n for n in signature(Population).parameters if n in saved and n not in WAYS]
-        here, there = ({f"model.{n}": of.get(n) for n in names} for of in (self.hparams, saved))
-        check_same("the checkpoint", here, there, "Use the run's own value, or start a new run.")
+        here, there = ({name: of.get(name) for name in names} for of in (self.hparams, saved))
+        advice = "Use the run's own value, or start a new run."
+        check_same("the checkpoint", here, there, advice, section="model")
         weights = checkpoint.get("state_dict", {}).get(self.names[0])
         if isinstance(weights, Tensor) and weights.is_floating_point():
             for parameter in self.weights:
