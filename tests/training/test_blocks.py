@@ -24,15 +24,19 @@ from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
 
-pytestmark = [
-    # Of Lightning about flags that these trainings set on purpose.
-    pytest.mark.filterwarnings("ignore:training stops in mid-cycle"),
-    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:You requested to overfit"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:.*need to be provided during `Trainer` instantiation"),
+# What Lightning says of flags that these trainings set on purpose.
+QUIET = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "training stops in mid-cycle",
+        ".*is smaller than the logging interval",
+        "You requested to overfit",
+        ".*does not have many workers",
+        ".*exists and is not empty",
+        ".*need to be provided during `Trainer` instantiation",
+    )
 ]
+pytestmark = QUIET
 
 
 class Seen(Observer):

@@ -25,18 +25,13 @@ from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
-from tests.training.test_blocks import Lines, reason_of
+from tests.training.test_blocks import QUIET, Lines, reason_of
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:training stops in mid-cycle"),
-    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
-    pytest.mark.filterwarnings("ignore:You requested to overfit"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
+    *QUIET,
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but"),
     pytest.mark.filterwarnings("ignore:.*was called without a model"),
     pytest.mark.filterwarnings("ignore:.*configured with multiple `ModelCheckpoint`"),
-    pytest.mark.filterwarnings("ignore:.*need to be provided during `Trainer` instantiation"),
 ]
 DOCS = Path(__file__).parents[2] / "docs" / "lightning.md"
 STEPS = 16  # two epochs of eight updates
