@@ -4,7 +4,6 @@ import pickle
 import re
 import shutil
 import sys
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from tests.data.sources.test_cifar10 import (
     damage_swap,
     damage_truncate,
 )
-from tests.data.test_download import FAST, Server
+from tests.data.test_download import FAST, Server, serving
 from tests.data.tiny import Tiny, make_tiny
 from tests.support.small import CLASSES, PIXELS, trainer
 
@@ -61,14 +60,8 @@ def tiny() -> Tiny:
 
 @pytest.fixture(scope="module")
 def server(tiny: Tiny) -> Iterator[Server]:
-    with Server(tiny.archive) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "*")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with serving(tiny) as server:
         yield server
-        server.stopped.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -140,8 +141,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(bytes(2**16))
 
 
-@pytest.fixture(scope="module")
-def server(tiny: Tiny) -> Iterator[Server]:
+@contextmanager
+def serving(tiny: Tiny) -> Iterator[Server]:
+    """A server of the archive, until the end of the context."""
     with Server(tiny.archive) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "*")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -150,6 +152,12 @@ def server(tiny: Tiny) -> Iterator[Server]:
         server.stopped.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Tiny) -> Iterator[Server]:
+    with serving(tiny) as server:
+        yield server
 
 
 @pytest.fixture

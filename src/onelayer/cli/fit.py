@@ -27,7 +27,7 @@ from onelayer.training.checkpoint import (
 from onelayer.training.curves import Curves
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
-from onelayer.training.module import OneLayer, load_network
+from onelayer.training.module import OneLayer, network_of
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
@@ -57,7 +57,7 @@ def with_own_config(argv: list[str]) -> list[str]:
         return argv
     typed = words[words.index("--ckpt_path") + 1]
     with suppress(InputError):  # which is raised again where the checkpoint is read
-        path = find_checkpoint(typed, Path(RUNS), "*/version_*")
+        path = find_checkpoint(typed, Path(RUNS), any_config=True)
         config = path.parent.parent / "config.yaml"
         if path.parent.name == FOLDER and config.is_file():
             return ["--config", str(config), *argv, "--ckpt_path", str(path)]
@@ -125,12 +125,9 @@ class OneLayerCLI(LightningCLI):
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
                 trainer.max_steps = 2 * schedule.step_size * schedule.cycles
         if config.ckpt_path is not None:
-            anywhere = not config.config
-            runs = self._runs_folder()
-            path = (
-                find_checkpoint(config.ckpt_path, runs.parent, "*/version_*")
-                if anywhere
-                else find_checkpoint(config.ckpt_path, runs)
+            any_config, runs = not config.config, self._runs_folder()
+            path = find_checkpoint(
+                config.ckpt_path, runs.parent if any_config else runs, any_config
             )
             config["ckpt_path"] = str(path)
             self._resume_from(path) if fits else self._take_network_from(path)
@@ -145,8 +142,9 @@ class OneLayerCLI(LightningCLI):
 
         A checkpoint that lies elsewhere starts a new one.
         """
-        load_network(path)
-        self._resumed_step = read_run(path)["global_step"]
+        content = read_run(path)
+        network_of(content, path)  # refuses now what Lightning would trip over later
+        self._resumed_step = content["global_step"]
         folder = path.resolve().parent
         self._resumed_run = folder.parent if folder.name == FOLDER else None
         print(f"resuming {path} after {self._resumed_step} updates")
@@ -160,13 +158,14 @@ class OneLayerCLI(LightningCLI):
         given = self.parser.parse_args(self._argv, defaults=False).get(self.config.subcommand, {})
         config = self.config[self.config.subcommand]
         model = given.get("model", None) or {}
-        there = dict(load_network(path).hparams)
+        content = read_run(path)
+        there = dict(network_of(content, path).hparams)
         here = {key: model.get(key, value) for key, value in there.items()}
         check_same(str(path), here, there, "Leave it out.", section="model")
         for key, value in there.items():
             config["model"][key] = value
         typed = given.get("data", None) or {}
-        state = read_run(path).get(CIFAR10DataModule.__qualname__, {})
+        state = content.get(CIFAR10DataModule.__qualname__, {})
         saved = state.get("arguments", {})
         if "source" not in typed and "dataset" in state:
             config["data"]["source"] = state["dataset"]

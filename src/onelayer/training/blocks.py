@@ -8,9 +8,9 @@ with automatic optimisation: :class:`Blocks` lends it other hooks when a trainin
 them back when it ends. Where something could tell the difference, a line says what, and Lightning
 does what it always does.
 
-This is the one file that uses parts of Lightning that it does not document: the data fetcher that
-hands a step the iterator, the question whether to validate, and the counters of batches and
-updates.
+This is the one file that reaches into Lightning's loops, which it does not document: for the data
+fetcher that hands a step the iterator, the question whether to validate, and the counters of
+batches and updates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.optim import SGD
 
 from onelayer.core.update import FusedUpdate, RecordedUpdate, SharedUpdate, Update, has_graphs
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.observer import Observer, observers
+from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
 from onelayer.training.population import Population
 
 MAX_BLOCK = 100
@@ -144,7 +144,7 @@ def reasons(trainer: Any, module: Any) -> Iterator[str]:
                 yield f"{type(trainer.datamodule).__name__} has an {name} of its own"
     yield from _of_gradients(trainer, module)
     yield from _of_trainer(trainer)
-    for callback in _callbacks(trainer):
+    for callback in callbacks_of(trainer):
         if wants_batches(callback):
             yield f"{type(callback).__name__} wants every batch"
 
@@ -239,10 +239,6 @@ def _function(owner: object, name: str) -> Any:
     return getattr(method, "__func__", method)
 
 
-def _callbacks(trainer: Any) -> list[Callback]:
-    return cast(list[Callback], trainer.callbacks)
-
-
 # ---- where a block ends
 
 
@@ -257,7 +253,7 @@ def next_stop(trainer: Any, step: int) -> int:
     if trainer.enable_validation and trainer.val_check_batch != math.inf:
         counted = progress.total.ready - 1 if trainer.check_val_every_n_epoch is None else epoch
         stops.append(step + _until(counted, trainer.val_check_batch))
-    stops += [_due(callback, trainer, step, epoch) for callback in _callbacks(trainer)]
+    stops += [_due(callback, trainer, step, epoch) for callback in callbacks_of(trainer)]
     return int(min(stops))
 
 
@@ -351,7 +347,7 @@ class _Hooks:
         return X, y
 
     def _rate(self, step: int) -> float:
-        rate = next((r for o in self.schedules if (r := o.rate(step)) is not None), None)
+        rate = scheduled_rate(self.schedules, step)
         return float(self.trainer.optimizers[0].param_groups[0]["lr"]) if rate is None else rate
 
     def _count(self, batches: Any, done: int) -> None:

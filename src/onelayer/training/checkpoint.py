@@ -92,15 +92,15 @@ def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
-def find_checkpoint(path: str, runs: Path, pattern: str = "version_*") -> Path:
+def find_checkpoint(path: str, runs: Path, any_config: bool = False) -> Path:
     """The checkpoint meant by ``path``: a file, a run's folder, or "last" for the newest run.
 
     A run that was killed before its first checkpoint has nothing to go on from and is passed over.
 
     Args:
         path: what was typed.
-        runs: where runs are looked for.
-        pattern: of their folders in it.
+        runs: the folder of a config's runs, of which the highest version is the newest.
+        any_config: ``runs`` has a folder for each config, and the run trained last is the newest.
 
     Raises:
         InputError: there is none.
@@ -108,13 +108,14 @@ def find_checkpoint(path: str, runs: Path, pattern: str = "version_*") -> Path:
     if path != "last":
         place = _local(path)
         return last_of(place) if last_of(place).is_file() else place
-    runs_found = [run for run in runs.glob(pattern) if re.fullmatch(r"version_\d+", run.name)]
-    found = [last_of(run) for run in runs_found if last_of(run).is_file()]
+    folders = runs.glob("*/version_*" if any_config else "version_*")
+    versions = [run for run in folders if re.fullmatch(r"version_\d+", run.name)]
+    found = [last_of(run) for run in versions if last_of(run).is_file()]
     if not found:
         raise InputError(f"there is no run with a checkpoint in {runs}: train one, onelayer fit.")
-    if pattern == "version_*":
-        return max(found, key=lambda last: int(last.parent.parent.name.removeprefix("version_")))
-    return max(found, key=lambda last: last.stat().st_mtime)
+    if any_config:
+        return max(found, key=lambda last: last.stat().st_mtime)
+    return max(found, key=lambda last: int(last.parent.parent.name.removeprefix("version_")))
 
 
 def read_run(path: str | Path) -> dict[str, Any]:

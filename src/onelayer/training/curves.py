@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -15,10 +15,10 @@ from onelayer.core.checks import check_whole
 from onelayer.data.splits import Splits
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
-from onelayer.training.observer import Observer, observers, scheduled_rate
+from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
 from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
-from onelayer.training.validation import is_wanted
+from onelayer.training.validation import is_wanted, monitored
 
 CHARTS = {
     quantity: {quantity: ["Multiline", [f"train/{quantity}", f"val/{quantity}"]]}
@@ -58,7 +58,9 @@ class Curves(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave Lightning's validation out where nobody would miss it."""
-        self._monitored = [c for c in _callbacks(trainer) if _monitors(c, ("train/", "val/"))]
+        self._monitored = [
+            c for c in callbacks_of(trainer) if monitored(c).startswith(("train/", "val/"))
+        ]
         if _has_splits(trainer, pl_module) and not is_wanted(trainer, pl_module):
             self._limit_val_batches = cast(Any, trainer).limit_val_batches
             cast(Any, trainer).limit_val_batches = 0
@@ -115,7 +117,7 @@ class Curves(Observer):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for those who act on it now: Lightning asks them after all other callbacks."""
-        if self._period is None or any(_monitors(c, ("train/",)) for c in self._monitored):
+        if self._period is None or any(monitored(c).startswith("train/") for c in self._monitored):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -176,7 +178,7 @@ class Curves(Observer):
         self, trainer: Trainer, pl_module: LightningModule, split: str, figures: dict[str, Any]
     ) -> Iterator[Row]:
         step = trainer.global_step
-        rate = scheduled_rate(trainer, step)
+        rate = scheduled_rate(observers(trainer), step)
         lr = float(cast(Any, pl_module).lr) if rate is None else rate
         values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
         members = cast(Any, pl_module).members
@@ -201,15 +203,6 @@ class Curves(Observer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows of the run that is resumed."""
         self.rows = [Row(*row) for row in state_dict["rows"]]
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return cast(Any, trainer).callbacks  # type: ignore[no-any-return]
-
-
-def _monitors(callback: Any, beginnings: tuple[str, ...]) -> bool:
-    monitor = getattr(callback, "monitor", None)  # as EarlyStopping and ModelCheckpoint call it
-    return isinstance(monitor, str) and monitor.startswith(beginnings)
 
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:

@@ -98,7 +98,11 @@ def load_network(path: str | Path) -> OneLayer:
     Raises:
         InputError: as :func:`read_run`, and for the checkpoint of another model.
     """
-    content = read_run(path)
+    return network_of(read_run(path), path)
+
+
+def network_of(content: dict[str, Any], path: str | Path) -> OneLayer:
+    """:func:`load_network` of what has been read from ``path`` already."""
     known = inspect.signature(OneLayer).parameters
     given = content.get("hyper_parameters", {}).items()
     try:

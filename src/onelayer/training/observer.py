@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,12 +36,17 @@ class Observer(Callback):
         """Called when splits have been measured; ``rows`` are all so far, the new ones last."""
 
 
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """A trainer's callbacks, which Lightning does not declare as an attribute."""
+    return cast(Any, trainer).callbacks  # type: ignore[no-any-return]
+
+
 def observers(trainer: Trainer) -> list[Observer]:
     """The Observers among a trainer's callbacks."""
-    return [c for c in cast(Any, trainer).callbacks if isinstance(c, Observer)]
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Observer)]
 
 
-def scheduled_rate(trainer: Trainer, step: int) -> float | None:
-    """The rate that an Observer sets for the update after ``step``; None where none does."""
-    rates = (observer.rate(step) for observer in observers(trainer))
+def scheduled_rate(observers: Iterable[Observer], step: int) -> float | None:
+    """The rate that one of them sets for the update after ``step``; None where none does."""
+    rates = (observer.rate(step) for observer in observers)
     return next((rate for rate in rates if rate is not None), None)

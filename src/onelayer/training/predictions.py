@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ class PredictionsCSV(BasePredictionWriter):
 
     Args:
         path: of the CSV.
-        classes: names of the classes; those of the data module if left out.
 
     Raises:
         InputError: the path is a folder, or in none.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__("batch")
         if path.is_dir() or not path.parent.is_dir():
             what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}"
             raise InputError(f"--output {path} {what}: name a CSV file to write.")
-        self.path, self.classes = path, classes
+        self.path = path
         self.rows: list[tuple[str, Any]] = []
 
     def write_on_batch_end(
@@ -43,7 +41,7 @@ class PredictionsCSV(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = list(self.classes or data.classes)
+        classes = list(data.classes)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["file", "class", "probability", *classes])

@@ -43,8 +43,14 @@ def is_wanted(trainer: Any, module: Any) -> bool:
     )
 
 
+def monitored(callback: Any) -> str:
+    """The figure that a callback monitors, as EarlyStopping and ModelCheckpoint call it; or ""."""
+    monitor = getattr(callback, "monitor", None)
+    return monitor if isinstance(monitor, str) else ""
+
+
 def _wants_validation(callback: Any) -> bool:
-    monitor = getattr(callback, "monitor", None)  # as EarlyStopping and ModelCheckpoint call it
+    figure = monitored(callback)
     waits = isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is False
-    watches = isinstance(monitor, str) and not monitor.startswith("train/")
+    watches = figure != "" and not figure.startswith("train/")
     return watches or waits or overrides(callback, CALLBACK_HOOKS)
