@@ -1,4 +1,4 @@
-"""Curves: when it looks, what it writes, what others can monitor."""
+"""Curves: when it measures, what it writes, what others can monitor."""
 
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
@@ -16,7 +16,7 @@ SMALL = {"inputs": PIXELS, "classes": CLASSES}
 
 
 @pytest.mark.parametrize(("step_size", "per_cycle"), [(10, 10), (7, 10), (12, 5)])
-def test_looks_evenly_within_each_cycle_at_its_ends_and_at_the_last_update(
+def test_measures_evenly_within_each_cycle_at_its_ends_and_at_the_last_update(
     tmp_path, step_size, per_cycle
 ):
     curves = Curves(per_cycle=per_cycle)
@@ -29,7 +29,7 @@ def test_looks_evenly_within_each_cycle_at_its_ends_and_at_the_last_update(
     assert [row.step for row in curves.rows if row.split == "train"] == steps
 
 
-def test_without_a_schedule_looks_each_epoch(tmp_path):
+def test_without_a_schedule_measures_each_epoch(tmp_path):
     curves = Curves()
     fit(tmp_path, callbacks=[curves], max_steps=20)
     assert [row.step for row in curves.rows if row.split == "val"] == [0, 8, 16, 20]

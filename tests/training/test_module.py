@@ -381,3 +381,15 @@ def test_a_checkpoint_carries_the_statistics_of_the_training_split(tmp_path):
 def test_values_that_make_no_network_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         OneLayer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": 4}, "model.classes is 4, but the data have 3."),
+        ({"inputs": 13}, "model.inputs is 13, but the data have 12."),
+    ],
+)
+def test_a_network_of_other_sizes_than_the_data_is_refused(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path, OneLayer(**{**SMALL, **arguments}))

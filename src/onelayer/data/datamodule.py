@@ -18,7 +18,7 @@ from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pictures import PictureLoader, find_images
-from onelayer.data.sources import PIXELS, Labelled, Source, cifar10, concatenate
+from onelayer.data.sources import Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
 from onelayer.data.sources.shapes import Shapes
 from onelayer.data.splits import Split, pool_of, split_rows
@@ -79,6 +79,11 @@ class ResidentDataModule(LightningDataModule):
     def classes(self) -> Sequence[str]:
         """What the labels 0, 1, … mean."""
         return self.data_set.classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample; its product is d."""
+        return self.data_set.shape
 
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
@@ -237,8 +242,6 @@ class CIFAR10DataModule(ResidentDataModule):
     published = cifar10.CIFAR10
     """What the files must be, and how many images a batch holds, of the built-in set too."""
 
-    input_size = PIXELS
-    num_classes = len(cifar10.CLASS_NAMES)
     decisive = ("train_batches", "val_batches", "val_size", "limit", "batch_size", "seed")
 
     def __init__(

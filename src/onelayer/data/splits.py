@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from onelayer.data.features import Features
+    from onelayer.data.features import Features, Statistics
 
 Split = Literal["train", "val", "test"]
 """What rows are for. Training and validation rows come from the pool "train"."""
@@ -28,6 +28,14 @@ class Splits(Protocol):
 
     def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
         """Return a split's features (n, d) and labels (n,); None where there is no such split."""
+
+
+@runtime_checkable
+class Standardised(Splits, Protocol):
+    """Splits of standardised features; the network keeps ``statistics`` (d,) for new samples."""
+
+    @property
+    def statistics(self) -> Statistics: ...  # noqa: D102
 
 
 def pool_of(split: Split) -> Pool:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from onelayer.core.errors import InputError
 from onelayer.data.loader import ResidentLoader
+from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
@@ -68,28 +69,29 @@ class FromData(Callback):
         """
         if not isinstance(pl_module, OneLayer):
             return  # a trainer keeps what OneLayer gave it for the next module
-        data: Any = getattr(trainer, "datamodule", None)
-        module = cast(Any, pl_module)
-        for name, there in (("inputs", "input_size"), ("classes", "num_classes")):
-            if getattr(module, name) != getattr(data, there, getattr(module, name)):
-                raise InputError(
-                    f"model.{name} is {getattr(module, name)}, but the data have "
-                    f"{getattr(data, there)}."
-                )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, Splits):
+            _check_size("classes", pl_module.classes, len(data.classes))
         if trainer.precision in ("16-true", "bf16-true"):
             raise InputError(
                 f"trainer.precision {trainer.precision} would round statistics and figures "
                 "too: use bf16-mixed, 32-true or 64-true."
             )
-        if stage == "fit" and hasattr(data, "statistics"):
-            module.mean.copy_(data.statistics.mean)
-            module.std.copy_(data.statistics.std)
+        if stage == "fit" and isinstance(data, Standardised):
+            _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
+            pl_module.mean.copy_(data.statistics.mean)
+            pl_module.std.copy_(data.statistics.std)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'."""
         loader = trainer.train_dataloader
         if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
             loader.shuffle = False
+
+
+def _check_size(name: str, here: int, there: int) -> None:
+    if here != there:
+        raise InputError(f"model.{name} is {here}, but the data have {there}.")
 
 
 def load_network(path: str | Path) -> OneLayer:
