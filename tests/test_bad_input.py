@@ -517,7 +517,9 @@ CHECKPOINTS = [
             "global_step",
             "last.ckpt",
         ),
-        checkpoint(command, another_network, "another network", "layer.weight", "onelayer fit"),
+        checkpoint(
+            command, another_network, "no checkpoint of OneLayer", "W is not there", "onelayer fit"
+        ),
         unreadable(command, "nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
         unreadable(
             command,

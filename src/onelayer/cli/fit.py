@@ -18,6 +18,7 @@ from onelayer.cli.parser import Parser, names_of, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
 from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.features import Statistics
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -159,16 +160,22 @@ class OneLayerCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         model = given.get("model", None) or {}
         content = read_run(path)
-        there = dict(network_of(content, path).hparams)
+        network = network_of(content, path)
+        there = dict(network.hparams)
         here = {key: model.get(key, value) for key, value in there.items()}
         check_same(str(path), here, there, "Leave it out.", section="model")
         for key, value in there.items():
             config["model"][key] = value
         typed = given.get("data", None) or {}
-        state = content.get(CIFAR10DataModule.__qualname__, {})
-        saved = state.get("arguments", {})
-        if "source" not in typed and "dataset" in state:
-            config["data"]["source"] = state["dataset"]
+        state = content.get(CIFAR10DataModule.__qualname__)
+        if not isinstance(state, dict) or not isinstance(saved := state.get("arguments"), dict):
+            raise InputError(f"{path} has no data's state: name one that onelayer fit wrote.")
+        if not Statistics(network.mean, network.std).equal(
+            Statistics(state.get("mean"), state.get("std"))  # type: ignore[arg-type]
+        ):
+            raise InputError(f"{path}: its network and its data have other statistics: damaged.")
+        if "source" not in typed:
+            config["data"]["source"] = state.get("dataset")
         if not any(key in typed for key in SPLIT):
             for key in SPLIT:
                 config["data"][key] = saved.get(key, config["data"].get(key))

@@ -85,6 +85,16 @@ def check_pair(X: Any, y: Tensor, at_least: int = 1) -> None:
         raise InputError(f"X must be floating point and y int64, not {given}.")
 
 
+def check_dense(name: str, T: Tensor) -> None:
+    """Raise :class:`InputError` unless all numbers of a tensor are there, as float32 or float64.
+
+    A view of one number may pretend to be billions.
+    """
+    dense = T.layout == torch.strided and T.dtype in (torch.float32, torch.float64)
+    if not dense or T.untyped_storage().nbytes() < T.numel() * T.itemsize:
+        raise InputError(f"{name} is no whole tensor of float32 or float64 numbers.")
+
+
 def check_labels(y: Tensor, classes: int | None = None) -> None:
     """Raise :class:`InputError`, naming the first row, if a label is outside 0 … classes - 1.
 

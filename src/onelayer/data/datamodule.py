@@ -166,6 +166,9 @@ class ResidentDataModule(LightningDataModule):
             InputError: the run to resume had other data or another order, or the network to judge
                 was trained on another data set; naming both values.
         """
+        for key, kind in (("mean", Tensor), ("std", Tensor), ("dataset", str), ("arguments", dict)):
+            if not isinstance(state, dict) or not isinstance(state.get(key), kind):
+                raise InputError(f"the checkpoint's data have no {key}: it is damaged.")
         here, saved, advice = {"dataset": self.name}, {"dataset": state["dataset"]}, "Use its data."
         # A checkpoint that comes later in a fit is Lightning's own, of a search of a batch size.
         if self._runs(TrainerFn.FITTING) and not self._begun:
@@ -366,7 +369,9 @@ class CIFAR10DataModule(ResidentDataModule):
         """Take over the checkpoint's statistics, and its data set where that is open."""
         judged = self.source == "auto" and not self._runs(TrainerFn.FITTING)
         if judged or self._runs(TrainerFn.PREDICTING):
-            self._settle(state["dataset"])
+            name = state.get("dataset") if isinstance(state, dict) else state
+            check_among("the checkpoint's dataset", name, ("cifar10", "synthetic"))
+            self._settle(str(name))
         super().load_state_dict(state)
 
     def predict_dataloader(self) -> PictureLoader:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from onelayer.core.checks import check_dense
 from onelayer.core.errors import InputError
 
 # Of a chunk. Fewer numbers than torch spreads over its threads: as fast as all of them on an idle
@@ -45,10 +46,25 @@ class Statistics:
     """Mean and standard deviation, float64 (d,) each, of pixels scaled to [0, 1].
 
     The latter is unbiased as ``torch.std``, and 1 where a feature never varies.
+
+    Raises:
+        InputError: a number that is not finite, a deviation that is not above 0, other shapes.
     """
 
     mean: Tensor
     std: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.ndim != 1 or value.shape != self.mean.shape:
+                raise InputError(f"{name} must be a tensor (d,), not {str(value)[:40]!r}.")
+            check_dense(name, value)
+            wrong = ~value.isfinite() if name == "mean" else ~(value.isfinite() & (value > 0))
+            if wrong.any():
+                i = int(wrong.nonzero()[0])
+                legal = "finite" if name == "mean" else "finite and above 0"
+                raise InputError(f"{name}[{i}] = {float(value[i])} must be {legal}.")
 
     def equal(self, other: Statistics) -> bool:
         """Whether the numbers are the same, bit for bit."""

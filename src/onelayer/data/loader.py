@@ -164,7 +164,11 @@ class ResidentLoader:
         Raises:
             InputError: a position beyond the epoch's end: the batch size or the data have changed.
         """
-        epoch, position = state["epoch"], state["position"]
+        if not isinstance(state, dict):
+            raise InputError(f"the checkpoint's state of a loader is {state!r}: it is damaged.")
+        epoch, position = state.get("epoch", -1), state.get("position", -1)
+        check_whole("the checkpoint's epoch of the batches", epoch, 0)
+        check_whole("the checkpoint's position in it", position, 0)
         if not 0 <= position <= len(self):
             raise InputError(
                 f"the checkpoint stands at batch {position} of an epoch, which has {len(self)} "

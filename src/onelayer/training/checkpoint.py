@@ -26,6 +26,7 @@ from onelayer.training.folder import FOLDER, LAST, PREVIOUS, last_of
 from onelayer.training.interrupt import Stopped, StopRequest
 from onelayer.training.observer import Observer
 from onelayer.training.population import Population
+from onelayer.training.schema import check_content
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -89,6 +90,10 @@ def _read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise InputError(f"{path} is not a whole checkpoint: {first_line(error)}.") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
+    try:
+        check_content(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return content
 
 

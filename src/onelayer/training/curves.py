@@ -17,7 +17,7 @@ from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
 from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
 from onelayer.training.population import Population
-from onelayer.training.records import Row, write_rows
+from onelayer.training.records import Row, restored_rows, write_rows
 from onelayer.training.validation import is_wanted, monitored
 
 CHARTS = {
@@ -202,7 +202,7 @@ class Curves(Observer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows of the run that is resumed."""
-        self.rows = [Row(*row) for row in state_dict["rows"]]
+        self.rows = restored_rows(state_dict.get("rows"))
 
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:

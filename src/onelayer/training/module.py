@@ -9,13 +9,15 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from onelayer.core.errors import InputError
+from onelayer.data.features import Statistics
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
-from onelayer.training.population import Population
+from onelayer.training.population import Population, shapes_of
+from onelayer.training.schema import check_tensors
 
 
 class OneLayer(Population):
@@ -83,10 +85,37 @@ class FromData(Callback):
             pl_module.std.copy_(data.statistics.std)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'."""
-        loader = trainer.train_dataloader
+        """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.
+
+        Raises:
+            InputError: the batches of a checkpoint are not those after the trained ones, or its
+                statistics are not the network's.
+        """
+        loader, data = trainer.train_dataloader, trainer.datamodule  # type: ignore[attr-defined]
         if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
             loader.shuffle = False
+        if not trainer.ckpt_path or not isinstance(pl_module, OneLayer):
+            return
+        if isinstance(loader, ResidentLoader):
+            _check_position(trainer, loader)
+        if isinstance(data, Standardised) and not data.statistics.equal(
+            Statistics(pl_module.mean.cpu(), pl_module.std.cpu())
+        ):
+            raise InputError("the checkpoint's network and its data have other statistics.")
+
+
+def _check_position(trainer: Trainer, loader: ResidentLoader) -> None:
+    trained = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    state = loader.state_dict()
+    within = trained and state["position"] < len(loader)
+    if trained not in (0, state["position"]) or (
+        within and state["epoch"] != trainer.current_epoch
+    ):
+        raise InputError(
+            f"the checkpoint's counts do not agree: {trained} batches of epoch "
+            f"{trainer.current_epoch} were trained on, and its loader has given "
+            f"{state['position']} of epoch {state['epoch']}."
+        )
 
 
 def _check_size(name: str, here: int, there: int) -> None:
@@ -105,16 +134,22 @@ def load_network(path: str | Path) -> OneLayer:
 
 def network_of(content: dict[str, Any], path: str | Path) -> OneLayer:
     """:func:`load_network` of what has been read from ``path`` already."""
-    known = inspect.signature(OneLayer).parameters
-    given = content.get("hyper_parameters", {}).items()
+    given = content.get("hyper_parameters", {})
     try:
-        model = OneLayer(**{name: value for name, value in given if name in known})
+        # Before a network is made: its sizes may be lies.
+        check_tensors(content["state_dict"], shapes_of(**_those_of(shapes_of, given)))
+        model = OneLayer(**_those_of(OneLayer, given))
         model.on_load_checkpoint(content)
         model.load_state_dict(content["state_dict"])
-    except (TypeError, RuntimeError, KeyError, AttributeError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3]) or error
+    except (InputError, RuntimeError) as error:
+        reason = "\n".join(line.strip() for line in str(error).splitlines()[:3])
         raise InputError(
-            f"{path} is of another network than OneLayer: {reason}\n"
-            "Name a checkpoint that onelayer fit wrote."
+            f"{path} is no checkpoint of OneLayer: {reason}\nName one that onelayer fit wrote."
         ) from error
     return model.eval()
+
+
+def _those_of(function: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a function knows."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in known}

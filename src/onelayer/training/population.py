@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -18,6 +19,7 @@ from onelayer.core.update import processes, samples_of_all
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.training.measure import Measure, mean_of_finite
 from onelayer.training.observer import observers
+from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
@@ -50,9 +52,7 @@ class Population(LightningModule):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        check_whole("hidden", hidden, at_least=0)
-        check_whole("inputs", inputs, at_least=1)
-        check_whole("classes", classes, at_least=2)
+        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes)
         check_number("lr", lr)
         if init_std is not None:
             check_number("init_std", init_std)
@@ -182,10 +182,14 @@ class Population(LightningModule):
         here, there = ({name: of.get(name) for name in names} for of in (self.hparams, saved))
         advice = "Use the run's own value, or start a new run."
         check_same("the checkpoint", here, there, advice, section="model")
-        weights = checkpoint.get("state_dict", {}).get(self.names[0])
-        if isinstance(weights, Tensor) and weights.is_floating_point():
-            for parameter in self.weights:
-                parameter.data = parameter.data.to(weights.dtype)
+        check_tensors(checkpoint["state_dict"], self.shapes)
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            check_resumable(checkpoint)
+            if getattr(self.configure_optimizers, "__func__", None) is _PLAIN_SGD:
+                states = checkpoint["optimizer_states"]
+                check_optimizer(states, self.configure_optimizers().state_dict())
+        for name, parameter in zip(self.names, self.weights, strict=True):
+            parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -226,8 +230,29 @@ class Population(LightningModule):
                 f"{kind}."
             )
         P = self.predict_proba(X)
+        if not P.isfinite().all():
+            raise InputError("the networks' logits are not finite: their weights are too large.")
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
         return (others[0], P) if named else P
+
+
+_PLAIN_SGD = Population.configure_optimizers
+
+
+def shapes_of(
+    hidden: int = 0, l2: Any = 0.0, seeds: Any = 0, inputs: int = 3072, classes: int = 10
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in the checkpoint of such a population: (m, …), and (d,) of statistics.
+
+    Raises:
+        InputError: a size out of its range.
+    """
+    check_whole("hidden", hidden, at_least=0)
+    check_whole("inputs", inputs, at_least=1)
+    check_whole("classes", classes, at_least=2)
+    m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
+    shapes = parameter_shapes(hidden, inputs, classes).items()
+    return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
 
 
 def _is_plain(value: Any) -> bool:

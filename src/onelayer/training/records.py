@@ -25,6 +25,33 @@ class Row(NamedTuple):
     accuracy: float
 
 
+def restored_rows(saved: Any) -> list[Row]:
+    """The rows that a callback has kept in a checkpoint.
+
+    Raises:
+        InputError: naming the first that is none.
+    """
+    if not isinstance(saved, list):
+        raise InputError(f"the checkpoint's curves are {str(saved)[:40]!r}, and no list of rows.")
+    return [_restored_row(i, row) for i, row in enumerate(saved)]
+
+
+def _restored_row(i: int, row: Any) -> Row:
+    fits = isinstance(row, list | tuple) and len(row) == len(_KINDS)
+    if not fits or not all(
+        isinstance(value, str if kind is str else int | float) and not isinstance(value, bool)
+        for value, kind in zip(row, _KINDS, strict=True)
+    ):
+        raise InputError(
+            f"the checkpoint's row {i} of curves is {str(row)[:80]}: it is damaged, or was changed."
+        )
+    return Row(*row)
+
+
+_KINDS: list[Any] = [int, str, int, float, int, float, float, float, float]
+"""Of a row's values."""
+
+
 def is_finite(row: Row) -> bool:
     """Whether the member has not diverged."""
     return math.isfinite(row.cost) and math.isfinite(row.loss)
@@ -64,9 +91,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _row(where: str, line: str) -> Row:
-    kinds: list[Any] = [int, str, int, float, int, float, float, float, float]
     try:
-        return Row(*(kind(value) for kind, value in zip(kinds, line.split(","), strict=True)))
+        return Row(*(kind(value) for kind, value in zip(_KINDS, line.split(","), strict=True)))
     except ValueError as error:
         raise InputError(
             f"{where}: {line[:80]!r} is not\n{','.join(Row._fields)}\nThe file is damaged."

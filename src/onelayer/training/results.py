@@ -16,12 +16,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from onelayer.core.checks import check_number
 from onelayer.data.splits import Splits
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, last_figures
+from onelayer.training.records import Row, last_figures, restored_rows
 
 SUFFIX = ".results"
 """Of the TensorBoard file with the final figures."""
@@ -110,8 +111,9 @@ class Results(Observer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the clock and the figures of the run that is resumed."""
+        check_number("the checkpoint's seconds", state_dict.get("seconds"))
         self._seconds = state_dict["seconds"]
-        self._figures = [Row(*row) for row in state_dict.get("rows", [])]
+        self._figures = restored_rows(state_dict.get("rows"))
 
 
 def _log(

@@ -82,7 +82,7 @@ class TriangularLR(Observer):
         """
         here = self.state_dict()
         advice = "Resume with the run's own schedule, or start a new run."
-        check_same("the checkpoint", here, {**here, **self._saved}, advice, section="schedule")
+        check_same("the checkpoint", here, self._saved or here, advice, section="schedule")
         if trainer.max_steps > 0 and not _counts_epochs(trainer):
             self._warn_in_mid_cycle(trainer.max_steps)
 
