@@ -1,6 +1,7 @@
 """Curves: when it measures, what it writes, what others can monitor."""
 
 import pytest
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -92,3 +93,69 @@ def test_numbers_survive_the_file_exactly(tmp_path):
 def test_bad_values_are_refused(arguments):
     with pytest.raises(InputError, match="must be a whole number >= 1"):
         Curves(**arguments)
+
+
+class Counting(OneLayer):
+    """Notes how many rows each measurement had."""
+
+    def evaluate(self, X, y):
+        self.counts.append(len(y))
+        return super().evaluate(X, y)
+
+
+def counted(tmp_path, curves, callbacks=(), max_steps=40, per=10):
+    """A training on 60 rows by batches of 8, and the rows of each measurement, train and val."""
+    model = Counting(4, l2=0.01, **SMALL)
+    model.counts = []
+    schedule = TriangularLR(0.01, 0.3, step_size=per)
+    fit(tmp_path, model, callbacks=[curves, schedule, *callbacks], max_steps=max_steps)
+    return model, list(zip(model.counts[::2], model.counts[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("train_rows", "least", "between"),
+    [
+        (None, 1, 60),
+        (7, 1, 7),  # no more than that
+        (10_000, 1, 10),  # a third of 4 updates' 8 rows each, of 7.5 batches in an epoch of 60 rows
+        (10_000, 25, 25),
+        (10_000, 1000, 60),
+    ],
+)
+def test_measurements_between_the_first_and_the_last_are_of_some_rows(
+    tmp_path, monkeypatch, train_rows, least, between
+):
+    monkeypatch.setattr("onelayer.training.curves.LEAST_ROWS", least)
+    curves = Curves(per_cycle=5, train_rows=train_rows)
+    _, counts = counted(tmp_path, curves)
+    assert counts == [(60, 30), *[(between, 30)] * 9, (60, 30)]
+
+
+def test_the_rows_measured_on_the_way_are_always_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("onelayer.training.curves.LEAST_ROWS", 1)
+    drawn = []
+    for seed in (0, 1):
+        curves = Curves(per_cycle=5, train_rows=7)
+        fit(tmp_path, OneLayer(seeds=seed, **SMALL), callbacks=[curves], max_steps=8)
+        drawn.append(curves._some.tolist())
+    assert drawn[0] == drawn[1] == sorted(set(drawn[0]))
+    assert drawn[0] != list(range(7))
+
+
+def test_the_last_measurement_is_whole_where_something_ends_the_training_early(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("onelayer.training.curves.LEAST_ROWS", 1)
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 8
+
+    logger = TensorBoardLogger(tmp_path, name="", version="run", default_hp_metric=False)
+    curves = Curves(per_cycle=5, train_rows=7)
+    model = OneLayer(4, l2=0.01, **SMALL)
+    callbacks = [curves, TriangularLR(0.01, 0.3, step_size=10), Stop()]
+    fit(tmp_path, model, callbacks=callbacks, logger=logger, max_steps=40)
+    (last,) = [row for row in curves.rows if (row.step, row.split) == (8, "train")]
+    assert last.cost == float(model.evaluate(*SmallData().tensors("train"))["cost"])
+    assert read_rows(tmp_path / "run" / "curves.csv") == curves.rows

@@ -155,6 +155,24 @@ class ByteFeatures:
         return self if x is self.x else ByteFeatures(x, self.statistics, self.dtype)
 
 
+class SomeRows:
+    """Some rows of features (n, d), taken out a chunk at a time: nothing is copied before."""
+
+    def __init__(self, X: Features, rows: Tensor) -> None:
+        self.X, self.rows = X, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Give chunks of rows, in order."""
+        return (self.X.index_select(0, rows) for rows in self.rows.split(size))
+
+    def to(self, device: torch.device | str) -> SomeRows:
+        """Return the same on a device."""
+        return SomeRows(self.X.to(device), self.rows.to(device))
+
+
 def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Features:
     """Return standardised features, as bytes where they need more than half of the free memory."""
     needed = x.numel() * dtype.itemsize

@@ -23,7 +23,8 @@ from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule, and under trainer max_steps, where that is not the schedule's whole cycles."""
+schedule, of Curves under curves, and under trainer max_steps, where that is not the schedule's
+whole cycles."""
 
 
 def check_training(settings: Settings) -> None:
@@ -62,12 +63,13 @@ def train_and_test(settings: Settings, folder: Path, title: str) -> dict[str, An
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     model, data = OneLayer(**settings["model"]), CIFAR10DataModule(**settings["data"])
     rates, results = TriangularLR(**settings["schedule"]), Results()
+    curves = Curves(**settings.get("curves", {}))
     last = last_of(folder)
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
     max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
-    trainer = make_trainer(max_steps, [rates, results, Curves(), Checkpoints()], logger)
+    trainer = make_trainer(max_steps, [rates, results, curves, Checkpoints()], logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished:
         trainer.test(model, datamodule=data, verbose=False)

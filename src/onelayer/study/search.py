@@ -109,6 +109,7 @@ class Search:
             "model": {"hidden": self.hidden, "l2": l2, "seeds": list(final.seeds)},
             "data": {**self.data, "val_size": final.val_size, "batch_size": final.batch_size},
             "schedule": {**self.schedule, "step_size": final.step_size, "cycles": final.cycles},
+            "curves": {"train_rows": None},
         }
 
     def check(self) -> SealedData:

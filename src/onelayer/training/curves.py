@@ -12,7 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
+from onelayer.data.features import SomeRows
 from onelayer.data.splits import Splits
+from onelayer.data.streams import permutation
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES, mean_of_finite
 from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
@@ -26,11 +28,21 @@ CHARTS = {
 }
 """TensorBoard's custom scalars: training and validation of one quantity in one chart."""
 
+LEAST_ROWS = 1000
+"""A share of the training split has at least so many rows, for figures that mean something."""
+ROWS = (0, 0, 1)
+"""Seed and stream of their order, which no epoch has."""
+
 
 class Curves(Observer):
     """Measures both splits, writes curves.csv and TensorBoard, logs ``train/…`` and ``val/…``.
 
-    The splits come whole from the data module; the first measurement is before the first update.
+    The splits come from the data module; the first measurement is before the first update. It and
+    the last one are of whole splits. Between them measuring has a price in proportion to training:
+    the training split is measured on some random rows, always the same, no more than
+    ``train_rows``, and no more than a third of those trained on since the measurement before, but
+    at least 1,000.
+
     What is logged for a population is the mean over its members that have not diverged; curves.csv
     has every member. Lightning's validation is left out where nobody would miss it (see
     :mod:`onelayer.training.validation`); where somebody would, it runs as Lightning says.
@@ -43,12 +55,20 @@ class Curves(Observer):
         per_cycle: measurements per cycle of the rate, evenly spaced; where none cycles, those per
             epoch are ``per_epoch``.
         per_epoch: measurements per epoch where no rate cycles.
+        train_rows: rows of the training split that are measured between the first and the last
+            measurement, at most; None for all.
     """
 
-    def __init__(self, per_cycle: int = 10, per_epoch: int = 1) -> None:
+    def __init__(
+        self, per_cycle: int = 10, per_epoch: int = 1, train_rows: int | None = 10_000
+    ) -> None:
         check_whole("per_cycle", per_cycle, at_least=1)
         check_whole("per_epoch", per_epoch, at_least=1)
-        self.per_cycle, self.per_epoch = per_cycle, per_epoch
+        if train_rows is not None:
+            check_whole("train_rows", train_rows, at_least=1)
+        self.per_cycle, self.per_epoch, self.train_rows = per_cycle, per_epoch, train_rows
+        self._some: torch.Tensor | None = None  # rows measured meanwhile; None for all
+        self._partial = False  # whether the last measurement was of these
         self.rows: list[Row] = []
         self._period: tuple[int, int] | None = (1, 1)  # updates, and measurements in them
         self._last = -1
@@ -85,6 +105,7 @@ class Curves(Observer):
         else:
             self._period = None  # nobody knows where an epoch ends before it does
         self._last = trainer.max_steps
+        self._some = self._draw_rows(trainer, pl_module)
         if trainer.is_global_zero and not self.rows:
             for logger in _tensorboards(trainer):
                 logger.experiment.add_custom_scalars(CHARTS)
@@ -113,12 +134,12 @@ class Curves(Observer):
         """Measure where ``next_due`` said."""
         step = trainer.global_step
         if self.next_due(step - 1) == step:
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, whole=step == self._last)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for those who act on it now: Lightning asks them after all other callbacks."""
         if self._period is None or any(monitored(c).startswith("train/") for c in self._monitored):
-            self._measure(trainer, pl_module)
+            self._measure(trainer, pl_module, whole=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last update is always measured, whatever ended the training."""
@@ -135,27 +156,53 @@ class Curves(Observer):
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _draw_rows(self, trainer: Trainer, pl_module: LightningModule) -> torch.Tensor | None:
+        """The rows of the training split that are measured on the way; None for all of them."""
+        if self.train_rows is None or not _has_splits(trainer, pl_module):
+            return None
+        X, _ = cast(Any, trainer).datamodule.tensors("train")
+        share = 1.0  # of the training split that is trained on between two measurements
+        if self._period:
+            length, parts = self._period
+            share = length / parts * trainer.accumulate_grad_batches / trainer.num_training_batches
+        count = min(self.train_rows, max(LEAST_ROWS, int(share * len(X) / 3)))
+        if count >= len(X):
+            return None
+        rows = torch.from_numpy(permutation(len(X), *ROWS))[:count]
+        return rows.sort().values.to(X.device)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, whole: bool = True) -> None:
         """Measure both splits, unless they have been after this update."""
+        step = trainer.global_step
         measured = self.rows[-1].step if self.rows else -1
-        if _has_splits(trainer, pl_module) and measured != trainer.global_step:
-            splits = {
-                name: cast(Any, trainer).datamodule.tensors(name) for name in ("train", "val")
-            }
-            self._add(
-                trainer,
-                pl_module,
-                {
-                    name: cast(Any, pl_module).evaluate(*tensors)
-                    for name, tensors in splits.items()
-                    if tensors is not None
-                },
-            )
+        again = measured == step and whole and self._partial  # a training that ended early
+        if not _has_splits(trainer, pl_module) or (measured == step and not again):
+            return
+        if again:
+            self.rows = [row for row in self.rows if row.step != step]
+        some = None if whole else self._some
+        self._partial = some is not None
+        figures = {}
+        for name in ("train", "val"):
+            tensors = cast(Any, trainer).datamodule.tensors(name)
+            if tensors is not None:
+                X, y = tensors
+                if name == "train" and some is not None:
+                    X, y = SomeRows(X, some), y[some]
+                figures[name] = cast(Any, pl_module).evaluate(X, y)
+        self._add(trainer, pl_module, figures, again)
 
     def _add(
-        self, trainer: Trainer, pl_module: LightningModule, figures: dict[str, dict[str, Any]]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        figures: dict[str, dict[str, Any]],
+        again: bool = False,
     ) -> None:
-        """Add the figures (m,) of splits at this update to the rows, and show them to everybody."""
+        """Add the figures (m,) of splits at this update to the rows, and show them to everybody.
+
+        Loggers, which cannot take a figure back, get none ``again`` for the same update.
+        """
         new = [
             row
             for split, values in figures.items()
@@ -167,9 +214,9 @@ class Curves(Observer):
             for split, values in figures.items()
             for name, value in mean_of_finite(values).items()
         }
-        self._show(trainer, means)
+        self._show(trainer, means, log=not again)
         if trainer.is_global_zero and (folder := run_folder(trainer)):
-            append = "test" not in figures and len(self.rows) > len(new)
+            append = not again and "test" not in figures and len(self.rows) > len(new)
             write_rows(folder / "curves.csv", new if append else self.rows, append=append)
         for observer in observers(trainer):
             observer.on_measured(trainer, pl_module, self.rows)
@@ -185,24 +232,25 @@ class Curves(Observer):
         for i, (member, numbers) in enumerate(zip(members, values, strict=True)):
             yield Row(step, split, i, member.l2, member.seed, lr, *numbers)
 
-    def _show(self, trainer: Trainer, means: dict[str, torch.Tensor]) -> None:
+    def _show(self, trainer: Trainer, means: dict[str, torch.Tensor], log: bool) -> None:
         """To callbacks that monitor, to the progress bar and, but for a test, to the loggers."""
         trainer.callback_metrics.update(means)
         logged = {name: v for name, v in means.items() if not name.startswith("test/")}
         trainer.logged_metrics.update(logged)
         accuracies = {n: round(float(v), 4) for n, v in logged.items() if n.endswith("accuracy")}
         trainer.progress_bar_metrics.update(accuracies)
-        if logged and trainer.is_global_zero:
+        if log and logged and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics({n: float(v) for n, v in logged.items()}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, as plain tuples (checkpoints load with weights_only=True)."""
-        return {"rows": [tuple(row) for row in self.rows]}
+        return {"rows": [tuple(row) for row in self.rows], "partial": self._partial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows of the run that is resumed."""
         self.rows = restored_rows(state_dict.get("rows"))
+        self._partial = state_dict.get("partial") is True
 
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from onelayer.core import formulas
+from onelayer.data.features import Features, SomeRows
 
 QUANTITIES = ("cost", "loss", "accuracy")
 CHUNK = 5000
@@ -42,7 +43,7 @@ class Measure(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
-    def update(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> None:
+    def update(self, X: Features | SomeRows, y: Tensor, parameters: formulas.Parameters) -> None:
         """Add the samples X (n, d) with labels y (n,)."""
         for X_, y_ in zip(X.split(CHUNK), y.split(CHUNK), strict=True):
             loss, correct = formulas.measure(X_, y_, parameters)

@@ -16,6 +16,7 @@ from onelayer.core.checks import check_number, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
+from onelayer.data.features import Features, SomeRows
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.training.measure import Measure, mean_of_finite
 from onelayer.training.observer import observers
@@ -98,7 +99,7 @@ class Population(LightningModule):
         return autograd.cost(X, y, self.weights, self.l2)
 
     @torch.no_grad()
-    def evaluate(self, X: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, X: Features | SomeRows, y: Tensor) -> dict[str, Tensor]:
         """``cost``, ``loss``, ``accuracy`` (0 to 1) of each member over a split, (m,) each.
 
         Like :meth:`predict_proba` wherever X and y lie: after training on a GPU the module is in
