@@ -8,9 +8,8 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files, whatever display there is
 
-from onelayer._compat import ensure_torchvision_operators, share_cores
+from onelayer._compat import ensure_torchvision_operators
 
-share_cores()  # as the command line does, before torch
 ensure_torchvision_operators()  # before anything imports lightning
 
 import torch

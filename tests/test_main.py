@@ -13,8 +13,10 @@ from onelayer.__main__ import SUBCOMMANDS, main
 from onelayer.core.errors import InputError
 
 ANSWER = """
-import sys
+import os, sys
+os.environ.pop("OMP_WAIT_POLICY", None)
 import onelayer
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # before torch, from Python too
 from onelayer.__main__ import main
 onelayer.__version__, dir(onelayer)
 code = main(sys.argv[1:])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from onelayer._compat import share_cores
+
 if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost as hidden_cost
     from onelayer.core.autograd import linear_cost as linear_cost
@@ -41,6 +43,9 @@ _HOMES = {
     "triangular": "core.schedule",
     "triangular2": "core.schedule",
 }
+
+share_cores()  # before anything loads torch: threads of OpenMP read it once
+
 __all__ = [*_HOMES, "__version__"]
 
 

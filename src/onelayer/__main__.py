@@ -101,9 +101,6 @@ def _answer(words: list[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from onelayer._compat import share_cores
-
-    share_cores()
     # Figures go to files. A backend that matplotlib refuses would end Lightning's import.
     os.environ["MPLBACKEND"] = "agg"
     from onelayer.cli.commands import run

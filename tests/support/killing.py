@@ -35,9 +35,8 @@ def run_killed(folder, command, kills, timeout=300, env=None):
 def load_everything():
     """Import what any command needs. What forks later must not have computed with torch yet:
     OpenMP's threads do not survive a fork."""
-    from onelayer._compat import ensure_torchvision_operators, share_cores
+    from onelayer._compat import ensure_torchvision_operators
 
-    share_cores()
     ensure_torchvision_operators()
     import onelayer.cli
     import onelayer.study.search  # noqa: F401

@@ -565,10 +565,16 @@ def test_predictions_over_several_loaders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "batch", [torch.zeros(PIXELS), torch.zeros(2, PIXELS + 1), {"X": torch.zeros(2, PIXELS)}]
+    "batch",
+    [
+        torch.zeros(PIXELS),
+        torch.zeros(2, PIXELS + 1),
+        torch.zeros(2, PIXELS, dtype=torch.uint8),
+        {"X": torch.zeros(2, PIXELS)},
+    ],
 )
 def test_what_cannot_be_predicted_is_refused(tmp_path, batch):
-    with pytest.raises(InputError, match=r"a batch to predict must be X \(n, 12\), alone or"):
+    with pytest.raises(InputError, match=r"X must be floating point \(n, 12\), not"):
         trainer(tmp_path, callbacks=[]).predict(small(), [batch])
 
 

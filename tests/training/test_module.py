@@ -393,3 +393,11 @@ def test_values_that_make_no_network_are_refused(arguments, message):
 def test_a_network_of_other_sizes_than_the_data_is_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         fit(tmp_path, OneLayer(**{**SMALL, **arguments}))
+
+
+@pytest.mark.parametrize("ask", [OneLayer.forward, OneLayer.predict_proba])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_bytes_that_are_not_standardised_are_refused(ask, dtype):
+    """Weights cast to a whole number are 0, and so was every logit."""
+    with pytest.raises(InputError, match=f"not {dtype}"):
+        ask(OneLayer(**SMALL), torch.ones(5, PIXELS, dtype=dtype))

@@ -85,6 +85,19 @@ def check_pair(X: Any, y: Tensor, at_least: int = 1) -> None:
         raise InputError(f"X must be floating point and y int64, not {given}.")
 
 
+def check_inputs(X: Any, d: int) -> None:
+    """Raise :class:`InputError`, with dtype and shape, unless X is floating (n, d).
+
+    Weights cast to the dtype of whole numbers would all be 0.
+    """
+    if not isinstance(X, Tensor) or not X.dtype.is_floating_point or X.shape[1:] != (d,):
+        kind = f"{X.dtype} {tuple(X.shape)}" if isinstance(X, Tensor) else f"a {type(X).__name__}"
+        raise InputError(
+            f"X must be floating point (n, {d}), not {kind}. Bytes are standardised first, with "
+            "the mean and standard deviation of the training split."
+        )
+
+
 def check_dense(name: str, T: Tensor) -> None:
     """Raise :class:`InputError` unless all numbers of a tensor are there, as float32 or float64.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
-from onelayer.core.checks import check_number, check_same, check_whole
+from onelayer.core.checks import check_inputs, check_number, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
@@ -92,6 +92,7 @@ class Population(LightningModule):
 
     def forward(self, X: Tensor) -> Tensor:
         """Logits (m, n, k) of standardised images X (n, d)."""
+        check_inputs(X, self.inputs)
         return formulas.logits(X, self.weights)
 
     def cost(self, X: Tensor, y: Tensor) -> Tensor:
@@ -128,6 +129,7 @@ class Population(LightningModule):
 
         Members that have diverged know none and are left out.
         """
+        check_inputs(X, self.inputs)
         return formulas.logits(X.to(self.device), self.weights).softmax(-1).nanmean(0)
 
     # ---- training
@@ -224,12 +226,6 @@ class Population(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
-        if not isinstance(X, Tensor) or X.ndim != 2 or X.shape[1] != self.inputs:
-            kind = f"{tuple(X.shape)}" if isinstance(X, Tensor) else f"a {type(X).__name__}"
-            raise InputError(
-                f"a batch to predict must be X (n, {self.inputs}), alone or first of a pair, not "
-                f"{kind}."
-            )
         P = self.predict_proba(X)
         if not P.isfinite().all():
             raise InputError("the networks' logits are not finite: their weights are too large.")
