@@ -40,7 +40,7 @@ def load_everything():
     share_cores()
     ensure_torchvision_operators()
     import onelayer.cli
-    import onelayer.study.search  # noqa: F401
+    import onelayer.study.report  # noqa: F401
 
 
 def fork(function):
