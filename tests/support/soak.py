@@ -86,6 +86,7 @@ def _digest_search(out):
         "ledger": repr(sorted(ledger.items())),
         "search.csv": (out / "search.csv").read_text(),
         "best.yaml": (out / "best.yaml").read_text(),
+        "bits of curves.png": _bits((final / "curves.png").read_bytes()),  # fit's has its version
         **_digest_run(final),
     }
 
@@ -106,7 +107,6 @@ def _digest_run(run):
         },
         "updates": str(checkpoint["global_step"]),
         "curves.csv": (run / "curves.csv").read_text(),
-        "bits of curves.png": _bits((run / "curves.png").read_bytes()),
         "summary.json": json.dumps(summary),
         **{
             f"TensorBoard {tag}": repr([(e.step, e.value) for e in events.Scalars(tag)])
@@ -295,7 +295,7 @@ def main():
         while number < args.chains and (number == 0 or time.monotonic() < end):
             soak.chain(commands[number % len(commands)], number)
             number += 1
-            print(soak.counts, len(soak.faults), "faults", file=sys.stderr, flush=True)
+            print(soak.counts, soak.faults[-3:], file=sys.stderr, flush=True)
     print("\n".join(soak.report()))
     return 1 if soak.faults else 0
 
