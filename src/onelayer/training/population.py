@@ -17,6 +17,7 @@ from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.training.measure import Measure, mean_of_finite
+from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
 
 WAYS = ("fused", "cuda_graphs")
@@ -71,6 +72,7 @@ class Population(LightningModule):
         if len(set(self.members)) < len(self.members):
             raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
 
+        check_making(len(self.members), hidden, inputs, classes)
         start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
