@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,10 @@ def with_own_config(argv: list[str]) -> list[str]:
 class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.results = Results()
-        self._argv = argv
+        self._argv, self._images = argv, list(images)
+        self.exit_code = 0
         self._resumed_run: Path | None = None
         self._resumed_step = -1
         super().__init__(
@@ -120,6 +121,8 @@ class OneLayerCLI(LightningCLI):
         """What follows from several options together."""
         config = self.config[self.config.subcommand]
         fits = self.config.subcommand == "fit"
+        if self._images:
+            config.data.images = self._images
         if fits:
             trainer, schedule = config.trainer, config.schedule
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
@@ -300,3 +303,5 @@ class OneLayerCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         print(f"{len(writer.rows)} images: {writer.path}")
+        loader = self.trainer.predict_dataloaders
+        self.exit_code = int(getattr(loader, "unreadable", 0) > 0)

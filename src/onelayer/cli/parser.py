@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +105,21 @@ def configs_first(argv: Sequence[str]) -> list[str]:
         else:
             others.append(word)
     return configs + others
+
+
+def several_images(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of predict without those after ``--data.images``, and those, if they are several.
+
+    A shell makes several words of ``photos/*.png``.
+    """
+    words = list(argv)
+    if "--data.images" not in words[:-1]:
+        return words, []
+    first = words.index("--data.images")
+    names = list(takewhile(lambda word: not word.startswith("-"), words[first + 1 :]))
+    if len(names) < 2:
+        return words, []
+    return words[:first] + words[first + 1 + len(names) :], names
 
 
 def _found(value: str) -> str:
