@@ -130,6 +130,8 @@ def test_without_a_logger_nothing_is_written(empty_folder):
         ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"],
         ["--trainer.overfit_batches=2"],
         ["--trainer.profiler=simple"],
+        ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00"],
+        ["--trainer.log_every_n_steps=0"],
     ],
     ids=" ".join,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +14,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, shorten
 from onelayer.core.checks import check_same
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
@@ -28,6 +30,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
+from onelayer.training.observer import callbacks_of
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
@@ -216,15 +219,23 @@ class OneLayerCLI(LightningCLI):
                 f"trainer.strategy {asked.strategy} would leave the figures in processes that end "
                 "with the training: use ddp."
             )
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:  # of Lightning, of devices, SLURM and the like
+            if "SLURM_NTASKS" not in os.environ:
+                raise InputError(f"trainer: {first_line(error)}") from error
+            raise InputError(
+                f"trainer: {first_line(error)}\nTo train in this process alone, unset SLURM_NTASKS."
+            ) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Without Checkpoints where they are switched off, or no run's folder is there for them."""
+        asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
+        refuse_doubles(callbacks, asked)
         checkpoints = self._get(self.config, "checkpoints")
         homeless = config["logger"] is False and checkpoints.dirpath is None
         if homeless or config["barebones"] or config["enable_checkpointing"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
-            asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
             if not any(isinstance(callback, Checkpoint) for callback in asked):
                 config["enable_checkpointing"] = False
         return super()._instantiate_trainer(config, callbacks)
@@ -239,6 +250,8 @@ class OneLayerCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; what is refused before the first update leaves nothing behind."""
+        splits = ("train", "val") if self.datamodule.size("val") else ("train",)
+        refuse_unknown_monitors(callbacks_of(self.trainer), splits)
         folder = None
         if self.trainer.is_global_zero:
             self.datamodule.verify_test()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -176,6 +177,13 @@ def _check_keys(node: yaml.MappingNode) -> None:
             )
         seen.add(name)
 
+
+def _represent_enum(dumper: yaml.SafeDumper, value: Enum) -> yaml.Node:
+    """An enum's value, as options take it: Lightning's classes have enums for defaults."""
+    return dumper.represent_data(value.value)
+
+
+yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)  # config.yaml is written by it
 
 _load_value = get_loader("yaml")
 set_loader("yaml", load_yaml, (yaml.YAMLError, RecursionError))

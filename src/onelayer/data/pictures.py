@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, standardise
 from onelayer.data.sources import PIXELS, SIDE
@@ -31,7 +32,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
         InputError: a name that does not exist, a folder without images, no name at all.
     """
     found: list[Path] = []
-    for path in (Path(name).expanduser() for name in names):
+    for path in (at_home(name) for name in names):
         if not path.exists():
             raise InputError(f"images: {path} does not exist.")
         below = [path]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
-from onelayer.core.checks import check_number, check_same, check_whole
+from onelayer.core.checks import LARGEST_SEED, check_number, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
@@ -61,7 +61,7 @@ class Population(LightningModule):
         for value in l2s:
             check_number("l2", value)
         for value in seed_list:
-            check_whole("seeds", value, at_least=0)
+            check_whole("seeds", value, at_least=0, at_most=LARGEST_SEED)
         self.save_hyperparameters()
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             # An object that a subclass takes: no checkpoint with it loads, or none can be saved.
