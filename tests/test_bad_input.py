@@ -279,7 +279,8 @@ VALUES = [
     value("data.train_batches=[]", "train_batches must list", "1 to 5", "[]"),
     value("data.seed=-1", "seed must be", ">= 0", "-1"),
     value("data.download_seconds=.nan", "download_seconds must be", "> 0", "nan"),
-    value("model.seeds=-1", "seeds must be", ">= 0", "-1"),
+    value("model.seeds=-1", "seeds must be", "from 0 to", "-1"),
+    value("model.seeds=[0,18446744073709551616]", "seeds must be", "18446744073709551615"),
     value("model.seeds=[]", "seeds must be", "at least one", "[]"),
     value("model.seeds=[1,1]", "must not repeat", "[1, 1]"),
     value("model.l2=nan", "model.l2", "float", "nan"),
@@ -290,8 +291,9 @@ VALUES = [
     value("model.lr=.nan", "lr must be a finite number >= 0", "nan"),
     value("model.init_std=.nan", "init_std must be a finite number >= 0", "nan"),
     value("model.hidden=-1", "hidden must be", ">= 0", "-1"),
-    value("schedule.step_size=0", "step_size must be", ">= 1", "0"),
-    value("schedule.cycles=0", "cycles must be", ">= 1", "0"),
+    value("schedule.step_size=0", "step_size must be", "from 1 to", "not 0"),
+    value(f"schedule.step_size={10**400}", "step_size must be", "1 to 1000000000000000"),
+    value("schedule.cycles=0", "cycles must be", "from 1 to", "not 0"),
     value("schedule.max_lr=1e-9", "base_lr must be <= max_lr", "1e-05 > 1e-09"),
     value("schedule.max_lr=.nan", "max_lr must be a finite number >= 0", "nan"),
     value("schedule.base_lr=.nan", "base_lr must be a finite number >= 0", "nan"),
@@ -370,7 +372,39 @@ def a_file_of_that_name(place: Place) -> None:
     (place.folder / "out").write_text("")
 
 
+def slurm(place: Place) -> None:
+    for name, value in {"NTASKS": "4", "JOB_ID": "7", "JOB_NAME": "train"}.items():
+        place.patch.setenv(f"SLURM_{name}", value)
+
+
+def a_home_of_nobody(place: Place) -> None:
+    place.patch.setenv("ONELAYER_DATA", "~nobody-here/data")
+
+
 COMMANDS = [
+    Row("slurm-tasks", FIT, ["--ntasks=4", "unset SLURM_NTASKS"], slurm),
+    Row("home-of-nobody", FIT, ["~nobody-here/data", "no such user"], a_home_of_nobody),
+    Row("home-of-nobody-root", [*FIT, "--data.root=~nobody-here"], ["~nobody-here", "no such"]),
+    Row(
+        "two-schedules",
+        [*FIT, "--trainer.callbacks+=onelayer.training.schedule.TriangularLR"],
+        ["has a TriangularLR", "set schedule.…"],
+    ),
+    Row(
+        "monitor-unknown",
+        [*FIT, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_los"],
+        ["EarlyStopping monitors 'val_los'", "Did you mean val/loss?"],
+    ),
+    Row(
+        "monitor-of-no-split",
+        [
+            *FIT,
+            "--data.val_size=0",
+            "--trainer.callbacks+=ModelCheckpoint",
+            "--trainer.callbacks.monitor=val/loss",
+        ],
+        ["ModelCheckpoint monitors 'val/loss'", "What is: train/cost"],
+    ),
     Row("model-of-other-images", [*FIT, "--model.inputs=5"], ["model.inputs is 5", "3072"]),
     Row("model-of-other-classes", [*FIT, "--model.classes=3"], ["model.classes is 3", "have 10"]),
     Row("half-precision", [*FIT, "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),

@@ -130,6 +130,8 @@ def test_without_a_logger_nothing_is_written(empty_folder):
         ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"],
         ["--trainer.overfit_batches=2"],
         ["--trainer.profiler=simple"],
+        ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00"],
+        ["--trainer.log_every_n_steps=0"],
     ],
     ids=" ".join,
 )
@@ -211,6 +213,36 @@ def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):
         assert sum(float(row[c]) for c in classes) == pytest.approx(1, abs=1e-5)
         assert row["class"] == max(classes, key=lambda c: float(row[c]))
         assert float(row["probability"]) == max(float(row[c]) for c in classes)
+
+
+def test_predict_takes_what_a_shell_makes_of_a_pattern_and_leaves_out_what_it_cannot_read(
+    finished, empty_folder, capfd
+):
+    """Exit code 1 then; a name is never a spreadsheet's formula."""
+    for name in ("a", "=1+1", "b"):
+        Image.new("RGB", (32, 32), (80, 10, 200)).save(empty_folder / f"{name}.png")
+    (empty_folder / "bad.png").write_bytes(b"no image")
+    Path(os.fsdecode(b"\xff.png")).write_bytes(Path("a.png").read_bytes())
+    names = sorted(path.name for path in empty_folder.iterdir())
+    options = ["--ckpt_path", str(finished)]
+    with pytest.warns(UserWarning, match=r"left out, 1 of 5:\nbad\.png cannot be read as an image"):
+        assert main(["predict", "--data.images", *names, *options]) == 1
+    assert "4 images: predictions.csv" in capfd.readouterr().out
+    with Path("predictions.csv").open(errors="surrogateescape") as file:
+        found = [row["file"] for row in csv.DictReader(file)]
+    assert found == ["./=1+1.png", "a.png", "b.png", os.fsdecode(b"\xff.png")]
+    assert main(["predict", "--data.images", "bad.png", *options]) == 2
+    assert "nothing is left to predict" in capfd.readouterr().err
+
+
+def test_predict_replaces_predictions_and_nothing_else(finished, empty_folder, capfd):
+    Image.new("RGB", (32, 32)).save("a.png")
+    predict = ["predict", "--ckpt_path", str(finished), "--data.images", "a.png"]
+    assert main([*predict, "--output=a.csv"]) == main([*predict, "--output=a.csv"]) == 0
+    Path("marks.csv").write_text("name,mark\n")
+    assert main([*predict, "--output=marks.csv"]) == 2
+    assert "marks.csv is there and holds no predictions" in capfd.readouterr().err
+    assert Path("marks.csv").read_text() == "name,mark\n"
 
 
 def test_a_run_stopped_and_resumed_ends_as_one_that_was_not(empty_folder, finished):

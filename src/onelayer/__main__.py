@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``onelayer``; by default the process's own.
 
     Returns:
-        The exit code: 0, or 1 where a check has failed, 2 where the input is wrong,
-        130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of standard output has gone.
+        The exit code: 0, or 1 where a check or a part of the work has failed, 2 where the input is
+        wrong, 130 after Ctrl-C, 143 after SIGTERM, 141 where the reader of standard output has
+        gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -83,7 +83,7 @@ def test_no_drift_at_any_step(t, step_size):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ({"step_size": 0}, "step_size must be .* >= 1, not 0"),
+        ({"step_size": 0}, "step_size must be .* from 1 to .*, not 0"),
         ({"step_size": 2.5}, "step_size .* not 2.5"),
         ({"base_lr": 0.2}, "base_lr must be <= max_lr, but 0.2 > 0.1"),
         ({"base_lr": -0.1}, "base_lr must be .* >= 0, not -0.1"),

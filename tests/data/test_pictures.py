@@ -87,6 +87,16 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert (int(red[:16].sum()), int(red[16:].min())) == (0, 255)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_photo_with_a_damaged_exif_block_is_read_as_it_is(
+    tmp_path: Path, exif: bytes, suffix: str
+) -> None:
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(tmp_path / f"a{suffix}", exif=exif)
+    red = read_image(tmp_path / f"a{suffix}").reshape(3, -1)[0]
+    assert int(red.min()) > 250
+
+
 # ---- finding
 
 
@@ -145,6 +155,14 @@ def test_a_picture_that_would_fill_the_memory_is_refused(
     Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
     with pytest.raises(InputError, match=r"large\.png .* exceeds limit"):
         read_image(tmp_path / "large.png")
+
+
+def test_a_file_of_another_format_is_refused_unread_whatever_its_name(tmp_path: Path) -> None:
+    """Pillow would hand it to Ghostscript."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png cannot be read .*: cannot identify image file"):
+        read_image(tmp_path / "a.png")
 
 
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:

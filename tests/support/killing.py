@@ -39,7 +39,7 @@ def load_everything():
 
     ensure_torchvision_operators()
     import onelayer.cli
-    import onelayer.study.search  # noqa: F401
+    import onelayer.study.report  # noqa: F401
 
 
 def fork(function):

@@ -2,10 +2,11 @@
 
     python -m tests.support.soak --seconds 600          (make soak SECONDS=600)
 
-A chain starts a small training or a small search, kills it at random moments and starts it again,
+A chain starts a small training, search or report, kills it at random moments and starts it again,
 at least three times, then lets it end and compares all that it left with an undisturbed one: bits
-of weights, curves, TensorBoard values, figures, the ledger. Most kills are SIGKILL; some trainings
-get SIGTERM; some chains have TMPDIR on another filesystem. Exit code 1 if anything differs.
+of weights, curves, TensorBoard values, figures, pictures, the ledger, the report's page. What a
+report has finished may not change any more. Most kills are SIGKILL; some trainings get SIGTERM;
+some chains have TMPDIR on another filesystem. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -32,8 +33,16 @@ FIT = [
 ]  # fmt: skip
 """37 updates an epoch, and a checkpoint at every epoch's last batch: the hardest place."""
 SEARCH = ["search", *TINY, "--output=out"]
-KILLS = 3
-"""Of a chain, at least."""
+REPORT = [
+    "report", "--data.source=synthetic", "--data.limit=200", "--step_size=1", "--seeds=[0,1]",
+    "--search.number=2", "--search.stages=1", "--search.seeds=[0]", "--output=docs", "--runs=runs",
+]  # fmt: skip
+"""Twelve trainings, two searches, twelve pictures: a chain of it takes as long as five others."""
+COMMANDS = [FIT, SEARCH, FIT, SEARCH, FIT, SEARCH, REPORT]
+KILLS = {"fit": 3, "search": 3, "report": 8}
+"""Of a chain, at least; at most twice as many."""
+LONGEST = {"fit": 0.5, "search": 0.5, "report": 0.15}
+"""Until a kill, as a share of an undisturbed run: a chain that gets far at once has few kills."""
 
 
 def kind_of(command):
@@ -54,17 +63,31 @@ def digest_fit(folder):
 
 def digest_search(folder):
     """Everything a search leaves."""
+    return {**_digest_search(folder / "out"), "leftovers": _leftovers(folder / "out")}
+
+
+def digest_report(folder):
+    """Everything a report leaves: its page and pictures, and every run."""
+    docs = folder / "docs"
+    digest = {"report.md": (docs / "report.md").read_text(), "leftovers": _leftovers(folder)}
+    digest |= {f"bits of {path.name}": _bits(path.read_bytes()) for path in docs.glob("*.png")}
+    for run in sorted(path for path in (folder / "runs").iterdir() if path.is_dir()):
+        parts = _digest_search(run) if run.name.startswith("search-") else _digest_run(run)
+        digest |= {f"{run.name}: {name}": part for name, part in parts.items()}
+    return digest
+
+
+def _digest_search(out):
     from tests.study.tiny import read_ledger
 
-    out = folder / "out"
     ledger = read_ledger(f"sqlite:///{out / 'search.db'}")  # asserts that none stands there twice
     (final,) = out.glob("final-*")
     return {
         "ledger": repr(sorted(ledger.items())),
         "search.csv": (out / "search.csv").read_text(),
         "best.yaml": (out / "best.yaml").read_text(),
+        "bits of curves.png": _bits((final / "curves.png").read_bytes()),  # fit's has its version
         **_digest_run(final),
-        "leftovers": _leftovers(out),
     }
 
 
@@ -79,7 +102,7 @@ def _digest_run(run):
     del summary["seconds"]
     return {
         **{
-            f"bits of {name}": hashlib.sha256(value.numpy().tobytes()).hexdigest()
+            f"bits of {name}": _bits(value.numpy().tobytes())
             for name, value in checkpoint["state_dict"].items()
         },
         "updates": str(checkpoint["global_step"]),
@@ -90,6 +113,10 @@ def _digest_run(run):
             for tag in sorted(events.Tags()["scalars"])
         },
     }
+
+
+def _bits(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def _leftovers(folder):
@@ -111,6 +138,12 @@ def aside(function, *arguments):
         text = pipe.read()
     os.waitpid(child, 0)
     return json.loads(text) if text else None
+
+
+def finished(folder):
+    """What a report has finished, with the seconds it took: trained again, it would differ."""
+    paths = [*folder.glob("runs/*/result.json"), *folder.glob("runs/*/final-*/summary.json")]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 def unreadable(folder):
@@ -150,12 +183,15 @@ class Soak:
     def chain(self, command, number):
         """One run, killed at least ``KILLS`` times unless it ends before."""
         kind = kind_of(command)
+        if kind not in self.expected:
+            self.undisturbed(command)
         folder = self.folder / f"{kind}-{number}"
         folder.mkdir()
         other = other_filesystem(self.folder) if number % 3 == 1 else None
         with tempfile.TemporaryDirectory(dir=other) as temporary, chdir(folder), quiet(folder):
             os.environ["TMPDIR"] = temporary
-            hits = self._kill_again_and_again(command, folder, number)
+            hits = self._kill_again_and_again(command, folder)
+            done = finished(folder)
             code = attempt(self._again(command, folder))
             del os.environ["TMPDIR"]
         self.counts[f"{kind} chains"] += 1
@@ -165,17 +201,17 @@ class Soak:
             output = (folder / "output").read_text()[-2000:]
             self.faults.append(f"{folder.name}: exit code {code}\n{output}")
             return
+        self._compare(done, folder)
         outcome = aside(DIGESTS[kind], folder) or {"outcome": "unreadable"}
         for name in sorted({*outcome, *self.expected[kind]}):
             if outcome.get(name) != self.expected[kind].get(name):
                 self.faults.append(f"{folder.name}: {name} differs")
 
-    def _kill_again_and_again(self, command, folder, number):
-        hits, longest = 0, self.seconds[kind_of(command)]
-        for _ in range(self.rng.randint(KILLS, 2 * KILLS)):
-            # Mostly short: a chain that gets far at once is over before the third kill.
-            seconds = self.rng.uniform(0.02, 0.5 * longest)
-            fit = kind_of(command) == "fit"
+    def _kill_again_and_again(self, command, folder):
+        hits, kind, done = 0, kind_of(command), {}
+        for _ in range(self.rng.randint(KILLS[kind], 2 * KILLS[kind])):
+            seconds = self.rng.uniform(0.02, LONGEST[kind] * self.seconds[kind])
+            fit = kind == "fit"
             signum = signal.SIGTERM if fit and self.rng.random() < 0.2 else signal.SIGKILL
             code = attempt(self._again(command, folder), seconds, signum)
             hit = code in (-signum, 128 + signum)
@@ -186,7 +222,14 @@ class Soak:
                 self.faults.append(f"{folder.name}: exit code {code}, not killed\n{output}")
             for fault in aside(unreadable, folder):
                 self.faults.append(f"{folder.name}: {fault}")
+            self._compare(done, folder)
+            done = finished(folder)
         return hits
+
+    def _compare(self, done, folder):
+        now = finished(folder)
+        changed = [name for name in done if now.get(name) != done[name]]
+        self.faults += [f"{folder.name}: {name} was finished, and changed" for name in changed]
 
     def _again(self, command, folder):
         """The command, or the one that goes on."""
@@ -200,7 +243,7 @@ class Soak:
         return [*lines, f"kills in all: {kills}", f"faults: {len(self.faults)}", *self.faults]
 
 
-DIGESTS = {"fit": digest_fit, "search": digest_search}
+DIGESTS = {"fit": digest_fit, "search": digest_search, "report": digest_report}
 
 
 def other_filesystem(folder):
@@ -238,23 +281,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--chains", type=int, default=10**9, help="at most so many chains")
-    parser.add_argument("--only", choices=sorted(DIGESTS), help="trainings or searches alone")
+    parser.add_argument("--only", choices=sorted(DIGESTS), help="one kind of chain alone")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; random by default")
     args = parser.parse_args()
     seed = random.randrange(10**6) if args.seed is None else args.seed
     print(f"seed {seed}", flush=True)
     load_everything()
-    commands = [c for c in (FIT, SEARCH) if args.only in (None, kind_of(c))]
+    commands = [c for c in COMMANDS if args.only in (None, kind_of(c))]
     end = time.monotonic() + args.seconds
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), random.Random(seed))
-        for command in commands:
-            soak.undisturbed(command)
         number = 0
         while number < args.chains and (number == 0 or time.monotonic() < end):
             soak.chain(commands[number % len(commands)], number)
             number += 1
-            print(soak.counts, len(soak.faults), "faults", file=sys.stderr, flush=True)
+            print(soak.counts, soak.faults[-3:], file=sys.stderr, flush=True)
     print("\n".join(soak.report()))
     return 1 if soak.faults else 0
 

@@ -4,11 +4,14 @@ import json
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.trainer import run_logger
 from tests.support.small import CLASSES, PIXELS, SmallData, fit
 
 
@@ -30,6 +33,19 @@ def test_the_summary_holds_every_members_final_figures(tmp_path):
         for i, member in enumerate(summary["members"]):
             assert member[split] == pytest.approx({k: float(v[i]) for k, v in figures.items()})
     assert [row.split for row in curves.rows[-4:]] == ["test"] * 4
+
+
+def test_tensorboard_has_the_final_figures_of_the_fifth_training_in_a_process(
+    tmp_path, monkeypatch
+):
+    """TensorBoard numbers its files in a process, and reads number 10 before number 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
+    model = OneLayer(inputs=PIXELS, classes=CLASSES)
+    logger = run_logger(tmp_path / "run", tmp_path)
+    fit(tmp_path, model, callbacks=[Results(), Curves()], logger=logger, max_steps=2)
+    model.trainer.test(model, SmallData(), verbose=False)
+    read = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [len(read.Scalars(tag)) for tag in ("final/val_cost", "test/accuracy")] == [1, 1]
 
 
 def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_path, monkeypatch):

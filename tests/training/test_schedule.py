@@ -113,7 +113,7 @@ def test_two_schedules_are_refused(tmp_path):
         ({"step_size": 0}, "step_size must be .* not 0"),
         ({"base_lr": 0.5}, "base_lr must be <= max_lr, but 0.5 > 0.1"),
         ({"max_lr": float("nan")}, "max_lr .* not nan"),
-        ({"cycles": 0}, "cycles must be a whole number >= 1, not 0"),
+        ({"cycles": 0}, "cycles must be a whole number from 1 to .*, not 0"),
         ({"cycles": 1.5}, "cycles .* not 1.5"),
         ({"mode": "cosine"}, "mode must be one of triangular, .* not 'cosine'"),
     ],

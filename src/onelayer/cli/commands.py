@@ -11,7 +11,7 @@ from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
-from onelayer.cli.parser import Parser, configs_first, names_of
+from onelayer.cli.parser import Parser, configs_first, names_of, several_images
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.training.schedule import TriangularLR
 
@@ -34,8 +34,12 @@ def run(argv: list[str]) -> int:
         rest = configs_first(rest)
         if command in COMMANDS:
             return COMMANDS[command](rest)
-        OneLayerCLI([command, *(with_own_config(rest) if command == "fit" else rest)])
-        return 0
+        images = list[str]()
+        if command == "fit":
+            rest = with_own_config(rest)
+        elif command == "predict":
+            rest, images = several_images(rest)
+        return OneLayerCLI([command, *rest], images).exit_code
 
 
 def _parser(command: str, description: str) -> Parser:

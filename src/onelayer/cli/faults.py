@@ -99,7 +99,7 @@ def explained() -> Iterator[None]:
     except ImportError as error:  # of what an option asks for
         raise InputError(f"{first_line(error)}: is its package installed?") from error
     except RuntimeError as error:
-        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong monitor
+        if "conditioned on metric" in str(error):  # EarlyStopping, of a callback's own metric
             raise InputError(first_line(error)) from error
         if "gloo" in str(error).lower() or isinstance(error, DistError):
             raise TrainingError(

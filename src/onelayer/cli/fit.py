@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, shorten
 from onelayer.core.checks import check_same
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
 from onelayer.training.checkpoint import (
@@ -29,6 +31,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
+from onelayer.training.observer import callbacks_of
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
@@ -68,9 +71,10 @@ def with_own_config(argv: list[str]) -> list[str]:
 class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule."""
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.results = Results()
-        self._argv = argv
+        self._argv, self._images = argv, list(images)
+        self.exit_code = 0
         self._resumed_run: Path | None = None
         self._resumed_step = -1
         super().__init__(
@@ -121,6 +125,8 @@ class OneLayerCLI(LightningCLI):
         """What follows from several options together."""
         config = self.config[self.config.subcommand]
         fits = self.config.subcommand == "fit"
+        if self._images:
+            config.data.images = self._images
         if fits:
             trainer, schedule = config.trainer, config.schedule
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
@@ -220,15 +226,23 @@ class OneLayerCLI(LightningCLI):
                 f"trainer.strategy {asked.strategy} would leave the figures in processes that end "
                 "with the training: use ddp."
             )
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:  # of Lightning, of devices, SLURM and the like
+            if "SLURM_NTASKS" not in os.environ:
+                raise InputError(f"trainer: {first_line(error)}") from error
+            raise InputError(
+                f"trainer: {first_line(error)}\nTo train in this process alone, unset SLURM_NTASKS."
+            ) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Without Checkpoints where they are switched off, or no run's folder is there for them."""
+        asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
+        refuse_doubles(callbacks, asked)
         checkpoints = self._get(self.config, "checkpoints")
         homeless = config["logger"] is False and checkpoints.dirpath is None
         if homeless or config["barebones"] or config["enable_checkpointing"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
-            asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
             if not any(isinstance(callback, Checkpoint) for callback in asked):
                 config["enable_checkpointing"] = False
         return super()._instantiate_trainer(config, callbacks)
@@ -243,6 +257,8 @@ class OneLayerCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; what is refused before the first update leaves nothing behind."""
+        splits = ("train", "val") if self.datamodule.size("val") else ("train",)
+        refuse_unknown_monitors(callbacks_of(self.trainer), splits)
         folder = None
         if self.trainer.is_global_zero:
             self.datamodule.verify_test()
@@ -307,3 +323,5 @@ class OneLayerCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         print(f"{len(writer.rows)} images: {writer.path}")
+        loader = self.trainer.predict_dataloaders
+        self.exit_code = int(getattr(loader, "unreadable", 0) > 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from enum import Enum
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +108,21 @@ def configs_first(argv: Sequence[str]) -> list[str]:
     return configs + others
 
 
+def several_images(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of predict without those after ``--data.images``, and those, if they are several.
+
+    A shell makes several words of ``photos/*.png``.
+    """
+    words = list(argv)
+    if "--data.images" not in words[:-1]:
+        return words, []
+    first = words.index("--data.images")
+    names = list(takewhile(lambda word: not word.startswith("-"), words[first + 1 :]))
+    if len(names) < 2:
+        return words, []
+    return words[:first] + words[first + 1 + len(names) :], names
+
+
 def _found(value: str) -> str:
     """The path of a configuration, or YAML as it is."""
     if Path(value).is_dir():
@@ -161,6 +177,13 @@ def _check_keys(node: yaml.MappingNode) -> None:
             )
         seen.add(name)
 
+
+def _represent_enum(dumper: yaml.SafeDumper, value: Enum) -> yaml.Node:
+    """An enum's value, as options take it: Lightning's classes have enums for defaults."""
+    return dumper.represent_data(value.value)
+
+
+yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)  # config.yaml is written by it
 
 _load_value = get_loader("yaml")
 set_loader("yaml", load_yaml, (yaml.YAMLError, RecursionError))

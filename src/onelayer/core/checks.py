@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 
+MOST_UPDATES = 10**15
+"""More than anybody will wait for; a float holds every whole number up to it."""
+LARGEST_SEED = 2**64 - 1
 LARGEST = 1e18
 """Rates and penalties: the product of two of them must be a float32."""
 
@@ -18,6 +22,14 @@ LARGEST = 1e18
 def is_number(value: Any) -> bool:
     """Whether it is an int or a float; True and False are neither."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with ~ written out; :class:`InputError` where it is that of no user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such user, and so no folder of his.") from None
 
 
 def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:

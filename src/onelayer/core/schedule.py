@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from onelayer.core.checks import check_among, check_number, check_whole, is_number
+from onelayer.core.checks import MOST_UPDATES, check_among, check_number, check_whole, is_number
 from onelayer.core.errors import InputError
 
 Schedule = Callable[[int], float]
@@ -79,6 +79,6 @@ def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.
     check_number("max_lr", max_lr)
     if base_lr > max_lr:
         raise InputError(f"base_lr must be <= max_lr, but {base_lr!r} > {max_lr!r}.")
-    check_whole("step_size", step_size, at_least=1)
+    check_whole("step_size", step_size, at_least=1, at_most=MOST_UPDATES)
     if not is_number(gamma) or not 0 < gamma <= 1:
         raise InputError(f"gamma must be in (0, 1], not {gamma!r}.")

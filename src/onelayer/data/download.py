@@ -27,6 +27,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.locks import alone
 
@@ -59,7 +60,7 @@ class Archive:
 
     def find(self, root: str | Path) -> Path | None:
         """Return the folder, below ``root`` or ``root`` itself, that holds any of the files."""
-        root = Path(root).expanduser()
+        root = at_home(root)
         for folder in (root / self.folder, root):
             # not Path.is_file, which raises where the folder may not be searched
             if any(os.path.isfile(folder / name) for name in self.files):
@@ -127,7 +128,7 @@ def obtain(
             is no URL.
     """
     urls = mirror_urls(mirrors, archive) + archive.urls
-    root = Path(root).expanduser()
+    root = at_home(root)
     waiting = f"Another process is downloading into {root}: waiting for it."
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from onelayer.core.checks import check_whole
+from onelayer.core.checks import LARGEST_SEED, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients, format_table
 from onelayer.data.features import measure, standardise
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     )
     args = parser.parse_args(argv)
     check_whole("--hidden", args.hidden, 1)
-    check_whole("--seed", args.seed, 0)
+    check_whole("--seed", args.seed, 0, LARGEST_SEED)
 
     X, y, dataset = batch(cifar10.root_folder(args.root))
     checks = check_gradients(X, y, hidden=args.hidden, seed=args.seed)

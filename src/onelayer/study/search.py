@@ -9,15 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 import yaml
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
-from onelayer.core.network import parameter_shapes
 from onelayer.data.datamodule import CIFAR10DataModule, without_locations
 from onelayer.data.sources import Labelled
 from onelayer.data.splits import Split
@@ -29,7 +26,8 @@ from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.files import atomic_write
-from onelayer.training.measure import CHUNK, QUANTITIES
+from onelayer.training.measure import QUANTITIES
+from onelayer.training.memory import check_making, members_in_memory
 from onelayer.training.module import OneLayer
 from onelayer.training.records import last_figures
 from onelayer.training.results import format_summary, write_json
@@ -123,6 +121,8 @@ class Search:
         if data.size("val") == 0:
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
         TriangularLR(**self.schedule)
+        at_once = min(self.plan.members or 1, self.plan.number * len(self.plan.seeds))
+        check_making(at_once, self.hidden)
         try:
             check_training(self.final_settings(self.plan.l2_max))
         except InputError as error:
@@ -240,17 +240,6 @@ class Search:
     def _final_folder(self, l2: float) -> Path:
         """Another rule may choose another λ later."""
         return self.output / f"final-{l2:.6g}"
-
-
-def members_in_memory(hidden: int) -> int:
-    """How many networks fit half of the memory that is free now, with what training them needs."""
-    numbers = sum(torch.Size(shape).numel() for shape in parameter_shapes(hidden).values())
-    per_network = 4 * (3 * numbers + 4 * CHUNK * (hidden or 10))  # weights, update, activations
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-    else:
-        free = psutil.virtual_memory().available
-    return max(1, free // 2 // per_network)
 
 
 def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
+from onelayer.training.memory import check_training
 from onelayer.training.population import Population, shapes_of
 from onelayer.training.schema import check_tensors
 
@@ -83,6 +84,20 @@ class FromData(Callback):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
             pl_module.std.copy_(data.statistics.std)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what there is no memory for.
+
+        Raises:
+            InputError: saying how much is needed and how much is free.
+        """
+        if isinstance(pl_module, OneLayer):
+            data, size = trainer.datamodule, pl_module  # type: ignore[attr-defined]
+            both = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
+            rows = max((len(split[1]) for split in both if split), default=1)
+            check_training(
+                len(size.members), size.hidden, size.inputs, size.classes, rows, size.weights[0]
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.

@@ -12,13 +12,20 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from onelayer.core import autograd, formulas
-from onelayer.core.checks import check_inputs, check_number, check_same, check_whole
+from onelayer.core.checks import (
+    LARGEST_SEED,
+    check_inputs,
+    check_number,
+    check_same,
+    check_whole,
+)
 from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.training.measure import Measure, mean_of_finite
+from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
@@ -61,7 +68,7 @@ class Population(LightningModule):
         for value in l2s:
             check_number("l2", value)
         for value in seed_list:
-            check_whole("seeds", value, at_least=0)
+            check_whole("seeds", value, at_least=0, at_most=LARGEST_SEED)
         self.save_hyperparameters()
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             # An object that a subclass takes: no checkpoint with it loads, or none can be saved.
@@ -72,6 +79,7 @@ class Population(LightningModule):
         if len(set(self.members)) < len(self.members):
             raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
 
+        check_making(len(self.members), hidden, inputs, classes)
         start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))

@@ -13,15 +13,19 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from onelayer.core.errors import InputError
 from onelayer.training.files import atomic_write
 
+HEADER = ("file", "class", "probability")
+
 
 class PredictionsCSV(BasePredictionWriter):
     """Writes a line per image: its file, its class, that class's probability, all probabilities.
 
+    A name that a spreadsheet would take for a formula begins with ``./``.
+
     Args:
-        path: of the CSV.
+        path: of the CSV; earlier predictions are replaced.
 
     Raises:
-        InputError: the path is a folder, or in none.
+        InputError: the path is a folder, or in none, or a file with something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +33,11 @@ class PredictionsCSV(BasePredictionWriter):
         if path.is_dir() or not path.parent.is_dir():
             what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}"
             raise InputError(f"--output {path} {what}: name a CSV file to write.")
+        if path.exists() and not _is_predictions(path):
+            raise InputError(
+                f"--output {path} is there and holds no predictions: name another file, or move "
+                "it away."
+            )
         self.path = path
         self.rows: list[tuple[str, Any]] = []
 
@@ -44,8 +53,22 @@ class PredictionsCSV(BasePredictionWriter):
         classes = list(data.classes)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(["file", "class", "probability", *classes])
+        writer.writerow([*HEADER, *classes])
         for name, p in self.rows:
             best = int(p.argmax())
-            writer.writerow([name, classes[best], float(p[best]), *map(float, p)])
-        atomic_write(self.path, text.getvalue())
+            writer.writerow([_plain(name), classes[best], float(p[best]), *map(float, p)])
+        # Names may be any bytes: they stand there as they are.
+        atomic_write(self.path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def _is_predictions(path: Path) -> bool:
+    if not path.is_file():  # such as /dev/stdout
+        return True
+    start = ",".join(HEADER).encode()
+    with path.open("rb") as file:
+        return file.read(len(start)) in (start, b"")
+
+
+def _plain(name: str) -> str:
+    """The name of a file, as no spreadsheet takes for a formula."""
+    return f"./{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -122,7 +122,9 @@ def _log(
     """Log the test figures, and in TensorBoard the hyperparameters with all final figures.
 
     TensorBoard gets an event file of its own, written anew each time: a run that was killed while
-    it was writing, and resumed, has every figure once.
+    it was writing, and resumed, has every figure once. TensorBoard reads a folder's files in the
+    order of their names, and drops what stands before a run that starts or goes on: this one is
+    named to be last, which its time and number would not see to within the same second.
     """
     test = {f"test/{name}": mean for (split, name), mean in means.items() if split == "test"}
     if not isinstance(logger, TensorBoardLogger):
@@ -139,6 +141,9 @@ def _log(
             writer.add_scalar(name, mean, 0)
         for name, mean in test.items():
             writer.add_scalar(name, mean, step)
+    folder = Path(logger.log_dir)
+    for written in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
+        written.rename(folder / f"events.out.tfevents.9999999999{SUFFIX}")
 
 
 def _flat(trainer: Trainer) -> dict[str, Any]:

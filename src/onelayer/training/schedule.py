@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from onelayer.core.checks import check_same, check_whole
+from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
 from onelayer.core.schedule import cyclical
 from onelayer.training.observer import Observer
 
@@ -47,7 +47,7 @@ class TriangularLR(Observer):
         gamma: float = 1.0,
     ) -> None:
         self._schedule = cyclical(mode, base_lr, max_lr, step_size, gamma)
-        check_whole("cycles", cycles, at_least=1)
+        check_whole("cycles", cycles, at_least=1, at_most=MOST_UPDATES)
         self.cycle: int = 2 * step_size  # updates
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
         self.cycles, self.mode, self.gamma = cycles, mode, gamma

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.download import Archive
 from onelayer.data.sources import PIXELS, SIDE, Labelled, read_batches
@@ -91,8 +92,12 @@ def train_batch(number: int) -> str:
 
 
 def root_folder(root: str | Path | None = None) -> Path:
-    """Return the folder to look in: ``root``, else the variable ONELAYER_DATA's, else "data"."""
-    return Path(root or os.environ.get("ONELAYER_DATA") or "data").expanduser()
+    """Return the folder to look in: ``root``, else the variable ONELAYER_DATA's, else "data".
+
+    Raises:
+        InputError: it begins with the ~ of a user that there is not.
+    """
+    return at_home(root or os.environ.get("ONELAYER_DATA") or "data")
 
 
 def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelled:
