@@ -54,7 +54,7 @@ def test_rows_hold_each_member_over_the_whole_split_with_the_rate_of_that_update
 def test_files_hold_the_same_figures(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
     curves = Curves()
-    model = OneLayer(4, l2=[0.0, 0.1], **SMALL)
+    model = OneLayer(4, l2=0.1, seeds=[0, 1], **SMALL)
     fit(
         tmp_path, model, callbacks=[curves, TriangularLR(step_size=10)], logger=logger, max_steps=20
     )

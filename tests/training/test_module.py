@@ -344,8 +344,8 @@ def test_evaluate_is_cost_loss_and_accuracy(tmp_path):
     torch.testing.assert_close(figures["accuracy"], accuracy)
 
 
-def test_validate_and_test_log_the_mean_over_members(tmp_path):
-    model = fit(tmp_path, OneLayer(4, l2=[0.0, 0.1], **SMALL))
+def test_validate_and_test_log_the_mean_over_seeds(tmp_path):
+    model = fit(tmp_path, OneLayer(4, l2=0.1, seeds=[0, 1], **SMALL))
     data = SmallData()
     (logged,) = model.trainer.validate(model, data, verbose=False)
     expected = model.evaluate(*data.tensors("val"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -29,11 +29,18 @@ from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import Results, format_summary
+from onelayer.training.results import (
+    Results,
+    format_split,
+    format_summary,
+    members_with,
+    network_name,
+)
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.trainer import run_logger, trainer_defaults
 
 RUNS = "lightning_logs"
+SYNTHETIC = "these figures are of the built-in synthetic images, not of CIFAR-10."
 SPLIT = ("train_batches", "val_batches", "val_size", "limit")
 """The options of data that say which images a split has."""
 
@@ -110,6 +117,13 @@ class OneLayerCLI(LightningCLI):
         if subcommand == "predict":
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="CSV file to write."
+            )
+            parser.add_argument(
+                "--member",
+                type=int | Literal["best", "all"],
+                default="best",
+                help="Which networks answer: best, the mean of those of the λ best on validation; "
+                "all, the mean of all; or the number of one.",
             )
         return parser
 
@@ -282,21 +296,35 @@ class OneLayerCLI(LightningCLI):
             plot_curves(folder / "curves.csv", folder / "curves.png", dataset=summary["dataset"])
             print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
         if summary["dataset"] == "synthetic":
-            print("these figures are of the built-in synthetic images, not of CIFAR-10.")
+            print(SYNTHETIC)
 
     def after_validate(self) -> None:
-        """Print the figures."""
-        if self.trainer.is_global_zero:
-            for name, value in self.trainer.callback_metrics.items():
-                print(f"{name}: {float(value):.4f}")
+        """Print the figures of the validation split."""
+        self._print_figures("val")
 
-    after_test = after_validate
+    def after_test(self) -> None:
+        """Print the figures of the test split."""
+        self._print_figures("test")
+
+    def _print_figures(self, split: str) -> None:
+        module, dataset = self.model, self.datamodule.name
+        figures = module.figures(module.measured)  # of all processes
+        if not self.trainer.is_global_zero:
+            return
+        what = {"val": "validation", "test": "test"}[split]
+        print(f"{network_name(module.hidden)}, {dataset}, {what} split")
+        print(format_split(members_with(module, split, figures), split))
+        if dataset == "synthetic":
+            print(SYNTHETIC)
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the CSV of predictions."""
+        """Write the CSV of predictions, and say which networks they are of."""
         if self.trainer.world_size > 1:
             raise InputError("predict works in one process: leave out trainer.devices.")
+        self.model.member = self._get(self.config, "member")
+        self.model.choose(self.model.member)  # refuses now what there is not
         writer = PredictionsCSV(Path(self._get(self.config, "output")))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
-        print(f"{len(writer.rows)} images: {writer.path}")
+        words = self.model.choose(self.model.member).words
+        print(f"{len(writer.rows)} images, classified by {words}: {writer.path}")

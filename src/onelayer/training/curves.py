@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer.core.checks import check_whole
 from onelayer.data.splits import Splits
 from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES, mean_of_finite
+from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
 from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
@@ -31,9 +31,11 @@ class Curves(Observer):
     """Measures both splits, writes curves.csv and TensorBoard, logs ``train/…`` and ``val/…``.
 
     The splits come whole from the data module; the first measurement is before the first update.
-    What is logged for a population is the mean over its members that have not diverged; curves.csv
-    has every member. Lightning's validation is left out where nobody would miss it (see
-    :mod:`onelayer.training.validation`); where somebody would, it runs as Lightning says.
+    What is logged for a population, and monitored, are the figures of the λ that is then best on
+    validation, averaged over its seeds (:meth:`Population.headline`); curves.csv has every member.
+    Members that have diverged are left out of means. Lightning's validation is left out where
+    nobody would miss it (see :mod:`onelayer.training.validation`); where somebody would, it runs as
+    Lightning says.
 
     A callback that monitors ``train/…`` or ``val/…`` finds figures of that very moment: the splits
     are also measured where a ModelCheckpoint compares them, and at the end of an epoch where one
@@ -162,10 +164,13 @@ class Curves(Observer):
             for row in self._rows_of(trainer, pl_module, split, values)
         ]
         self.rows += new
+        module = cast(Any, pl_module)
+        if "val" in figures:
+            module.validated(figures["val"])
         means = {
             f"{split}/{name}": value.cpu()  # in host memory: the progress bar reads them
             for split, values in figures.items()
-            for name, value in mean_of_finite(values).items()
+            for name, value in module.headline(values).items()
         }
         self._show(trainer, means)
         if trainer.is_global_zero and (folder := run_folder(trainer)):

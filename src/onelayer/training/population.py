@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,18 +16,12 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
-from onelayer.training.measure import Measure, mean_of_finite
+from onelayer.training.choice import Choice, Figures, Member, choose
+from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.observer import observers
 
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
-
-
-class Member(NamedTuple):
-    """What tells one network of the population from the others."""
-
-    l2: float
-    seed: int
 
 
 class Population(LightningModule):
@@ -79,6 +73,8 @@ class Population(LightningModule):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
+        self.validation: Figures | None = None  # of each member, measured last
+        self.member: int | str = "best"  # which of them predict_step asks
         λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
 
@@ -121,13 +117,44 @@ class Population(LightningModule):
         """Which members have finite weights, bool (m,)."""
         return torch.stack([p.flatten(1).isfinite().all(1) for p in self.weights]).all(0)
 
-    @torch.no_grad()
-    def predict_proba(self, X: Tensor) -> Tensor:
-        """Class probabilities (n, k) of standardised images: the mean over the members.
+    def choose(self, member: int | str = "best") -> Choice:
+        """The members that answer for ``member``, and in words which they are.
 
-        Members that have diverged know none and are left out.
+        Args:
+            member: best for those of the λ that is best on validation, whose mean is the answer;
+                all for the mean of all; or the number of one.
+
+        Raises:
+            InputError: there is no such member.
         """
-        return formulas.logits(X.to(self.device), self.weights).softmax(-1).nanmean(0)
+        return choose(member, self.members, self.validation)
+
+    @torch.no_grad()
+    def predict_proba(self, X: Tensor, member: int | str = "best") -> Tensor:
+        """Class probabilities (n, k) of standardised images, by the members that were chosen.
+
+        Of several it is the mean. Members that have diverged know none and are left out.
+
+        Args:
+            X: standardised images (n, d).
+            member: as :meth:`choose` takes it.
+        """
+        chosen = self.choose(member).members
+        weights = [p[chosen] for p in self.weights]
+        return formulas.logits(X.to(self.device), weights).softmax(-1).nanmean(0)
+
+    def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One number for each figure (m,): what monitors see as ``val/accuracy`` and the like.
+
+        It is the mean over the seeds of the λ that is now the best on validation, for the training
+        and test splits, too; over all members where nothing has been validated.
+        """
+        chosen = self.choose("best").members
+        return mean_of_finite({name: value[chosen] for name, value in figures.items()})
+
+    def validated(self, figures: dict[str, Tensor]) -> None:
+        """Keep the figures (m,) of the validation split, by which the best λ is told."""
+        self.validation = {name: figures[name].tolist() for name in QUANTITIES}
 
     # ---- training
 
@@ -168,8 +195,12 @@ class Population(LightningModule):
 
     # ---- hooks
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what tells the best λ."""
+        checkpoint["validation"] = self.validation
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another network's checkpoint; take on its precision.
+        """Refuse another network's checkpoint; take on its precision and its best λ.
 
         Lightning restores weights before it makes the module float64: they would be rounded.
 
@@ -182,6 +213,7 @@ class Population(LightningModule):
         here, there = ({name: of.get(name) for name in names} for of in (self.hparams, saved))
         advice = "Use the run's own value, or start a new run."
         check_same("the checkpoint", here, there, advice, section="model")
+        self.validation = _figures_of(checkpoint, len(self.members))
         weights = checkpoint.get("state_dict", {}).get(self.names[0])
         if isinstance(weights, Tensor) and weights.is_floating_point():
             for parameter in self.weights:
@@ -200,11 +232,11 @@ class Population(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over the members as ``val/cost`` and so on."""
+        """Log the figures of the best λ as ``val/cost`` and so on, see :meth:`headline`."""
         self._log_figures("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean over the members as ``test/cost`` and so on."""
+        """Log those of the λ that is best on validation as ``test/cost`` and so on."""
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
@@ -212,7 +244,10 @@ class Population(LightningModule):
             return  # nothing may be logged, or a subclass measures in its own way
         # Results writes the end of a run as a whole, whatever kills came before.
         elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
-        for name, value in mean_of_finite(self.figures(self.measured)).items():
+        figures = self.figures(self.measured)
+        if split == "val" and not self.trainer.sanity_checking:
+            self.validated(figures)
+        for name, value in self.headline(figures).items():
             logger = False if elsewhere else None
             self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
 
@@ -225,9 +260,23 @@ class Population(LightningModule):
                 f"a batch to predict must be X (n, {self.inputs}), alone or first of a pair, not "
                 f"{kind}."
             )
-        P = self.predict_proba(X)
+        P = self.predict_proba(X, self.member)
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
         return (others[0], P) if named else P
+
+
+def _figures_of(checkpoint: dict[str, Any], members: int) -> Figures | None:
+    """The figures on validation that a checkpoint keeps of each member; None for a foreign one."""
+    kept = checkpoint.get("validation")
+    if not isinstance(kept, dict):
+        return None
+    fits = all(
+        isinstance(kept.get(name), list)
+        and len(kept[name]) == members
+        and all(isinstance(value, float) for value in kept[name])
+        for name in QUANTITIES
+    )
+    return kept if fits else None
 
 
 def _is_plain(value: Any) -> bool:

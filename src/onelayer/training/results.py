@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +17,12 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from onelayer.data.splits import Splits
+from onelayer.training.choice import by_l2
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import Observer, observers
+from onelayer.training.population import Population
 from onelayer.training.records import Row, last_figures
 
 SUFFIX = ".results"
@@ -161,6 +163,15 @@ def _enter(member: dict[str, Any], row: Row) -> None:
         member["diverged"] = True
 
 
+def members_with(module: Population, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each member with its figures (m,) over a split, as in summary.json."""
+    members: list[dict[str, Any]] = [member._asdict() for member in module.members]
+    values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
+    for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
+        _enter(members[i], Row(0, split, i, *member, math.nan, *numbers))
+    return members
+
+
 def collect(members: Sequence[dict[str, Any]], split: str, name: str) -> list[float]:
     """One figure of every member that has it and has not diverged."""
     return [m[split][name] for m in members if split in m and not m.get("diverged")]
@@ -184,37 +195,59 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The closing table: a line per λ, mean ± standard deviation over the seeds not diverged."""
-    by_l2: dict[float, list[dict[str, Any]]] = {}
-    for member in summary["members"]:
-        by_l2.setdefault(member["l2"], []).append(member)
-    network = f"{summary['hidden']} hidden units" if summary["hidden"] else "linear softmax"
-    lines = [
-        f"{network}, {summary['dataset']}, {summary['steps']} updates in "
-        f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %",
-        f"{'l2':>9} {'seeds':>5} {'train':>14} {'val':>14} {'test':>14} "
-        f"{'val cost':>9} {'val loss':>9}",
-    ]
-    for l2, members in by_l2.items():
-        gone = sum(member.get("diverged", False) for member in members)
-        seeds = f"{len(members) - gone}/{len(members)}" if gone else str(len(members))
-        cells = [_mean_std(collect(members, split, "accuracy")) for split in SPLITS]
+    head = (
+        f"{network_name(summary['hidden'])}, {summary['dataset']}, {summary['steps']} updates in "
+        f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %"
+    )
+
+    def cells(members: Sequence[dict[str, Any]]) -> str:
+        accuracies = [_mean_std(collect(members, split, "accuracy"), 100) for split in SPLITS]
         means = [
             f"{statistics.fmean(values):9.4f}" if values else f"{'-':>9}"
             for values in (collect(members, "val", name) for name in ("cost", "loss"))
         ]
-        lines.append(
-            f"{l2:>9.3g} {seeds:>5} "
-            + " ".join(f"{cell:>14}" for cell in cells)
-            + f" {' '.join(means)}"
-            + (f"  {gone} diverged, left out" if gone else "")
-        )
-    return "\n".join(lines)
+        return " ".join([*(f"{cell:>14}" for cell in accuracies), *means])
+
+    columns = f"{'train':>14} {'val':>14} {'test':>14} {'val cost':>9} {'val loss':>9}"
+    return "\n".join([head, *_lines(columns, summary["members"], cells)])
 
 
-def _mean_std(values: Sequence[float]) -> str:
+def format_split(members: Sequence[dict[str, Any]], split: str) -> str:
+    """A split's figures, a line per λ: mean ± standard deviation over the seeds not diverged."""
+
+    def cells(members: Sequence[dict[str, Any]]) -> str:
+        kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
+        figures = (_mean_std(collect(members, split, q), *kind) for q, kind in kinds.items())
+        return " ".join(f"{figure:>17}" for figure in figures)
+
+    columns = f"{'accuracy (%)':>17} {'cost':>17} {'loss':>17}"
+    return "\n".join(_lines(columns, members, cells))
+
+
+def _lines(
+    columns: str,
+    members: Sequence[dict[str, Any]],
+    cells: Callable[[Sequence[dict[str, Any]]], str],
+) -> Iterator[str]:
+    """A head, and a line for each λ with how many networks it has."""
+    yield f"{'l2':>9} {'seeds':>5} {columns}"
+    for l2, places in by_l2([member["l2"] for member in members]).items():
+        group = [members[place] for place in places]
+        gone = sum(member.get("diverged", False) for member in group)
+        seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
+        note = f"  {gone} diverged, left out" if gone else ""
+        yield f"{l2:>9.3g} {seeds:>5} {cells(group)}{note}"
+
+
+def network_name(hidden: int) -> str:
+    """What a network is called where a person reads of it."""
+    return f"{hidden} hidden units" if hidden else "linear softmax"
+
+
+def _mean_std(values: Sequence[float], unit: float = 1, digits: int = 2) -> str:
     if not values:
         return "-"
-    mean = 100 * statistics.fmean(values)
-    return (
-        f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
-    )
+    mean = f"{unit * statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {unit * statistics.stdev(values):.{digits}f}"
