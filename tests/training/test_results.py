@@ -42,7 +42,7 @@ def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_pat
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onelayer.training.results._log", killed)
+    monkeypatch.setattr("onelayer.training.tensorboard.write_end", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         model.trainer.test(model, SmallData(), verbose=False)
     summary = json.loads((tmp_path / "run" / "version_0" / "summary.json").read_text())

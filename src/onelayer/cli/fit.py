@@ -264,17 +264,18 @@ class OneLayerCLI(LightningCLI):
         if folder is None:
             yield
             return
-        there = set(folder.glob("*"))
+        there = set(folder.rglob("*"))
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             yield
         except Exception as error:
             trained = self.trainer.global_step > max(self._resumed_step, 0)
             if not trained and not isinstance(error, Stopped):
-                for path in set(folder.glob("*")) - there:
+                new = sorted(set(folder.rglob("*")) - there, reverse=True)  # insides first
+                for path in new:
                     if not path.is_dir():
                         path.unlink(missing_ok=True)
-                for path in made:
+                for path in [*filter(Path.is_dir, new), *made]:
                     with suppress(OSError):  # somebody else's files are in it
                         path.rmdir()
             raise

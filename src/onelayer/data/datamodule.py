@@ -80,6 +80,11 @@ class ResidentDataModule(LightningDataModule):
         """What the labels 0, 1, … mean."""
         return self.data_set.classes
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Colours, height and width of an image."""
+        return self.data_set.shape
+
     def check_batch_size(self) -> None:
         """Raise :class:`InputError` for a batch larger than the training split."""
         check_whole("batch_size", self.batch_size, 1, self.size("train"))

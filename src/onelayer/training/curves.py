@@ -9,26 +9,25 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
 from onelayer.data.splits import Splits
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
-from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
+from onelayer.training.observer import (
+    Observer,
+    callbacks_of,
+    observers,
+    others,
+    scheduled_rate,
+)
 from onelayer.training.population import Population
 from onelayer.training.records import Row, write_rows
 from onelayer.training.validation import is_wanted, monitored
 
-CHARTS = {
-    quantity: {quantity: ["Multiline", [f"train/{quantity}", f"val/{quantity}"]]}
-    for quantity in QUANTITIES
-}
-"""TensorBoard's custom scalars: training and validation of one quantity in one chart."""
-
 
 class Curves(Observer):
-    """Measures both splits, writes curves.csv and TensorBoard, logs ``train/…`` and ``val/…``.
+    """Measures both splits, writes curves.csv, logs ``train/…`` and ``val/…``.
 
     The splits come whole from the data module; the first measurement is before the first update.
     What is logged for a population, and monitored, are the figures of the λ that is then best on
@@ -87,9 +86,6 @@ class Curves(Observer):
         else:
             self._period = None  # nobody knows where an epoch ends before it does
         self._last = trainer.max_steps
-        if trainer.is_global_zero and not self.rows:
-            for logger in _tensorboards(trainer):
-                logger.experiment.add_custom_scalars(CHARTS)
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
         elif self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
@@ -198,7 +194,7 @@ class Curves(Observer):
         accuracies = {n: round(float(v), 4) for n, v in logged.items() if n.endswith("accuracy")}
         trainer.progress_bar_metrics.update(accuracies)
         if logged and trainer.is_global_zero:
-            for logger in trainer.loggers:
+            for logger in others(trainer):
                 logger.log_metrics({n: float(v) for n, v in logged.items()}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,7 +208,3 @@ class Curves(Observer):
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
     return isinstance(pl_module, Population) and isinstance(cast(Any, trainer).datamodule, Splits)
-
-
-def _tensorboards(trainer: Trainer) -> Iterator[TensorBoardLogger]:
-    return (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))

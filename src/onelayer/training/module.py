@@ -15,6 +15,7 @@ from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.population import Population
+from onelayer.training.tensorboard import TensorBoard
 
 
 class OneLayer(Population):
@@ -50,9 +51,11 @@ class OneLayer(Population):
     """
 
     def configure_callbacks(self) -> list[Callback]:
-        """Blocks, Curves and Divergence, which judges them, unless the trainer has its own."""
+        """Blocks, and Curves with who draws and who judges them, unless the trainer has its own."""
         trainer: Any = self.trainer
-        kinds = (FromData, Blocks) if trainer.barebones else (FromData, Blocks, Curves, Divergence)
+        kinds: tuple[type[Callback], ...] = (FromData, Blocks)
+        if not trainer.barebones:
+            kinds += (Curves, TensorBoard, Divergence)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
 
 

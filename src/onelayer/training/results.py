@@ -1,4 +1,4 @@
-"""Results: what a run ends with, as summary.json, TensorBoard's hyperparameters and a table."""
+"""Results: what a run ends with, as summary.json and a table."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from onelayer.data.splits import Splits
 from onelayer.training.choice import by_l2
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
-from onelayer.training.observer import Observer, observers
+from onelayer.training.observer import Observer, observers, others
 from onelayer.training.population import Population
 from onelayer.training.records import Row, last_figures
 
-SUFFIX = ".results"
-"""Of the TensorBoard file with the final figures."""
 SPLITS = ("train", "val", "test")
 
 
@@ -95,16 +90,23 @@ class Results(Observer):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        means = {
-            (split, name): statistics.fmean(values)
-            for split in SPLITS
-            for name in QUANTITIES
-            if (values := collect(self.summary["members"], split, name))
-        }
-        for logger in trainer.loggers:
-            _log(logger, _flat(trainer), means, self.summary["steps"])
+        for logger in others(trainer):
+            logger.log_metrics(self._test_figures(trainer), self.summary["steps"])
+        for observer in observers(trainer):
+            observer.on_summary(trainer, self.summary)
         # Last: a run whose summary has test figures is finished, and never goes on.
         write_json(folder / "summary.json", self.summary)
+
+    def _test_figures(self, trainer: Trainer) -> dict[str, float]:
+        """Those of the λ that is best on validation, where there are any."""
+        assert self.summary is not None
+        chosen = cast(Any, trainer.lightning_module).choose("best").members
+        members = [self.summary["members"][m] for m in chosen]
+        return {
+            f"test/{name}": statistics.fmean(values)
+            for name in QUANTITIES
+            if (values := collect(members, "test", name))
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far, and the latest figures."""
@@ -114,43 +116,6 @@ class Results(Observer):
         """Go on with the clock and the figures of the run that is resumed."""
         self._seconds = state_dict["seconds"]
         self._figures = [Row(*row) for row in state_dict.get("rows", [])]
-
-
-def _log(
-    logger: Logger, settings: dict[str, Any], means: dict[tuple[str, str], float], step: int
-) -> None:
-    """Log the test figures, and in TensorBoard the hyperparameters with all final figures.
-
-    TensorBoard gets an event file of its own, written anew each time: a run that was killed while
-    it was writing, and resumed, has every figure once.
-    """
-    test = {f"test/{name}": mean for (split, name), mean in means.items() if split == "test"}
-    if not isinstance(logger, TensorBoardLogger):
-        logger.log_metrics(test, step)
-        return
-    logger.save()  # first what came before
-    for earlier in Path(logger.log_dir).glob(f"events.out.tfevents.*{SUFFIX}"):
-        earlier.unlink()
-    final = {f"final/{split}_{name}": mean for (split, name), mean in means.items()}
-    with SummaryWriter(logger.log_dir, filename_suffix=SUFFIX) as writer:
-        for summary in hparams(settings, final):
-            writer._get_file_writer().add_summary(summary)
-        for name, mean in final.items():
-            writer.add_scalar(name, mean, 0)
-        for name, mean in test.items():
-            writer.add_scalar(name, mean, step)
-
-
-def _flat(trainer: Trainer) -> dict[str, Any]:
-    """Hyperparameters as TensorBoard shows them: scalars and text."""
-    hparams = dict(cast(Any, trainer.lightning_module).hparams)
-    if trainer.datamodule is not None:  # type: ignore[attr-defined]
-        hparams |= dict(trainer.datamodule.hparams)  # type: ignore[attr-defined]
-    for observer in observers(trainer):
-        if observer.cycle:
-            hparams |= observer.state_dict()
-    simple = (bool, int, float, str)
-    return {k: v if isinstance(v, simple) else str(v) for k, v in sorted(hparams.items())}
 
 
 def _enter(member: dict[str, Any], row: Row) -> None:
