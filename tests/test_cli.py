@@ -19,6 +19,9 @@ from onelayer.__main__ import main
 from onelayer.cli import fit
 from onelayer.cli.fit import OneLayerCLI
 from onelayer.core import gradcheck
+from onelayer.data.features import Statistics, standardise
+from onelayer.data.pictures import read_image
+from onelayer.training.module import load_network
 from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -88,15 +91,23 @@ def test_a_checkpoint_can_be_measured_again_on_its_own_splits(capfd, finished, c
     assert main([command, *data, "--ckpt_path", checkpoint]) == 0
     split = {"validate": "val", "test": "test"}[command]
     members = json.loads((finished / "summary.json").read_text())["members"]
-    mean = sum(member[split]["accuracy"] for member in members) / len(members)
-    assert f"{split}/accuracy: {mean:.4f}" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    lines = out[out.index("3 hidden units, synthetic") :].splitlines()
+    assert split in lines[0]
+    for line, member in zip(lines[2:], members, strict=False):
+        figures = member[split]
+        assert line.split() == [
+            f"{member['l2']:g}", "1", f"{100 * figures['accuracy']:.2f}",
+            f"{figures['cost']:.4f}", f"{figures['loss']:.4f}",
+        ]  # fmt: skip
+    assert "not of CIFAR-10" in lines[4]
 
 
 def test_a_split_that_is_typed_counts(capfd, finished):
     checkpoint = str(finished / "checkpoints" / "last.ckpt")
     measure = ["test", "--data.source=synthetic", "--ckpt_path", checkpoint]
     assert main(measure) == main([*measure, "--data.limit=61"]) == 0
-    of_60, of_61 = re.findall(r"test/accuracy: (.*)", capfd.readouterr().out)
+    of_60, of_61 = re.findall(r"cost +loss\n.*", capfd.readouterr().out)
     assert of_60 != of_61
 
 
@@ -227,7 +238,7 @@ def test_predict_takes_what_a_shell_makes_of_a_pattern_and_leaves_out_what_it_ca
     options = ["--ckpt_path", str(finished)]
     with pytest.warns(UserWarning, match=r"left out, 1 of 5:\nbad\.png cannot be read as an image"):
         assert main(["predict", "--data.images", *names, *options]) == 1
-    assert "4 images: predictions.csv" in capfd.readouterr().out
+    assert "4 images, classified by" in capfd.readouterr().out
     with Path("predictions.csv").open(errors="surrogateescape") as file:
         found = [row["file"] for row in csv.DictReader(file)]
     assert found == ["./=1+1.png", "a.png", "b.png", os.fsdecode(b"\xff.png")]
@@ -243,6 +254,37 @@ def test_predict_replaces_predictions_and_nothing_else(finished, empty_folder, c
     assert main([*predict, "--output=marks.csv"]) == 2
     assert "marks.csv is there and holds no predictions" in capfd.readouterr().err
     assert Path("marks.csv").read_text() == "name,mark\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ([], r"network \d \(l2=\S+, seed=0\), the best on validation: "),
+        (["--member=1"], r"network 1 \(l2=0.1, seed=0\): "),
+        (["--member=all"], "the mean of all 2 networks: "),
+    ],
+)
+def test_predict_says_which_networks_answered(finished, empty_folder, capfd, typed, said):
+    Image.new("RGB", (40, 50), (80, 10, 200)).save(empty_folder / "a.png")
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    assert main(["predict", "--ckpt_path", checkpoint, "--data.images", ".", *typed]) == 0
+    assert re.search(f"1 images, classified by {said}predictions.csv", capfd.readouterr().out)
+    with (empty_folder / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    network = load_network(checkpoint)
+    X = standardise(read_image(empty_folder / "a.png")[None], Statistics(network.mean, network.std))
+    member = {"1": 1}.get(typed[0][-1], "all") if typed else "best"
+    P = network.predict_proba(X, member)[0].tolist()
+    assert [float(p) for p in list(row.values())[3:]] == pytest.approx(P, abs=1e-6)
+
+
+def test_a_network_that_there_is_not_predicts_nothing(finished, empty_folder, capfd):
+    Image.new("RGB", (40, 50), (80, 10, 200)).save(empty_folder / "a.png")
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    words = ["predict", "--ckpt_path", checkpoint, "--data.images", ".", "--member", "2"]
+    assert main(words) == 2
+    assert "number of a network, 0 to 1, not 2" in capfd.readouterr().err
+    assert not (empty_folder / "predictions.csv").exists()
 
 
 def test_a_run_stopped_and_resumed_ends_as_one_that_was_not(empty_folder, finished):
@@ -274,8 +316,8 @@ def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
         (["fit", "--model.hidden", "-1"], "hidden must be a whole number >= 0, not -1"),
         (["fit", "--model.l2", "-0.1"], "l2 must be a finite number >= 0, not -0.1"),
         (["fit", "--model.l2", ".inf"], "l2"),
-        (["fit", "--model.seeds", "-1"], "seeds must be .* >= 0, not -1"),
-        (["fit", "--schedule.step_size", "0"], "step_size must be .* >= 1, not 0"),
+        (["fit", "--model.seeds", "-1"], "seeds must be .* from 0 to .*, not -1"),
+        (["fit", "--schedule.step_size", "0"], "step_size must be .* from 1 to .*, not 0"),
         (["fit", "--schedule.max_lr", "1e-9"], "base_lr must be <= max_lr"),
         (["fit", "--data.batch_size", "0"], "batch_size must be .* >= 1, not 0"),
         (["fit", "--data.train_batches", "[6]"], r"train_batches must .* not \[6\]"),

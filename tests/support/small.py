@@ -75,10 +75,11 @@ def fit(tmp_path, model=None, data=None, callbacks=None, max_steps=40, **kwargs)
     """Train a small network; the module, and the trainer as ``module.trainer``."""
     model = model or OneLayer(hidden=4, l2=0.01, inputs=PIXELS, classes=CLASSES)
     callbacks = [TriangularLR(0.01, 0.3, step_size=10)] if callbacks is None else callbacks
+    resume = {"ckpt_path": kwargs.pop("ckpt_path", None), **SAFELY}
     run = trainer(tmp_path, max_steps, callbacks, **kwargs)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="training stops in mid-cycle")
-        run.fit(model, datamodule=data or SmallData())
+        run.fit(model, datamodule=data or SmallData(), **resume)
     return model
 
 

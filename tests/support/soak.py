@@ -92,12 +92,10 @@ def _digest_search(out):
 
 
 def _digest_run(run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     from onelayer.training.checkpoint import read_checkpoint
+    from tests.support.events import points_of
 
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     summary = json.loads((run / "summary.json").read_text())
     del summary["seconds"]
     return {
@@ -108,10 +106,7 @@ def _digest_run(run):
         "updates": str(checkpoint["global_step"]),
         "curves.csv": (run / "curves.csv").read_text(),
         "summary.json": json.dumps(summary),
-        **{
-            f"TensorBoard {tag}": repr([(e.step, e.value) for e in events.Scalars(tag)])
-            for tag in sorted(events.Tags()["scalars"])
-        },
+        **{f"TensorBoard {tag}": repr(points) for tag, points in points_of(run).items()},
     }
 
 

@@ -344,8 +344,8 @@ def test_evaluate_is_cost_loss_and_accuracy(tmp_path):
     torch.testing.assert_close(figures["accuracy"], accuracy)
 
 
-def test_validate_and_test_log_the_mean_over_members(tmp_path):
-    model = fit(tmp_path, OneLayer(4, l2=[0.0, 0.1], **SMALL))
+def test_validate_and_test_log_the_mean_over_seeds(tmp_path):
+    model = fit(tmp_path, OneLayer(4, l2=0.1, seeds=[0, 1], **SMALL))
     data = SmallData()
     (logged,) = model.trainer.validate(model, data, verbose=False)
     expected = model.evaluate(*data.tensors("val"))
@@ -372,7 +372,7 @@ def test_a_checkpoint_carries_the_statistics_of_the_training_split(tmp_path):
         ({"l2": float("nan")}, "l2 .* not nan"),
         ({"l2": [0.1, float("inf")]}, "l2 .* not inf"),
         ({"l2": []}, "l2 must be .* at least one"),
-        ({"seeds": -1}, "seeds must be a whole number >= 0, not -1"),
+        ({"seeds": -1}, "seeds must be a whole number from 0 to .*, not -1"),
         ({"seeds": [0, 0]}, "must not repeat"),
         ({"lr": float("nan")}, "lr must be .* not nan"),
         ({"classes": 1}, "classes must be a whole number >= 2"),

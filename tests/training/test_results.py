@@ -45,7 +45,7 @@ def test_tensorboard_has_the_final_figures_of_the_fifth_training_in_a_process(
     fit(tmp_path, model, callbacks=[Results(), Curves()], logger=logger, max_steps=2)
     model.trainer.test(model, SmallData(), verbose=False)
     read = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [len(read.Scalars(tag)) for tag in ("final/val_cost", "test/accuracy")] == [1, 1]
+    assert [len(read.Scalars(tag)) for tag in ("cost/val", "test/accuracy")] == [2, 1]
 
 
 def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_pat
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onelayer.training.results._log", killed)
+    monkeypatch.setattr("onelayer.training.tensorboard.write_end", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         model.trainer.test(model, SmallData(), verbose=False)
     summary = json.loads((tmp_path / "run" / "version_0" / "summary.json").read_text())

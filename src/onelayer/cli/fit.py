@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -33,11 +33,18 @@ from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
 from onelayer.training.observer import callbacks_of
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import Results, format_summary
+from onelayer.training.results import (
+    Results,
+    format_split,
+    format_summary,
+    members_with,
+    network_name,
+)
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.trainer import run_logger, trainer_defaults
 
 RUNS = "lightning_logs"
+SYNTHETIC = "these figures are of the built-in synthetic images, not of CIFAR-10."
 SPLIT = ("train_batches", "val_batches", "val_size", "limit")
 """The options of data that say which images a split has."""
 
@@ -115,6 +122,13 @@ class OneLayerCLI(LightningCLI):
         if subcommand == "predict":
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="CSV file to write."
+            )
+            parser.add_argument(
+                "--member",
+                type=int | Literal["best", "all"],
+                default="best",
+                help="Which networks answer: best, the mean of those of the λ best on validation; "
+                "all, the mean of all; or the number of one.",
             )
         return parser
 
@@ -273,17 +287,18 @@ class OneLayerCLI(LightningCLI):
         if folder is None:
             yield
             return
-        there = set(folder.glob("*"))
+        there = set(folder.rglob("*"))
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             yield
         except Exception as error:
             trained = self.trainer.global_step > max(self._resumed_step, 0)
             if not trained and not isinstance(error, Stopped):
-                for path in set(folder.glob("*")) - there:
+                new = sorted(set(folder.rglob("*")) - there, reverse=True)  # insides first
+                for path in new:
                     if not path.is_dir():
                         path.unlink(missing_ok=True)
-                for path in made:
+                for path in [*filter(Path.is_dir, new), *made]:
                     with suppress(OSError):  # somebody else's files are in it
                         path.rmdir()
             raise
@@ -305,23 +320,37 @@ class OneLayerCLI(LightningCLI):
             plot_curves(folder / "curves.csv", folder / "curves.png", dataset=summary["dataset"])
             print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
         if summary["dataset"] == "synthetic":
-            print("these figures are of the built-in synthetic images, not of CIFAR-10.")
+            print(SYNTHETIC)
 
     def after_validate(self) -> None:
-        """Print the figures."""
-        if self.trainer.is_global_zero:
-            for name, value in self.trainer.callback_metrics.items():
-                print(f"{name}: {float(value):.4f}")
+        """Print the figures of the validation split."""
+        self._print_figures("val")
 
-    after_test = after_validate
+    def after_test(self) -> None:
+        """Print the figures of the test split."""
+        self._print_figures("test")
+
+    def _print_figures(self, split: str) -> None:
+        module, dataset = self.model, self.datamodule.name
+        figures = module.figures(module.measured)  # of all processes
+        if not self.trainer.is_global_zero:
+            return
+        what = {"val": "validation", "test": "test"}[split]
+        print(f"{network_name(module.hidden)}, {dataset}, {what} split")
+        print(format_split(members_with(module, split, figures), split))
+        if dataset == "synthetic":
+            print(SYNTHETIC)
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the CSV of predictions."""
+        """Write the CSV of predictions, and say which networks they are of."""
         if self.trainer.world_size > 1:
             raise InputError("predict works in one process: leave out trainer.devices.")
+        self.model.member = self._get(self.config, "member")
+        self.model.choose(self.model.member)  # refuses now what there is not
         writer = PredictionsCSV(Path(self._get(self.config, "output")))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
-        print(f"{len(writer.rows)} images: {writer.path}")
+        words = self.model.choose(self.model.member).words
+        print(f"{len(writer.rows)} images, classified by {words}: {writer.path}")
         loader = self.trainer.predict_dataloaders
         self.exit_code = int(getattr(loader, "unreadable", 0) > 0)

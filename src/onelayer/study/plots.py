@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onelayer.training.choice import best_l2
 from onelayer.training.divergence import diverged
-from onelayer.training.records import Row, read_rows
+from onelayer.training.records import Row, finals, read_rows
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
+MOST_COLOURS = 8
+"""λ that have a colour and a line in the legend each; more have a scale of colours."""
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
@@ -34,11 +38,11 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def describe(title: str, dataset: str, diverged: int, mean_of: int = 0) -> str:
+def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
     """A figure's title, with what must be said of its networks and of built-in images."""
     words = [
         title,
-        f"mean ± std of {mean_of} networks" if mean_of else "",
+        shows,
         f"{diverged} diverged" if diverged else "",
         "built-in synthetic images, NOT CIFAR-10" if dataset == "synthetic" else "",
     ]
@@ -48,8 +52,9 @@ def describe(title: str, dataset: str, diverged: int, mean_of: int = 0) -> str:
 def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title: str = "") -> None:
     """Cost, loss, accuracy and learning rate of one run against the number of updates.
 
-    Several members are drawn as their mean with a band of one standard deviation. Members that have
-    diverged are left out of the mean and counted in the title.
+    Each λ has a line, the mean over its seeds with a band of one standard deviation. Members that
+    have diverged are left out of the mean and counted in the title. Of several λ, each has a
+    colour, training is dashed, and the best on validation is marked.
 
     Args:
         curves: curves.csv of a run.
@@ -59,15 +64,18 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
     """
     rows = read_rows(Path(curves))
     figure, axes = new_figure(2, 2, (11, 7.5))
+    lines = list(_lines(rows))
     for axis, quantity in zip(axes.flat, TITLES, strict=False):
-        for split in ("train", "val"):
-            _draw(axis, rows, split, quantity)
+        for line in lines:
+            _draw(axis, line, quantity)
         axis.set_ylabel(TITLES[quantity])
     rates = sorted({(row.step, row.lr) for row in rows})
     axes[1, 1].plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
     axes[1, 1].set_ylabel("learning rate η")
+    if len({row.l2 for row in rows}) > MOST_COLOURS:
+        _add_scale(figure, axes, [row.l2 for row in rows])
     for axis in axes.flat:
-        axis.legend()
+        axis.legend(fontsize="small" if len(lines) > 4 else None)
         axis.set_xlabel("updates")
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
@@ -77,27 +85,106 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
 
 def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
     """What a figure of a run's curves shows."""
-    members, gone = len({row.member for row in rows}), len(diverged(rows))
-    return describe(title, dataset, gone, members - gone if members > 1 else 0)
+    members, l2s = {row.member for row in rows}, {row.l2 for row in rows}
+    gone = len(diverged(rows))
+    shows = f"mean ± std of {len(members) - gone} networks" if len(members) > 1 else ""
+    if len(l2s) > 1:
+        seeds = len(members) // len(l2s)
+        shows = f"{len(l2s)} λ" + (f", each mean ± std of {seeds} seeds" if seeds > 1 else "")
+        shows += ", training dashed" if len({row.split for row in rows} - {"test"}) > 1 else ""
+    return describe(title, dataset, gone, shows)
 
 
-def _draw(axis: Axes, rows: Sequence[Row], split: str, quantity: str) -> None:
-    gone = diverged(rows)
-    rows = [row for row in rows if row.split == split]
-    if not rows:
-        return  # there is no such split
+@dataclass(frozen=True)
+class _Line:
+    """What one line of every chart shows, and how: the networks of one λ over one split."""
+
+    rows: Sequence[Row]  # of members that have not diverged
+    colour: Any
+    label: str = ""
+    band: float = 0.2  # opacity of the band of one standard deviation
+    dashed: bool = False
+    best: bool = False
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[_Line]:
+    """The lines of a run's charts, the best on validation last, above all others."""
+    gone, l2s = diverged(rows), sorted({row.l2 for row in rows})
+    splits = [split for split in ("train", "val") if any(row.split == split for row in rows)]
+    sound = [row for row in rows if row.member not in gone]
+    if len(l2s) == 1:
+        for split in splits:
+            own = [row for row in sound if row.split == split]
+            label = LABELS[split] if own else f"{LABELS[split]}: all diverged"
+            yield _Line(own, COLOURS[split], label)
+        return
+    best = best_l2(*finals(rows, "val")) if "val" in splits else None
+    colours = _colours(l2s)
+    for l2 in sorted(l2s, key=lambda l2: l2 == best):
+        for split in splits:
+            own = [row for row in sound if (row.split, row.l2) == (split, l2)]
+            solid = split == splits[-1]
+            named = solid and (l2 == best or len(l2s) <= MOST_COLOURS)
+            label = _label(l2, bool(own), l2 == best) if named else ""
+            crowded = len(l2s) > MOST_COLOURS
+            colour = "black" if crowded and l2 == best else colours(l2)
+            band = 0.0 if crowded and l2 != best else 0.12
+            yield _Line(own, colour, label, band, not solid, l2 == best)
+
+
+def _label(l2: float, sound: bool, best: bool) -> str:
+    if not sound:
+        return f"λ = {l2:.3g}: all diverged"
+    return f"λ = {l2:.3g}" + (", best on validation" if best else "")
+
+
+def _draw(axis: Axes, line: _Line, quantity: str) -> None:
     by_step: dict[int, list[float]] = defaultdict(list)
-    for row in sorted(rows):
-        if row.member not in gone:
-            by_step[row.step].append(getattr(row, quantity))
+    for row in sorted(line.rows):
+        by_step[row.step].append(getattr(row, quantity))
     unit = 100 if quantity == "accuracy" else 1
-    label = LABELS[split] if by_step else f"{LABELS[split]}: all diverged"
     mean = np.array([unit * np.mean(values) for values in by_step.values()])
-    axis.plot(list(by_step), mean, marker=".", color=COLOURS[split], label=label)
-    if any(len(values) > 1 for values in by_step.values()):
+    axis.plot(
+        list(by_step),
+        mean,
+        marker="*" if line.best else ".",
+        color=line.colour,
+        label=line.label or None,
+        linestyle="--" if line.dashed else "-",
+        linewidth=2.5 if line.best and not line.dashed else None,
+    )
+    if line.band and any(len(values) > 1 for values in by_step.values()):
         std = np.array([unit * np.std(values, ddof=1) for values in by_step.values()])
         band = mean - std, mean + std
-        axis.fill_between(list(by_step), *band, color=COLOURS[split], alpha=0.2, lw=0)
+        axis.fill_between(list(by_step), *band, color=line.colour, alpha=line.band, lw=0)
+
+
+def _norm(l2s: Sequence[float]) -> Any:
+    """The scale of λ: logarithmic, and 0 at its lower end."""
+    from matplotlib.colors import LogNorm
+
+    positive = [l2 for l2 in l2s if l2 > 0]
+    low = min(positive) / (3 if 0 in l2s else 1)
+    return LogNorm(low, max(max(positive), 1.001 * low), clip=True)
+
+
+def _colours(l2s: Sequence[float]) -> Callable[[float], Any]:
+    """The colour of each λ."""
+    from matplotlib import colormaps
+
+    if len(l2s) <= MOST_COLOURS:
+        return lambda l2: colormaps["Dark2"](list(l2s).index(l2))
+    norm = _norm(l2s)
+    return lambda l2: colormaps["viridis"](norm(max(l2, norm.vmin)))
+
+
+def _add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
+    """A scale of the colours of many λ."""
+    from matplotlib.cm import ScalarMappable
+
+    scale = ScalarMappable(_norm(l2s), "viridis")
+    label = "λ (0 at the lower end)" if 0 in l2s else "λ"
+    figure.colorbar(scale, ax=axes, label=label, fraction=0.04)
 
 
 def plot_search(

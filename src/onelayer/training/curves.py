@@ -9,24 +9,23 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.checks import check_whole
 from onelayer.data.features import SomeRows
 from onelayer.data.splits import Splits
 from onelayer.data.streams import permutation
 from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES, mean_of_finite
-from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
+from onelayer.training.measure import QUANTITIES
+from onelayer.training.observer import (
+    Observer,
+    callbacks_of,
+    observers,
+    others,
+    scheduled_rate,
+)
 from onelayer.training.population import Population
 from onelayer.training.records import Row, restored_rows, write_rows
 from onelayer.training.validation import is_wanted, monitored
-
-CHARTS = {
-    quantity: {quantity: ["Multiline", [f"train/{quantity}", f"val/{quantity}"]]}
-    for quantity in QUANTITIES
-}
-"""TensorBoard's custom scalars: training and validation of one quantity in one chart."""
 
 LEAST_ROWS = 1000
 """A share of the training split has at least so many rows, for figures that mean something."""
@@ -35,7 +34,7 @@ ROWS = (0, 0, 1)
 
 
 class Curves(Observer):
-    """Measures both splits, writes curves.csv and TensorBoard, logs ``train/…`` and ``val/…``.
+    """Measures both splits, writes curves.csv, logs ``train/…`` and ``val/…``.
 
     The splits come from the data module; the first measurement is before the first update. It and
     the last one are of whole splits. Between them measuring has a price in proportion to training:
@@ -43,9 +42,11 @@ class Curves(Observer):
     ``train_rows``, and no more than a third of those trained on since the measurement before, but
     at least 1,000.
 
-    What is logged for a population is the mean over its members that have not diverged; curves.csv
-    has every member. Lightning's validation is left out where nobody would miss it (see
-    :mod:`onelayer.training.validation`); where somebody would, it runs as Lightning says.
+    What is logged for a population, and monitored, are the figures of the λ that is then best on
+    validation, averaged over its seeds (:meth:`Population.headline`); curves.csv has every member.
+    Members that have diverged are left out of means. Lightning's validation is left out where
+    nobody would miss it (see :mod:`onelayer.training.validation`); where somebody would, it runs as
+    Lightning says.
 
     A callback that monitors ``train/…`` or ``val/…`` finds figures of that very moment: the splits
     are also measured where a ModelCheckpoint compares them, and at the end of an epoch where one
@@ -106,9 +107,6 @@ class Curves(Observer):
             self._period = None  # nobody knows where an epoch ends before it does
         self._last = trainer.max_steps
         self._some = self._draw_rows(trainer, pl_module)
-        if trainer.is_global_zero and not self.rows:
-            for logger in _tensorboards(trainer):
-                logger.experiment.add_custom_scalars(CHARTS)
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
         elif self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
@@ -209,10 +207,13 @@ class Curves(Observer):
             for row in self._rows_of(trainer, pl_module, split, values)
         ]
         self.rows += new
+        module = cast(Any, pl_module)
+        if "val" in figures:
+            module.validated(figures["val"])
         means = {
             f"{split}/{name}": value.cpu()  # in host memory: the progress bar reads them
             for split, values in figures.items()
-            for name, value in mean_of_finite(values).items()
+            for name, value in module.headline(values).items()
         }
         self._show(trainer, means, log=not again)
         if trainer.is_global_zero and (folder := run_folder(trainer)):
@@ -240,7 +241,7 @@ class Curves(Observer):
         accuracies = {n: round(float(v), 4) for n, v in logged.items() if n.endswith("accuracy")}
         trainer.progress_bar_metrics.update(accuracies)
         if log and logged and trainer.is_global_zero:
-            for logger in trainer.loggers:
+            for logger in others(trainer):
                 logger.log_metrics({n: float(v) for n, v in logged.items()}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,7 +256,3 @@ class Curves(Observer):
 
 def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
     return isinstance(pl_module, Population) and isinstance(cast(Any, trainer).datamodule, Splits)
-
-
-def _tensorboards(trainer: Trainer) -> Iterator[TensorBoardLogger]:
-    return (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))

@@ -19,6 +19,7 @@ from onelayer.training.divergence import Divergence
 from onelayer.training.memory import check_training
 from onelayer.training.population import Population, shapes_of
 from onelayer.training.schema import check_tensors
+from onelayer.training.tensorboard import TensorBoard
 
 
 class OneLayer(Population):
@@ -54,9 +55,11 @@ class OneLayer(Population):
     """
 
     def configure_callbacks(self) -> list[Callback]:
-        """Blocks, Curves and Divergence, which judges them, unless the trainer has its own."""
+        """Blocks, and Curves with who draws and who judges them, unless the trainer has its own."""
         trainer: Any = self.trainer
-        kinds = (FromData, Blocks) if trainer.barebones else (FromData, Blocks, Curves, Divergence)
+        kinds: tuple[type[Callback], ...] = (FromData, Blocks)
+        if not trainer.barebones:
+            kinds += (Curves, TensorBoard, Divergence)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
 
 

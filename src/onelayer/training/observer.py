@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 
 from onelayer.training.records import Row
 
@@ -32,8 +33,15 @@ class Observer(Callback):
         """The learning rate of the update after ``step`` updates, where this callback sets it."""
         return None
 
+    def draws(self, logger: Logger) -> bool:
+        """Whether it writes measurements and test figures to this logger, in its own way."""
+        return False
+
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Called when splits have been measured; ``rows`` are all so far, the new ones last."""
+
+    def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
+        """Called when a run ends with this summary, and again when it has test figures."""
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
@@ -44,6 +52,12 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def observers(trainer: Trainer) -> list[Observer]:
     """The Observers among a trainer's callbacks."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, Observer)]
+
+
+def others(trainer: Trainer) -> list[Logger]:
+    """The loggers to which no Observer writes in its own way."""
+    seen = observers(trainer)
+    return [logger for logger in trainer.loggers if not any(o.draws(logger) for o in seen)]
 
 
 def scheduled_rate(observers: Iterable[Observer], step: int) -> float | None:

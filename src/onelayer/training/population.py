@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,20 +24,14 @@ from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.loader import ResidentLoader, check_batch, check_finite
-from onelayer.training.measure import Measure, mean_of_finite
+from onelayer.training.choice import Choice, Figures, Member, choose
+from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
-
-
-class Member(NamedTuple):
-    """What tells one network of the population from the others."""
-
-    l2: float
-    seed: int
 
 
 class Population(LightningModule):
@@ -88,6 +82,8 @@ class Population(LightningModule):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
+        self.validation: Figures | None = None  # of each member, measured last
+        self.member: int | str = "best"  # which of them predict_step asks
         λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
 
@@ -131,14 +127,45 @@ class Population(LightningModule):
         """Which members have finite weights, bool (m,)."""
         return torch.stack([p.flatten(1).isfinite().all(1) for p in self.weights]).all(0)
 
-    @torch.no_grad()
-    def predict_proba(self, X: Tensor) -> Tensor:
-        """Class probabilities (n, k) of standardised images: the mean over the members.
+    def choose(self, member: int | str = "best") -> Choice:
+        """The members that answer for ``member``, and in words which they are.
 
-        Members that have diverged know none and are left out.
+        Args:
+            member: best for those of the λ that is best on validation, whose mean is the answer;
+                all for the mean of all; or the number of one.
+
+        Raises:
+            InputError: there is no such member.
+        """
+        return choose(member, self.members, self.validation)
+
+    @torch.no_grad()
+    def predict_proba(self, X: Tensor, member: int | str = "best") -> Tensor:
+        """Class probabilities (n, k) of standardised images, by the members that were chosen.
+
+        Of several it is the mean. Members that have diverged know none and are left out.
+
+        Args:
+            X: standardised images (n, d).
+            member: as :meth:`choose` takes it.
         """
         check_inputs(X, self.inputs)
-        return formulas.logits(X.to(self.device), self.weights).softmax(-1).nanmean(0)
+        chosen = self.choose(member).members
+        weights = [p[chosen] for p in self.weights]
+        return formulas.logits(X.to(self.device), weights).softmax(-1).nanmean(0)
+
+    def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One number for each figure (m,): what monitors see as ``val/accuracy`` and the like.
+
+        It is the mean over the seeds of the λ that is now the best on validation, for the training
+        and test splits, too; over all members where nothing has been validated.
+        """
+        chosen = self.choose("best").members
+        return mean_of_finite({name: value[chosen] for name, value in figures.items()})
+
+    def validated(self, figures: dict[str, Tensor]) -> None:
+        """Keep the figures (m,) of the validation split, by which the best λ is told."""
+        self.validation = {name: figures[name].tolist() for name in QUANTITIES}
 
     # ---- training
 
@@ -179,8 +206,12 @@ class Population(LightningModule):
 
     # ---- hooks
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what tells the best λ."""
+        checkpoint["validation"] = self.validation
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another network's checkpoint; take on its precision.
+        """Refuse another network's checkpoint; take on its precision and its best λ.
 
         Lightning restores weights before it makes the module float64: they would be rounded.
 
@@ -201,6 +232,7 @@ class Population(LightningModule):
                 check_optimizer(states, self.configure_optimizers().state_dict())
         for name, parameter in zip(self.names, self.weights, strict=True):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
+        self.validation = _figures_of(checkpoint, len(self.members))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -215,11 +247,11 @@ class Population(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over the members as ``val/cost`` and so on."""
+        """Log the figures of the best λ as ``val/cost`` and so on, see :meth:`headline`."""
         self._log_figures("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean over the members as ``test/cost`` and so on."""
+        """Log those of the λ that is best on validation as ``test/cost`` and so on."""
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
@@ -227,14 +259,17 @@ class Population(LightningModule):
             return  # nothing may be logged, or a subclass measures in its own way
         # Results writes the end of a run as a whole, whatever kills came before.
         elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
-        for name, value in mean_of_finite(self.figures(self.measured)).items():
+        figures = self.figures(self.measured)
+        if split == "val" and not self.trainer.sanity_checking:
+            self.validated(figures)
+        for name, value in self.headline(figures).items():
             logger = False if elsewhere else None
             self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
-        P = self.predict_proba(X)
+        P = self.predict_proba(X, self.member)
         if not P.isfinite().all():
             raise InputError("the networks' logits are not finite: their weights are too large.")
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
@@ -258,6 +293,26 @@ def shapes_of(
     m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
     shapes = parameter_shapes(hidden, inputs, classes).items()
     return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
+
+
+def _figures_of(checkpoint: dict[str, Any], members: int) -> Figures | None:
+    """The figures on validation that a checkpoint keeps of each member; None where it has none.
+
+    Raises:
+        InputError: they are not the figures of these members.
+    """
+    kept = checkpoint.get("validation")
+    if kept is None:
+        return None
+    fits = isinstance(kept, dict) and all(
+        isinstance(kept.get(name), list)
+        and len(kept[name]) == members
+        and all(isinstance(value, float) for value in kept[name])
+        for name in QUANTITIES
+    )
+    if not fits:
+        raise InputError("the checkpoint's figures on validation are not those of its networks.")
+    return cast(Figures, kept)
 
 
 def _is_plain(value: Any) -> bool:

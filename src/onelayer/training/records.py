@@ -99,6 +99,13 @@ def _row(where: str, line: str) -> Row:
         ) from error
 
 
+def finals(rows: Sequence[Row], split: str) -> tuple[list[float], dict[str, list[float]]]:
+    """λ and figures of each member over ``split`` at its last measurement."""
+    last = last_figures(rows, split)
+    names = ("cost", "loss", "accuracy")
+    return [r.l2 for r in last], {name: [getattr(r, name) for r in last] for name in names}
+
+
 def last_figures(rows: Sequence[Row], split: str) -> list[Row]:
     """The rows of ``split`` at its last measurement, one per member."""
     rows = [row for row in rows if row.split == split]

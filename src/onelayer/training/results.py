@@ -1,4 +1,4 @@
-"""Results: what a run ends with, as summary.json, TensorBoard's hyperparameters and a table."""
+"""Results: what a run ends with, as summary.json and a table."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from onelayer.core.checks import check_number
 from onelayer.data.splits import Splits
+from onelayer.training.choice import by_l2
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
-from onelayer.training.observer import Observer, observers
+from onelayer.training.observer import Observer, observers, others
+from onelayer.training.population import Population
 from onelayer.training.records import Row, last_figures, restored_rows
 
-SUFFIX = ".results"
-"""Of the TensorBoard file with the final figures."""
 SPLITS = ("train", "val", "test")
 
 
@@ -94,16 +91,23 @@ class Results(Observer):
         folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None:
             return
-        means = {
-            (split, name): statistics.fmean(values)
-            for split in SPLITS
-            for name in QUANTITIES
-            if (values := collect(self.summary["members"], split, name))
-        }
-        for logger in trainer.loggers:
-            _log(logger, _flat(trainer), means, self.summary["steps"])
+        for logger in others(trainer):
+            logger.log_metrics(self._test_figures(trainer), self.summary["steps"])
+        for observer in observers(trainer):
+            observer.on_summary(trainer, self.summary)
         # Last: a run whose summary has test figures is finished, and never goes on.
         write_json(folder / "summary.json", self.summary)
+
+    def _test_figures(self, trainer: Trainer) -> dict[str, float]:
+        """Those of the λ that is best on validation, where there are any."""
+        assert self.summary is not None
+        chosen = cast(Any, trainer.lightning_module).choose("best").members
+        members = [self.summary["members"][m] for m in chosen]
+        return {
+            f"test/{name}": statistics.fmean(values)
+            for name in QUANTITIES
+            if (values := collect(members, "test", name))
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds of training so far, and the latest figures."""
@@ -116,48 +120,6 @@ class Results(Observer):
         self._figures = restored_rows(state_dict.get("rows"))
 
 
-def _log(
-    logger: Logger, settings: dict[str, Any], means: dict[tuple[str, str], float], step: int
-) -> None:
-    """Log the test figures, and in TensorBoard the hyperparameters with all final figures.
-
-    TensorBoard gets an event file of its own, written anew each time: a run that was killed while
-    it was writing, and resumed, has every figure once. TensorBoard reads a folder's files in the
-    order of their names, and drops what stands before a run that starts or goes on: this one is
-    named to be last, which its time and number would not see to within the same second.
-    """
-    test = {f"test/{name}": mean for (split, name), mean in means.items() if split == "test"}
-    if not isinstance(logger, TensorBoardLogger):
-        logger.log_metrics(test, step)
-        return
-    logger.save()  # first what came before
-    for earlier in Path(logger.log_dir).glob(f"events.out.tfevents.*{SUFFIX}"):
-        earlier.unlink()
-    final = {f"final/{split}_{name}": mean for (split, name), mean in means.items()}
-    with SummaryWriter(logger.log_dir, filename_suffix=SUFFIX) as writer:
-        for summary in hparams(settings, final):
-            writer._get_file_writer().add_summary(summary)
-        for name, mean in final.items():
-            writer.add_scalar(name, mean, 0)
-        for name, mean in test.items():
-            writer.add_scalar(name, mean, step)
-    folder = Path(logger.log_dir)
-    for written in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-        written.rename(folder / f"events.out.tfevents.9999999999{SUFFIX}")
-
-
-def _flat(trainer: Trainer) -> dict[str, Any]:
-    """Hyperparameters as TensorBoard shows them: scalars and text."""
-    hparams = dict(cast(Any, trainer.lightning_module).hparams)
-    if trainer.datamodule is not None:  # type: ignore[attr-defined]
-        hparams |= dict(trainer.datamodule.hparams)  # type: ignore[attr-defined]
-    for observer in observers(trainer):
-        if observer.cycle:
-            hparams |= observer.state_dict()
-    simple = (bool, int, float, str)
-    return {k: v if isinstance(v, simple) else str(v) for k, v in sorted(hparams.items())}
-
-
 def _enter(member: dict[str, Any], row: Row) -> None:
     """Enter a split's figures; JSON knows neither NaN nor infinity: null is what diverged."""
     figures = row._asdict()
@@ -166,6 +128,15 @@ def _enter(member: dict[str, Any], row: Row) -> None:
     }
     if None in member[row.split].values():
         member["diverged"] = True
+
+
+def members_with(module: Population, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each member with its figures (m,) over a split, as in summary.json."""
+    members: list[dict[str, Any]] = [member._asdict() for member in module.members]
+    values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
+    for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
+        _enter(members[i], Row(0, split, i, *member, math.nan, *numbers))
+    return members
 
 
 def collect(members: Sequence[dict[str, Any]], split: str, name: str) -> list[float]:
@@ -191,37 +162,59 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The closing table: a line per λ, mean ± standard deviation over the seeds not diverged."""
-    by_l2: dict[float, list[dict[str, Any]]] = {}
-    for member in summary["members"]:
-        by_l2.setdefault(member["l2"], []).append(member)
-    network = f"{summary['hidden']} hidden units" if summary["hidden"] else "linear softmax"
-    lines = [
-        f"{network}, {summary['dataset']}, {summary['steps']} updates in "
-        f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %",
-        f"{'l2':>9} {'seeds':>5} {'train':>14} {'val':>14} {'test':>14} "
-        f"{'val cost':>9} {'val loss':>9}",
-    ]
-    for l2, members in by_l2.items():
-        gone = sum(member.get("diverged", False) for member in members)
-        seeds = f"{len(members) - gone}/{len(members)}" if gone else str(len(members))
-        cells = [_mean_std(collect(members, split, "accuracy")) for split in SPLITS]
+    head = (
+        f"{network_name(summary['hidden'])}, {summary['dataset']}, {summary['steps']} updates in "
+        f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %"
+    )
+
+    def cells(members: Sequence[dict[str, Any]]) -> str:
+        accuracies = [_mean_std(collect(members, split, "accuracy"), 100) for split in SPLITS]
         means = [
             f"{statistics.fmean(values):9.4f}" if values else f"{'-':>9}"
             for values in (collect(members, "val", name) for name in ("cost", "loss"))
         ]
-        lines.append(
-            f"{l2:>9.3g} {seeds:>5} "
-            + " ".join(f"{cell:>14}" for cell in cells)
-            + f" {' '.join(means)}"
-            + (f"  {gone} diverged, left out" if gone else "")
-        )
-    return "\n".join(lines)
+        return " ".join([*(f"{cell:>14}" for cell in accuracies), *means])
+
+    columns = f"{'train':>14} {'val':>14} {'test':>14} {'val cost':>9} {'val loss':>9}"
+    return "\n".join([head, *_lines(columns, summary["members"], cells)])
 
 
-def _mean_std(values: Sequence[float]) -> str:
+def format_split(members: Sequence[dict[str, Any]], split: str) -> str:
+    """A split's figures, a line per λ: mean ± standard deviation over the seeds not diverged."""
+
+    def cells(members: Sequence[dict[str, Any]]) -> str:
+        kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
+        figures = (_mean_std(collect(members, split, q), *kind) for q, kind in kinds.items())
+        return " ".join(f"{figure:>17}" for figure in figures)
+
+    columns = f"{'accuracy (%)':>17} {'cost':>17} {'loss':>17}"
+    return "\n".join(_lines(columns, members, cells))
+
+
+def _lines(
+    columns: str,
+    members: Sequence[dict[str, Any]],
+    cells: Callable[[Sequence[dict[str, Any]]], str],
+) -> Iterator[str]:
+    """A head, and a line for each λ with how many networks it has."""
+    yield f"{'l2':>9} {'seeds':>5} {columns}"
+    for l2, places in by_l2([member["l2"] for member in members]).items():
+        group = [members[place] for place in places]
+        gone = sum(member.get("diverged", False) for member in group)
+        seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
+        note = f"  {gone} diverged, left out" if gone else ""
+        yield f"{l2:>9.3g} {seeds:>5} {cells(group)}{note}"
+
+
+def network_name(hidden: int) -> str:
+    """What a network is called where a person reads of it."""
+    return f"{hidden} hidden units" if hidden else "linear softmax"
+
+
+def _mean_std(values: Sequence[float], unit: float = 1, digits: int = 2) -> str:
     if not values:
         return "-"
-    mean = 100 * statistics.fmean(values)
-    return (
-        f"{mean:.2f} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
-    )
+    mean = f"{unit * statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {unit * statistics.stdev(values):.{digits}f}"

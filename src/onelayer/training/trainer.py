@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.training.events import NAME, cut
+
 
 def trainer_defaults() -> dict[str, Any]:
     """Arguments of a Trainer, where nothing else is asked for."""
@@ -26,14 +28,12 @@ def run_logger(run: Path | None, runs: Path, resumed_step: int = -1) -> TensorBo
         run: the folder, of a run that goes on or has its name; None for the next version of
             ``runs``.
         runs: the folder of runs.
-        resumed_step: updates done; what was logged after them goes. -1 for none.
+        resumed_step: updates done, what was logged after them goes when the training goes on; -1
+            for none: all that a killed start has logged goes now.
     """
     if run is None:
         return TensorBoardLogger(runs.parent, name=runs.name, default_hp_metric=False)
-    return TensorBoardLogger(
-        run.parent,
-        name="",
-        version=run.name,
-        default_hp_metric=False,
-        purge_step=resumed_step + 1,
-    )
+    if resumed_step < 0:
+        for folder in {path.parent for path in run.rglob(f"{NAME}.*")}:
+            cut(folder, keep=lambda event: False)
+    return TensorBoardLogger(run.parent, name="", version=run.name, default_hp_metric=False)

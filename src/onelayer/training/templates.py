@@ -1,0 +1,53 @@
+"""Weights of one network as a picture: what each class, or hidden unit, looks for in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+MOST = 100
+"""Units in a picture at most."""
+GAP, LINE = 3, 14  # pixels between tiles, and for a name below each
+
+
+def is_picture(shape: Sequence[int], inputs: int) -> bool:
+    """Whether inputs are the pixels of an image of this shape: colours, height and width."""
+    return len(shape) == 3 and shape[0] in (1, 3) and int(np.prod(shape)) == inputs
+
+
+def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """Weights (units, d) as a picture (height, width, 3), each unit's tile scaled to its own range.
+
+    Args:
+        W: of the units, of which the first hundred are shown.
+        shape: colours, height and width of an image.
+        names: one per unit, written below its tile, or none.
+    """
+    tiles = _tiles(W[:MOST].detach().cpu().float().numpy(), shape)
+    count, height, width, _ = tiles.shape
+    columns = 5 if count <= 10 else min(10, count)
+    rows = -(-count // columns)
+    line = LINE if names else 0
+    high, wide = height + line + GAP, width + GAP
+    sheet = Image.new("RGB", (columns * wide + GAP, rows * high + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, tile in enumerate(tiles):
+        x, y = GAP + i % columns * wide, GAP + i // columns * high
+        sheet.paste(Image.fromarray(tile), (x, y))
+        if names:
+            draw.text((x, y + height + 1), names[i], fill="black")
+    return np.asarray(sheet)
+
+
+def _tiles(W: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.uint8]:
+    """The units (n, height, width, 3) in bytes, a few of small images enlarged."""
+    low, high = W.min(1, keepdims=True), W.max(1, keepdims=True)
+    scaled = 255 * (W - low) / np.maximum(high - low, np.finfo(W.dtype).tiny)
+    tiles = scaled.astype(np.uint8).reshape(len(W), *shape)
+    tiles = np.broadcast_to(tiles, (len(W), 3, *shape[1:])).transpose(0, 2, 3, 1)
+    large = max(1, 64 // shape[1]) if len(W) <= 10 else 1
+    return np.ascontiguousarray(tiles.repeat(large, 1).repeat(large, 2))
