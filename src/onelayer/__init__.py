@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
+    from onelayer.study.plots import PlotCurves as PlotCurves
+    from onelayer.study.runs import train_and_test as train_and_test
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
     from onelayer.training.curves import Curves as Curves
     from onelayer.training.module import OneLayer as OneLayer
@@ -34,12 +36,14 @@ _HOMES = {
     "Curves": "training.curves",
     "Observer": "training.observer",
     "OneLayer": "training.module",
+    "PlotCurves": "study.plots",
     "Results": "training.results",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",
     "hidden_cost": "core.autograd",
     "linear_cost": "core.autograd",
     "load_network": "training.module",
+    "train_and_test": "study.runs",
     "triangular": "core.schedule",
     "triangular2": "core.schedule",
 }

@@ -21,6 +21,7 @@ from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
+from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -89,7 +90,7 @@ class OneLayerCLI(LightningCLI):
             CIFAR10DataModule,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": [self.results]},
+            trainer_defaults={**trainer_defaults(), "callbacks": [self.results, PlotCurves()]},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -305,8 +306,6 @@ class OneLayerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """The test figures, once, and everything a run leaves."""
-        from onelayer.study.plots import plot_curves
-
         if self.results.finished:
             print("the run is finished: nothing was left to do.")
         else:
@@ -317,7 +316,6 @@ class OneLayerCLI(LightningCLI):
             return
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
-            plot_curves(folder / "curves.csv", folder / "curves.png", dataset=summary["dataset"])
             print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
         if summary["dataset"] == "synthetic":
             print(SYNTHETIC)

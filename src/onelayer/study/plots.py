@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ import numpy as np
 
 from onelayer.training.choice import best_l2
 from onelayer.training.divergence import diverged
+from onelayer.training.files import atomic_write
+from onelayer.training.folder import run_folder
+from onelayer.training.observer import Observer, observers
 from onelayer.training.records import Row, finals, read_rows
 
 if TYPE_CHECKING:
     import torch
+    from lightning.pytorch import Trainer
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,6 +43,35 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    atomic_write(path, content.getbuffer())
+
+
+class PlotCurves(Observer):
+    """Draws curves.png in the run's folder when a training has ended, of what Curves has written.
+
+    It is told by :class:`~onelayer.training.results.Results` that the training has ended.
+
+    Args:
+        title: the beginning of the picture's title; the run's folder by default.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+
+    def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
+        """Draw, before the figures of a test join the summary: they are not in the picture."""
+        folder = run_folder(trainer)
+        tested = any("test" in member for member in summary["members"])
+        if tested or folder is None or not (curves := folder / "curves.csv").is_file():
+            return
+        rows = next((o.measured_rows for o in observers(trainer) if o.measured_rows), None)
+        plot_curves(curves, folder / "curves.png", summary["dataset"], self.title, rows)
+
+
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
     """A figure's title, with what must be said of its networks and of built-in images."""
     words = [
@@ -49,7 +83,13 @@ def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
     return ", ".join(filter(None, words))
 
 
-def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title: str = "") -> None:
+def plot_curves(
+    curves: str | Path,
+    output: str | Path,
+    dataset: str = "",
+    title: str = "",
+    train_rows: int | None = None,
+) -> None:
     """Cost, loss, accuracy and learning rate of one run against the number of updates.
 
     Each λ has a line, the mean over its seeds with a band of one standard deviation. Members that
@@ -61,9 +101,14 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
         output: PNG to write.
         dataset: "synthetic" is said in the title.
         title: the title's beginning; the run's folder by default.
+        train_rows: rows of the training split that points between the first and the last are of;
+            None for all.
     """
     rows = read_rows(Path(curves))
     figure, axes = new_figure(2, 2, (11, 7.5))
+    updates = "updates"
+    if train_rows is not None:
+        updates += f" (training: {train_rows:,} random rows between the first and last point)"
     lines = list(_lines(rows))
     for axis, quantity in zip(axes.flat, TITLES, strict=False):
         for line in lines:
@@ -76,11 +121,11 @@ def plot_curves(curves: str | Path, output: str | Path, dataset: str = "", title
         _add_scale(figure, axes, [row.l2 for row in rows])
     for axis in axes.flat:
         axis.legend(fontsize="small" if len(lines) > 4 else None)
-        axis.set_xlabel("updates")
+        axis.set_xlabel(updates)
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
     figure.suptitle(title_of(rows, dataset, title or "/".join(Path(curves).parent.parts[-2:])))
-    figure.savefig(output, dpi=110)
+    save(figure, output)
 
 
 def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
@@ -225,7 +270,7 @@ def plot_search(
     axis.legend()
     gone = sum(bool(row["diverged"]) for row in rows)
     figure.suptitle(describe(f"search for λ, {len(rows)} networks", dataset, gone))
-    figure.savefig(output, dpi=110)
+    save(figure, output)
 
 
 def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
@@ -244,4 +289,4 @@ def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> 
         axis.imshow(((picture - low) / (high - low)).numpy())
     for axis, title in zip(axes.flat, titles, strict=False):
         axis.set_title(title, fontsize=9)
-    figure.savefig(output, dpi=110)
+    save(figure, output)

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.locks import alone
-from onelayer.study.plots import plot_curves
+from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.folder import last_of
@@ -49,13 +49,13 @@ def make_trainer(
     )
 
 
-def train_and_test(settings: Settings, folder: Path, title: str) -> dict[str, Any]:
+def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> dict[str, Any]:
     """Train, or go on where a kill left it, measure the test split once, draw the curves.
 
     Args:
         settings: of the training.
         folder: of the run.
-        title: of its figure.
+        title: of its figure; the folder by default.
 
     Returns:
         What summary.json holds.
@@ -64,17 +64,18 @@ def train_and_test(settings: Settings, folder: Path, title: str) -> dict[str, An
     model, data = OneLayer(**settings["model"]), CIFAR10DataModule(**settings["data"])
     rates, results = TriangularLR(**settings["schedule"]), Results()
     curves = Curves(**settings.get("curves", {}))
+    folder = Path(folder)
     last = last_of(folder)
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
     max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
-    trainer = make_trainer(max_steps, [rates, results, curves, Checkpoints()], logger)
+    callbacks = [rates, results, curves, PlotCurves(title), Checkpoints()]
+    trainer = make_trainer(max_steps, callbacks, logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished:
         trainer.test(model, datamodule=data, verbose=False)
     assert results.summary is not None
-    plot_curves(folder / "curves.csv", folder / "curves.png", data.name, title)
     return results.summary
 
 

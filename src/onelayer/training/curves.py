@@ -107,6 +107,7 @@ class Curves(Observer):
             self._period = None  # nobody knows where an epoch ends before it does
         self._last = trainer.max_steps
         self._some = self._draw_rows(trainer, pl_module)
+        self.measured_rows = None if self._some is None else len(self._some)
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
         elif self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):

@@ -22,6 +22,8 @@ class Observer(Callback):
 
     cycle: int | None = None
     """Updates in one cycle of the rate, where this callback sets one that cycles."""
+    measured_rows: int | None = None
+    """Rows of the training split that measurements on the way are of, where it takes some."""
     logs_test_figures = False
     """Whether it writes the figures of the test split to the loggers in the module's stead."""
 

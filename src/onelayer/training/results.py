@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from onelayer.core.checks import check_number
+from onelayer.core.checks import check_number, check_whole
 from onelayer.data.splits import Splits
 from onelayer.training.choice import by_l2
 from onelayer.training.files import atomic_write
@@ -42,6 +42,15 @@ class Results(Observer):
         self._figures: list[Row] = []  # of each split, measured last
         self._seconds = 0.0
         self._started = 0.0
+
+    def __str__(self) -> str:
+        return "no training has ended" if self.summary is None else format_summary(self.summary)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a checkpoint's figures of other networks than these."""
+        for row in self._figures:
+            members = len(cast(Any, pl_module).members)
+            check_whole("a network's number in the checkpoint's curves", row.member, 0, members - 1)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
