@@ -1,5 +1,6 @@
 """Whatever is wrong with the input: exit code 2, a few lines that help, and nothing left behind."""
 
+import os
 import pickle
 import re
 import shutil
@@ -354,6 +355,12 @@ CONFIGS = [
     config("wrong-type", b"model:\n  hidden: many\n", "model.hidden", "int", "many"),
     Row("config-missing", ["fit", "-c", "none.yaml"], ["no config 'none.yaml'", "three_cycles"]),
     Row("config-a-folder", ["fit", "-c", "."], ["config .", "a folder"]),
+    Row(
+        "config-a-pipe",
+        ["fit", "-c", "pipe.yaml"],
+        ["config pipe.yaml", "a named pipe", "use a file"],
+        lambda place: os.mkfifo(place.folder / "pipe.yaml"),
+    ),
 ]
 
 

@@ -127,6 +127,8 @@ def _found(value: str) -> str:
     """The path of a configuration, or YAML as it is."""
     if Path(value).is_dir():
         raise InputError(f"config {value}: it is a folder, not a YAML file.")
+    if Path(value).is_fifo() and not value.startswith("/dev/fd/"):  # which a shell's <(…) makes
+        raise InputError(f"config {value}: it is a named pipe, which may never end; use a file.")
     return value if ":" in value and not Path(value).is_file() else str(find_config(value))
 
 
