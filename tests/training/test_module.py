@@ -372,7 +372,7 @@ def test_a_checkpoint_carries_the_statistics_of_the_training_split(tmp_path):
         ({"l2": float("nan")}, "l2 .* not nan"),
         ({"l2": [0.1, float("inf")]}, "l2 .* not inf"),
         ({"l2": []}, "l2 must be .* at least one"),
-        ({"seeds": -1}, "seeds must be a whole number >= 0, not -1"),
+        ({"seeds": -1}, "seeds must be a whole number from 0 to .*, not -1"),
         ({"seeds": [0, 0]}, "must not repeat"),
         ({"lr": float("nan")}, "lr must be .* not nan"),
         ({"classes": 1}, "classes must be a whole number >= 2"),
