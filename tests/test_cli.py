@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, what a mistake costs."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -196,6 +197,30 @@ def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
     monkeypatch.setattr(fit.OneLayer, "on_train_epoch_start", sigterm)
     assert main(["search", *TINY]) == 143
     assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bar"), [("ascii", "RichProgressBar"), ("latin-1", "TQDMProgressBar")]
+)
+def test_a_terminal_that_cannot_show_a_sign_ends_nothing(monkeypatch, encoding, bar):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    words = ["fit", *SMALL, "--model.seeds=[0,1]", f"--trainer.callbacks+={bar}"]
+    assert main(words) == 0
+    assert ("+-" if encoding == "ascii" else "±") in output.buffer.getvalue().decode(encoding)
+    assert len([*Path().glob("lightning_logs/fit/*/curves.png")]) == 1
+    with pytest.raises(SystemExit) as end:
+        main(["search", "--help"])
+    assert end.value.code == 0
+    output.flush()
+    assert "regulariser lambda (l2)" in output.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("name", ["stderr", "stdout"])
+def test_a_closed_stderr_or_stdout_ends_nothing(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert main(["fit", *SMALL, "--trainer.callbacks+=TQDMProgressBar"]) == 0
+    assert len([*Path().glob("lightning_logs/fit/*/curves.png")]) == 1
 
 
 def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):
