@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.faults import interrupted
-from onelayer.cli.parser import Parser, names_of, shorten
+from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
@@ -124,6 +124,8 @@ class OneLayerCLI(LightningCLI):
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="CSV file to write."
             )
+        ours_first(parser)
+        parser.usage = f"onelayer {subcommand} [-c CONFIG] [options]"
         return parser
 
     def _parse_ckpt_path(self) -> None:
