@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
 
 from onelayer.training.files import atomic_write
 
@@ -63,19 +64,26 @@ def resumed_csv(asked: CSVLogger, run: Path, step: int) -> CSVLogger:
         prefix=asked._prefix,
         flush_logs_every_n_steps=asked._flush_logs_every_n_steps,
     )
+    if getattr(rank_zero_only, "rank", 0) == 0:  # the first process alone writes
+        logger._experiment = _kept(run, step)
+    return logger
+
+
+def _kept(run: Path, step: int) -> _GoesOn:
     path = run / METRICS
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         names = list(reader.fieldnames or [])
-        rows = [row for row in reader if int(row["step"]) <= step]
+        whole = [row for row in reader if str(row["step"]).isdigit()]  # a kill may cut the last
+    rows = [row for row in whole if int(row["step"]) <= step]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names)
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(path, text.getvalue())
-    logger._experiment = _GoesOn(str(run))
-    logger._experiment.metrics_keys = names
-    return logger
+    experiment = _GoesOn(str(run))
+    experiment.metrics_keys = names
+    return experiment
 
 
 def run_logger(run: Path | None, runs: Path, resumed_step: int = -1) -> TensorBoardLogger:
