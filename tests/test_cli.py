@@ -1,7 +1,9 @@
 """The command line: what a user types, what comes back, what a mistake costs."""
 
 import csv
+import io
 import json
+import logging
 import os
 import re
 import signal
@@ -152,6 +154,33 @@ def test_options_of_lightnings_are_taken(empty_folder, options, capsys):
     assert "3 hidden units" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--trainer.profiler=simple"], "Profiler Report"),
+        (["--trainer.callbacks+=ModelSummary"], "Trainable params"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss",
+             "--trainer.callbacks.verbose=true"],
+            "Metric val/loss improved",
+        ),
+        ([], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) and value else None,
+)  # fmt: skip
+def test_what_is_asked_of_lightning_is_printed_and_nothing_else(options, said):
+    """Lightning prints through the handlers of its logger."""
+    stream = io.StringIO()
+    handler, logger = logging.StreamHandler(stream), logging.getLogger("lightning.pytorch")
+    logger.addHandler(handler)
+    try:
+        assert main(["fit", *SMALL, *options]) == 0
+    finally:
+        logger.removeHandler(handler)
+    assert said in stream.getvalue()
+    assert said or not stream.getvalue()
+
+
 def test_figures_need_no_backend(empty_folder):
     done = subprocess.run(
         [sys.executable, "-m", "onelayer", "fit", *SMALL],
@@ -207,6 +236,60 @@ def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
     monkeypatch.setattr(fit.OneLayer, "on_train_epoch_start", sigterm)
     assert main(["search", *TINY]) == 143
     assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bar"), [("ascii", "RichProgressBar"), ("latin-1", "TQDMProgressBar")]
+)
+def test_a_terminal_that_cannot_show_a_sign_ends_nothing(monkeypatch, encoding, bar):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    words = ["fit", *SMALL, "--model.seeds=[0,1]", f"--trainer.callbacks+={bar}"]
+    assert main(words) == 0
+    assert ("+-" if encoding == "ascii" else "±") in output.buffer.getvalue().decode(encoding)
+    assert len([*Path().glob("lightning_logs/fit/*/curves.png")]) == 1
+    with pytest.raises(SystemExit) as end:
+        main(["search", "--help"])
+    assert end.value.code == 0
+    output.flush()
+    assert "regulariser lambda (l2)" in output.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("name", ["stderr", "stdout"])
+def test_a_closed_stderr_or_stdout_ends_nothing(monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert main(["fit", *SMALL, "--trainer.callbacks+=TQDMProgressBar"]) == 0
+    assert len([*Path().glob("lightning_logs/fit/*/curves.png")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--model.lambda=0.1", "model.l2"),
+        ("--reg=0.1", "model.l2"),
+        ("--weight-decay=0.1", "model.l2? A weight_decay is twice an l2."),
+        ("--lr=0.1", "schedule.max_lr or model.lr"),
+        ("--epochs=3", "trainer.max_epochs"),
+        ("--max_steps=3", "trainer.max_steps"),
+        ("--batch-size=3", "data.batch_size"),
+        ("--resume=run", "ckpt_path"),
+        ("--modle.hidden=3", "model.hidden"),
+    ],
+)
+def test_what_other_programs_call_an_option_is_understood(typed, meant, capfd):
+    assert main(["fit", typed]) == 2
+    assert f"Did you mean {meant}" in capfd.readouterr().err
+
+
+def test_help_begins_with_our_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: onelayer fit [-c CONFIG] [options]"
+    found = {n: i for i, line in enumerate(lines) for n in re.findall(r"^  --([\w.]+) ", line)}
+    trainers = min(i for name, i in found.items() if name.startswith("trainer."))
+    assert trainers > max(i for name, i in found.items() if not name.startswith("trainer"))
+    assert max(found["model.hidden"], found["data.root"], found["schedule.cycles"]) < 200
 
 
 def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):

@@ -4,10 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.__main__ import main
 from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.folder import LAST
+from onelayer.training.folder import LAST, PREVIOUS
 from onelayer.training.records import read_rows
 
 FIT = [
@@ -74,6 +75,49 @@ def test_runs_lie_apart_and_go_on(logger):
     steps = [row.step for row in read_rows(newest("curves.csv", "last"))]
     assert steps == sorted(steps)
     assert steps[-1] == 20
+
+
+def test_csv_goes_on_in_its_own_folder(tmp_path, monkeypatch):
+    """From wherever it is resumed; a row that came after the checkpoint is not there twice."""
+    monkeypatch.chdir(tmp_path)
+    words = [*FIT, *LOGGERS["csv"], "--trainer.log_every_n_steps=1"]
+    assert main(words) == 0
+    run, other = Path("csv/lightning_logs/version_0"), Path("csv/lightning_logs/version_1")
+    assert main(words) == 0
+
+    def steps(run):
+        with (run / "metrics.csv").open() as file:
+            return [int(row["step"]) for row in csv.DictReader(file) if row["lr"]]
+
+    assert steps(run) == [*range(21)]
+    previous = str(other / "checkpoints" / PREVIOUS)
+    assert main([*words, "--ckpt_path", previous]) == 0
+    assert steps(run) == steps(other) == [*range(21)]
+    assert main([*words, "--ckpt_path=last"]) == main(["fit", "--ckpt_path", str(run)]) == 0
+    assert steps(run) == steps(other) == [*range(21)]
+    assert runs() == [run, other]
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "csv"])
+def test_a_version_that_another_process_takes_meanwhile_is_not_shared(kind, tmp_path, monkeypatch):
+    """Both loggers look for the next version, and make its folder later."""
+    monkeypatch.chdir(tmp_path)
+    of_csv = kind == "csv"
+    logger = CSVLogger if of_csv else TensorBoardLogger
+    next_version = logger._get_next_version
+    seen = []
+
+    def others_are_quicker(self):
+        version = next_version(self)
+        if not seen:
+            Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+        seen.append(version)
+        return version
+
+    monkeypatch.setattr(logger, "_get_next_version", others_are_quicker)
+    assert main([*FIT, *LOGGERS[kind]]) == 0
+    assert [run.name for run in runs()] == ["version_1"]
+    assert list(Path(runs()[0].parent, "version_0").iterdir()) == []
 
 
 def newest(name, which):

@@ -6,7 +6,9 @@ answered here; a subcommand goes to `onelayer.cli.commands.run`.
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import io
 import os
 import shlex
 import signal
@@ -22,6 +24,9 @@ SUBCOMMANDS = {
     "search": "search the regulariser (l2), coarse to fine",
     "report": "repeat the report's exercises beside its published figures",
 }
+
+ASCII = {"±": "+-", "λ": "lambda", "η": "eta", "×": "x", "≈": "~", "…": "...", "•": "|", "━": "-"}
+"""What stands for a sign that standard output cannot show."""
 
 _HELP = """\
 usage: onelayer SUBCOMMAND [options]
@@ -65,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     try:
         try:
             return _answer(words)
@@ -83,6 +89,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or "output"
         print(f"onelayer: error: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _print_anything() -> None:
+    """Let no sign that the terminal cannot show end a run: in the locale C even ± is one."""
+    codecs.register_error("onelayer", _in_ascii)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="onelayer")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(ASCII.get(sign, "?") for sign in signs), error.end
 
 
 def _answer(words: list[str]) -> int:

@@ -43,7 +43,8 @@ def run(argv: list[str]) -> int:
 
 
 def _parser(command: str, description: str) -> Parser:
-    parser = Parser(prog=f"onelayer {command}", description=description)
+    usage = f"onelayer {command} [-c CONFIG] [options]"
+    parser = Parser(prog=f"onelayer {command}", usage=usage, description=description)
     parser.add_argument(
         "-c", "--config", action=ActionConfigFile, help="YAML file, or a shipped one's name."
     )

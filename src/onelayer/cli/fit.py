@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.faults import interrupted
-from onelayer.cli.parser import Parser, names_of, shorten
+from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
@@ -42,7 +42,13 @@ from onelayer.training.results import (
     network_name,
 )
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.trainer import run_logger, trainer_defaults
+from onelayer.training.trainer import (
+    METRICS,
+    claim_version,
+    resumed_csv,
+    run_logger,
+    trainer_defaults,
+)
 
 RUNS = "lightning_logs"
 SYNTHETIC = "these figures are of the built-in synthetic images, not of CIFAR-10."
@@ -63,9 +69,12 @@ class SaveConfig(SaveConfigCallback):
 
 
 def with_own_config(argv: list[str]) -> list[str]:
-    """The words of ``fit``, with the config.yaml of the run to resume where no config is typed."""
+    """The words of ``fit``, with the config.yaml of the run to resume.
+
+    Not where a config is typed, or a logger, which says where its runs are.
+    """
     words = [part for word in argv for part in word.split("=", 1)]
-    if "--config" in words or "--ckpt_path" not in words[:-1]:
+    if "--config" in words or "--ckpt_path" not in words[:-1] or "--trainer.logger" in words:
         return argv
     typed = words[words.index("--ckpt_path") + 1]
     with suppress(InputError):  # which is raised again where the checkpoint is read
@@ -131,6 +140,8 @@ class OneLayerCLI(LightningCLI):
                 help="Which networks answer: best, the mean of those of the λ best on validation; "
                 "all, the mean of all; or the number of one.",
             )
+        ours_first(parser)
+        parser.usage = f"onelayer {subcommand} [-c CONFIG] [options]"
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -147,10 +158,11 @@ class OneLayerCLI(LightningCLI):
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
                 trainer.max_steps = 2 * schedule.step_size * schedule.cycles
         if config.ckpt_path is not None:
-            any_config, runs = not config.config, self._runs_folder()
-            path = find_checkpoint(
-                config.ckpt_path, runs.parent if any_config else runs, any_config
-            )
+            runs, any_config = self._logger_folder(), False
+            if runs is None:
+                runs, any_config = self._runs_folder(), not config.config
+                runs = runs.parent if any_config else runs
+            path = find_checkpoint(config.ckpt_path, runs, any_config)
             config["ckpt_path"] = str(path)
             self._resume_from(path) if fits else self._take_network_from(path)
         elif not fits:
@@ -223,14 +235,7 @@ class OneLayerCLI(LightningCLI):
             InputError: for a strategy whose processes end with the training.
         """
         asked = self._get(self.config_init, "trainer")
-        ours = asked.logger in (None, True) and not asked.barebones
-        if self.subcommand != "fit":
-            kwargs["logger"] = asked.logger or False
-        elif ours:
-            kwargs["logger"] = run_logger(
-                self._resumed_run, self._runs_folder(), self._resumed_step
-            )
-        goes_on = self._resumed_run is not None and ours
+        kwargs["logger"], goes_on = self._logger(asked)
         if self.subcommand != "fit" or goes_on or asked.logger is False:
             self.save_config_callback = None  # a resumed run has its own, one without logger none
         plugins = asked.plugins or []
@@ -250,6 +255,17 @@ class OneLayerCLI(LightningCLI):
                 f"trainer: {first_line(error)}\nTo train in this process alone, unset SLURM_NTASKS."
             ) from error
 
+    def _logger(self, asked: Any) -> tuple[Any, bool]:
+        """The logger, and whether it goes on in the folder of the run that is resumed."""
+        run = self._resumed_run
+        if self.subcommand != "fit":
+            return asked.logger or False, False
+        if asked.logger in (None, True) and not asked.barebones:
+            return run_logger(run, self._runs_folder(), self._resumed_step), run is not None
+        if run and isinstance(asked.logger, CSVLogger) and (run / METRICS).is_file():
+            return resumed_csv(asked.logger, run, self._resumed_step), True
+        return asked.logger, False
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Without Checkpoints where they are switched off, or no run's folder is there for them."""
         asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
@@ -268,28 +284,46 @@ class OneLayerCLI(LightningCLI):
         root = self._get(self.config, "trainer").default_root_dir or "."
         return Path(str(root)) / RUNS / name
 
+    def _logger_folder(self) -> Path | None:
+        """Where the versions lie of a logger that was typed, if it has versions in a folder."""
+        logger = self._get(self.config, "trainer").logger
+        if not isinstance(logger, Namespace):
+            return None
+        given = logger.init_args
+        if logger.class_path.rpartition(".")[2] not in ("CSVLogger", "TensorBoardLogger"):
+            return None
+        return Path(given.save_dir, given.get("name") or "")
+
     # ---- the work
 
     def fit(self, **kwargs: Any) -> None:
         """Train; what is refused before the first update leaves nothing behind."""
         splits = ("train", "val") if self.datamodule.size("val") else ("train",)
         refuse_unknown_monitors(callbacks_of(self.trainer), splits)
-        folder = None
-        if self.trainer.is_global_zero:
-            self.datamodule.verify_test()
-            if isinstance(self.trainer.logger, TensorBoardLogger):  # others know it later
-                folder = run_folder(self.trainer)
-        with self._nothing_left(folder), interrupted(folder):
+        if not self.trainer.is_global_zero:
             self.trainer.fit(**kwargs)
+            return
+        self.datamodule.verify_test()
+        with self._nothing_left():
+            folder = run_folder(self.trainer)
+            with interrupted(folder):
+                self.trainer.fit(**kwargs)
 
     @contextmanager
-    def _nothing_left(self, folder: Path | None) -> Iterator[None]:
-        """Remove what a training has made that is refused before its first update."""
-        if folder is None:
+    def _nothing_left(self) -> Iterator[None]:
+        """Take a folder for the run; empty it of a training refused before its first update.
+
+        W&B and the like know their folder later, and clean up by themselves.
+        """
+        logger = self.trainer.logger
+        if not isinstance(logger, TensorBoardLogger | CSVLogger):
             yield
             return
+        above = Path(logger.root_dir)
+        made = [path for path in (above, *above.parents) if not path.exists()]
+        claimed = claim_version(logger)
+        folder = Path(logger.log_dir)
         there = set(folder.rglob("*"))
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             yield
         except Exception as error:
@@ -299,7 +333,8 @@ class OneLayerCLI(LightningCLI):
                 for path in new:
                     if not path.is_dir():
                         path.unlink(missing_ok=True)
-                for path in [*filter(Path.is_dir, new), *made]:
+                directories = filter(Path.is_dir, new)
+                for path in [*directories, *([folder] if claimed else []), *made]:
                     with suppress(OSError):  # somebody else's files are in it
                         path.rmdir()
             raise

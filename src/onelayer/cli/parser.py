@@ -18,6 +18,23 @@ from onelayer.configs import find_config
 from onelayer.core.errors import InputError
 
 CONFIG = ("-c", "--config")
+ELSEWHERE = {
+    **dict.fromkeys(("lambda", "lam", "reg", "alpha", "weight_decay"), ("model.l2",)),
+    **dict.fromkeys(("lr", "learning_rate"), ("schedule.max_lr", "model.lr")),
+    **dict.fromkeys(("eta", "eta_max"), ("schedule.max_lr",)),
+    **dict.fromkeys(("eta_min", "min_lr"), ("schedule.base_lr",)),
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), ("trainer.max_epochs",)),
+    **dict.fromkeys(("steps", "updates", "iterations"), ("trainer.max_steps",)),
+    **dict.fromkeys(("batch", "n_batch", "bs"), ("data.batch_size",)),
+    **dict.fromkeys(("hidden_units", "hidden_size", "num_hidden", "m"), ("model.hidden",)),
+    **dict.fromkeys(("gpus", "num_gpus"), ("trainer.devices",)),
+    **dict.fromkeys(("device", "gpu", "cuda"), ("trainer.accelerator",)),
+    **dict.fromkeys(("resume", "checkpoint", "ckpt", "load"), ("ckpt_path",)),
+    **dict.fromkeys(("data_dir", "dataroot", "data_root", "data_path"), ("data.root",)),
+    "n_s": ("schedule.step_size",),
+    "seed": ("model.seeds",),
+}
+"""Options by what other programs call them."""
 MAPPING = "it must be a mapping, such as 'model:' over '  hidden: 50'."
 MOST = 100_000
 """Values in a configuration at most, with aliases written out: ten lines could name billions."""
@@ -55,12 +72,17 @@ class Parser(LightningArgumentParser):
         """The option that was probably meant, where the message names one that is none."""
         if re.search(r"unrecognized arguments: [^-]", message):
             return "\nA value of several is typed as one word: '[a,b]'."
-        unknown = re.search(r"(?:arguments: --|option ')([\w.]+)", message)
+        unknown = re.search(r"(?:arguments: --|option ')([\w.-]+)", message)
         if not unknown:
             return ""
         options = {option for parser in self._all_parsers() for option in parser}
-        near = difflib.get_close_matches(unknown[1], options, n=1, cutoff=0.7)
-        return f"\nDid you mean {near[0]}?" if near else ""
+        word = unknown[1].replace("-", "_")
+        name = word.rpartition(".")[2]
+        meant = [option for option in ELSEWHERE.get(name, ()) if option in options]
+        meant = meant or [option for option in sorted(options) if option.endswith(f".{name}")]
+        meant = meant or difflib.get_close_matches(word, options, n=1, cutoff=0.7)
+        note = " A weight_decay is twice an l2." if name == "weight_decay" else ""
+        return f"\nDid you mean {' or '.join(meant)}?{note}" if meant else ""
 
     def _all_parsers(self) -> Iterator[list[str]]:
         for action in self._actions:
@@ -69,6 +91,12 @@ class Parser(LightningArgumentParser):
                 if isinstance(choice, Parser):
                     yield from choice._all_parsers()
         yield [action.dest for action in self._actions]
+
+
+def ours_first(parser: LightningArgumentParser) -> None:
+    """Let --help list the Trainer's many options after all others."""
+    groups: Any = parser._action_groups
+    groups.sort(key=lambda group: any(a.dest.startswith("trainer.") for a in group._group_actions))
 
 
 def shorten(message: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from onelayer.core.checks import check_among, check_positive, check_whole
+from onelayer.core.checks import LARGEST_SEED, check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
 
 
@@ -64,8 +64,8 @@ class Plan:
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"search.seeds must list different seeds, not {self.seeds!r}.")
-        if any(type(seed) is not int or seed < 0 for seed in self.seeds):
-            raise InputError(f"search.seeds must be whole numbers >= 0, not {self.seeds!r}.")
+        for seed in self.seeds:
+            check_whole("search.seeds", seed, 0, LARGEST_SEED)
         check_among("search.rule", self.rule, ("one_se", "best"))
 
 
