@@ -28,7 +28,6 @@ from onelayer.training.templates import is_picture, picture
 
 CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
 """TensorBoard's custom scalars: training and validation of one quantity in one chart."""
-CURVES = {f"{q}/{split}" for q in QUANTITIES for split in ("train", "val")}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}
 """Of HParams, seen at once; the others when they are ticked."""
 WEIGHTS = "weights"
@@ -51,7 +50,6 @@ class TensorBoard(Observer):
 
     def __init__(self) -> None:
         self._writers: dict[Path, SummaryWriter] = {}
-        self._drawn = -1  # the update that was measured last
         self._pictured = -1
         self._resumed: int | None = None  # updates done, where a run goes on
 
@@ -71,11 +69,10 @@ class TensorBoard(Observer):
                 logger.experiment.add_text("run", describe(trainer, pl_module), 0)
 
     def _go_on(self, trainer: Trainer, module: Population, logger: TensorBoardLogger) -> None:
-        step, drawn = trainer.global_step, self._drawn
+        step = trainer.global_step
 
         def keep(event: Event) -> bool:
-            ours = any(v.tag in CURVES or v.tag == WEIGHTS for v in event.summary.value)
-            return bool(event.step <= (drawn if ours else step))
+            return bool(event.step <= step)
 
         logger.experiment.close()  # it opens another file when it writes again
         logger.experiment.purge_step = step + 1  # for a TensorBoard that looks on
@@ -85,11 +82,9 @@ class TensorBoard(Observer):
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Draw the points of this update, and the weights where a cycle ends."""
-        if rows[-1].split == "test":
+        if rows[-1].split == "test" or not trainer.is_global_zero:
             return
-        step = self._drawn = rows[-1].step
-        if not trainer.is_global_zero:
-            return
+        step = rows[-1].step
         new = [row for row in rows if row.step == step]
         for logger in _loggers(trainer):
             for l2, folder in _folders(logger, pl_module).items():
@@ -122,14 +117,6 @@ class TensorBoard(Observer):
             for l2, folder in _folders(logger, module).items():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_end(folder, _end(trainer, summary, l2))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The update that was drawn last: points after it are drawn again."""
-        return {"drawn": self._drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know it of the run that is resumed."""
-        self._drawn = state_dict["drawn"]
 
     def _writer(self, logger: TensorBoardLogger, folder: Path) -> SummaryWriter:
         """Of a run: the logger's own where one λ is the whole run."""
