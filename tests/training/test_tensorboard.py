@@ -258,6 +258,23 @@ def test_a_record_that_a_kill_cut_in_two_does_not_count(tmp_path, undisturbed):
     assert points_of(tmp_path / "run") == expected
 
 
+def test_what_was_measured_after_the_checkpoint_of_the_same_update_stays_once(tmp_path):
+    """An epoch's end is measured for EarlyStopping after its last batch has been saved."""
+
+    def run(resume=None):
+        callbacks = [
+            TriangularLR(0.01, 0.3, step_size=100), Curves(per_cycle=1), Checkpoints(every=8),
+            EarlyStopping("train/cost", patience=100),
+        ]  # fmt: skip
+        logger = run_logger(tmp_path / "run", tmp_path, 8 if resume else -1)
+        fit(tmp_path, network(), Pictures(), callbacks, 16, logger=logger, ckpt_path=resume)
+        return points_of(tmp_path / "run")
+
+    expected = run()
+    assert [step for step, _ in expected["accuracy/val"]] == [0, 8, 16]
+    assert run(resume=tmp_path / "run" / "checkpoints" / PREVIOUS) == expected
+
+
 def test_a_start_without_a_checkpoint_begins_anew(tmp_path, undisturbed):
     arguments, expected = undisturbed
     train(tmp_path / "run", network(**arguments), steps=6, test=False)

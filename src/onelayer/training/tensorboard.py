@@ -16,7 +16,6 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
-from onelayer.core.checks import check_whole
 from onelayer.training.choice import by_l2
 from onelayer.training.events import cut, write_end
 from onelayer.training.folder import run_folder
@@ -29,7 +28,6 @@ from onelayer.training.templates import is_picture, picture
 
 CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
 """TensorBoard's custom scalars: training and validation of one quantity in one chart."""
-CURVES = {f"{q}/{split}" for q in QUANTITIES for split in ("train", "val")}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}
 """Of HParams, seen at once; the others when they are ticked."""
 WEIGHTS = "weights"
@@ -52,8 +50,7 @@ class TensorBoard(Observer):
 
     def __init__(self) -> None:
         self._writers: dict[Path, SummaryWriter] = {}
-        self._drawn = -1  # the update that was measured last
-        self._pictured = -1
+        self._drawn = self._pictured = -1  # the update that was drawn last
         self._resumed: int | None = None  # updates done, where a run goes on
 
     def draws(self, logger: Logger) -> bool:
@@ -72,11 +69,10 @@ class TensorBoard(Observer):
                 logger.experiment.add_text("run", describe(trainer, pl_module), 0)
 
     def _go_on(self, trainer: Trainer, module: Population, logger: TensorBoardLogger) -> None:
-        step, drawn = trainer.global_step, self._drawn
+        step = trainer.global_step
 
         def keep(event: Event) -> bool:
-            ours = any(v.tag in CURVES or v.tag == WEIGHTS for v in event.summary.value)
-            return bool(event.step <= (drawn if ours else step))
+            return bool(event.step <= step)
 
         logger.experiment.close()  # it opens another file when it writes again
         logger.experiment.purge_step = step + 1  # for a TensorBoard that looks on
@@ -86,11 +82,10 @@ class TensorBoard(Observer):
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Draw the points of this update, once, and the weights where a cycle ends."""
-        if rows[-1].split == "test" or rows[-1].step == self._drawn:
+        step = rows[-1].step
+        if rows[-1].split == "test" or step == self._drawn or not trainer.is_global_zero:
             return
-        step = self._drawn = rows[-1].step
-        if not trainer.is_global_zero:
-            return
+        self._drawn = step
         new = [row for row in rows if row.step == step]
         for logger in _loggers(trainer):
             for l2, folder in _folders(logger, pl_module).items():
@@ -123,15 +118,6 @@ class TensorBoard(Observer):
             for l2, folder in _folders(logger, module).items():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_end(folder, _end(trainer, summary, l2))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The update that was drawn last: points after it are drawn again."""
-        return {"drawn": self._drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know it of the run that is resumed."""
-        check_whole("the checkpoint's last drawn update", state_dict.get("drawn"), at_least=-1)
-        self._drawn = state_dict["drawn"]
 
     def _writer(self, logger: TensorBoardLogger, folder: Path) -> SummaryWriter:
         """Of a run: the logger's own where one λ is the whole run."""
