@@ -55,7 +55,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
     ) -> dict[str, Any]:
         """Load with weights_only=True whatever the caller says: no pickled code is ever run."""
-        return read_checkpoint(path, map_location)
+        content = read_checkpoint(path, map_location)
+        if "pytorch-lightning_version" not in content:
+            raise InputError(f"{path} says nothing of a version of Lightning: it did not write it.")
+        return content
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
