@@ -326,7 +326,7 @@ def test_predict_takes_what_a_shell_makes_of_a_pattern_and_leaves_out_what_it_ca
         found = [row["file"] for row in csv.DictReader(file)]
     assert found == ["./=1+1.png", "a.png", "b.png", os.fsdecode(b"\xff.png")]
     assert main(["predict", "--data.images", "bad.png", *options]) == 2
-    assert "nothing is left to predict" in capfd.readouterr().err
+    assert "Nothing is left to predict" in capfd.readouterr().err
 
 
 def test_predict_replaces_predictions_and_nothing_else(finished, empty_folder, capfd):

@@ -121,7 +121,7 @@ class PictureLoader:
             more = [f"and {len(reasons) - _NAMED} more."] if len(reasons) > _NAMED else []
             said = "\n".join([*reasons[:_NAMED], *more])
             if not found:
-                raise InputError(f"images: nothing is left to predict.\n{said}")
+                raise InputError(f"images: {said}\nNothing is left to predict.")
             warnings.warn(f"left out, {len(reasons)} of {len(paths)}:\n{said}", stacklevel=2)
         self.x = torch.stack(list(found.values()))
         self.names, self.statistics = list(found), statistics
