@@ -414,7 +414,9 @@ def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
         (["fit", "--data.download", "false"], "no CIFAR-10 in .*data"),
         (["test"], "needs --ckpt_path"),
         (["predict", "--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
-        (["gradcheck", "--hidden", "0"], "--hidden must be .* >= 1, not 0"),
+        (["gradcheck", "--hidden", "0"], "--hidden must be .* from 1 to 10000, not 0"),
+        (["fit", *SMALL, "--trainer.val_check_interval=10000"], "val_check_interval"),
+        (["fit", *SMALL, "--seed_everything=-1"], "-1 is not in bounds"),
         (["gradcheck", "--hid", "3"], "--hid"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
@@ -95,6 +97,8 @@ def explained() -> Iterator[None]:
     except ValueError as error:
         if str(error).startswith("Does not validate"):  # jsonargparse, when it saves the config
             raise InputError(shorten(str(error))) from error
+        if _raised_in_lightning(error):  # an option that only Lightning knows to be wrong
+            raise InputError(first_line(error).strip()) from error
         raise
     except ImportError as error:  # of what an option asks for
         raise InputError(f"{first_line(error)}: is its package installed?") from error
@@ -107,3 +111,9 @@ def explained() -> Iterator[None]:
                 "is whole:\nthe same command with --ckpt_path last goes on from there."
             ) from error
         raise
+
+
+def _raised_in_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself has refused something, not what it called."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(lightning.__file__).parent in Path(last.filename).parents

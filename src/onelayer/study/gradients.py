@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         "--data.root", dest="root", help="folder of CIFAR-10 (default: $ONELAYER_DATA or data/)"
     )
     args = parser.parse_args(argv)
-    check_whole("--hidden", args.hidden, 1)
+    check_whole("--hidden", args.hidden, 1, 10_000)  # every weight is moved to and fro
     check_whole("--seed", args.seed, 0, LARGEST_SEED)
 
     X, y, dataset = batch(cifar10.root_folder(args.root))
