@@ -95,6 +95,7 @@ def test_the_standard_error_is_that_of_the_validation_images_and_the_seeds():
         ({"top": 0}, "top must be .* >= 1"),
         ({"seeds": []}, "seeds must list different seeds"),
         ({"seeds": [0, 0]}, "different seeds"),
+        ({"number": 10**20}, "number must be a whole number from 1 to 10000"),
         ({"seeds": [-1]}, "seeds must be a whole number from 0"),
         ({"seeds": [2**64]}, "seeds must be a whole number from 0"),
         ({"rule": "luck"}, "rule must be one of one_se, best, not 'luck'"),

@@ -17,6 +17,9 @@ from typing import Any
 from onelayer.core.checks import LARGEST_SEED, check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
 
+MOST = 10_000
+"""Stages, and λ in one: more than anybody trains, few enough to be planned at once."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,8 +55,9 @@ class Plan:
     members: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("stages", 1), ("number", 1), ("top", 1), ("seed", 0)):
-            check_whole(f"search.{name}", getattr(self, name), least)
+        for name in ("stages", "number", "top"):
+            check_whole(f"search.{name}", getattr(self, name), 1, MOST)
+        check_whole("search.seed", self.seed, 0)
         if self.members is not None:
             check_whole("search.members", self.members, 1)
         check_positive("search.l2_min", self.l2_min)
