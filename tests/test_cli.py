@@ -475,3 +475,22 @@ def test_gradcheck_exits_1_when_a_bound_is_missed(capfd, monkeypatch):
     monkeypatch.setitem(gradcheck.BOUNDS, "central", 1e-30)
     assert main(["gradcheck", "--hidden", "5"]) == 1
     assert "MISSED" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("x")])
+def test_a_full_disk_is_said_once(error, monkeypatch, capfd):
+    """TensorBoard writes in a thread, whose errors the main thread raises again."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", fail)
+    if isinstance(error, KeyError):  # another fault is not kept quiet
+        with pytest.raises(KeyError):
+            main(["fit", *SMALL])
+        assert "Traceback" in capfd.readouterr().err
+        return
+    assert main(["fit", *SMALL]) == 2
+    said = [x for x in capfd.readouterr().err.splitlines() if not x.startswith("INFO")]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]

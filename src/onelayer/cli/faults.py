@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
@@ -90,14 +90,20 @@ def interrupted(run: Path | None) -> Iterator[None]:
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn other libraries' errors that a user can mend into an InputError's few lines."""
+    as_before = threading.excepthook
+    threading.excepthook = _leave_to_the_main_thread
     try:
         yield
+    except OSError as error:
+        if error.filename is None and _raised_in(error, "tensorboard", "lightning", "fsspec"):
+            error.filename = "a logger's file in the run's folder"  # which they do not name
+        raise
     except MisconfigurationException as error:  # options that Lightning refuses together
         raise InputError(str(error)) from error
     except ValueError as error:
         if str(error).startswith("Does not validate"):  # jsonargparse, when it saves the config
             raise InputError(shorten(str(error))) from error
-        if _raised_in_lightning(error):  # an option that only Lightning knows to be wrong
+        if _raised_in(error, "lightning"):  # an option that only Lightning knows to be wrong
             raise InputError(first_line(error).strip()) from error
         raise
     except ImportError as error:  # of what an option asks for
@@ -111,9 +117,17 @@ def explained() -> Iterator[None]:
                 "is whole:\nthe same command with --ckpt_path last goes on from there."
             ) from error
         raise
+    finally:
+        threading.excepthook = as_before
 
 
-def _raised_in_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself has refused something, not what it called."""
+def _raised_in(error: BaseException, *packages: str) -> bool:
+    """Whether one of these packages itself has refused something, not what it called."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(lightning.__file__).parent in Path(last.filename).parents
+    return any(package in Path(last.filename).parts for package in packages)
+
+
+def _leave_to_the_main_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say nothing where TensorBoard's thread cannot write: the main one raises the same soon."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)

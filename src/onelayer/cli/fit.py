@@ -29,6 +29,7 @@ from onelayer.training.checkpoint import (
     read_run,
 )
 from onelayer.training.curves import Curves
+from onelayer.training.files import named
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
@@ -63,9 +64,9 @@ class SaveConfig(SaveConfigCallback):
         """Write the file; nothing without a logger."""
         if folder := run_folder(trainer):
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, folder / self.config_filename, skip_none=False, overwrite=True
-            )
+            path = folder / self.config_filename
+            with named(path):
+                self.parser.save(self.config, path, skip_none=False, overwrite=True)
 
 
 def with_own_config(argv: list[str]) -> list[str]:

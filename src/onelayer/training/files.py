@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".tmp"
@@ -21,7 +23,21 @@ def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
     Raises:
         OSError: naming the file, if it cannot be written; the target stays as it was.
     """
-    path = Path(path)
+    with named(path):
+        _write(Path(path), content)
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Put the file's name in an OSError that has none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _write(path: Path, content: str | bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}{PARTIAL}")
     try:
@@ -35,8 +51,6 @@ def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
             os.fsync(folder)  # so that the new name survives a loss of power
         finally:
             os.close(folder)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a full disk is reported without a name
         raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onelayer.core.errors import InputError
+from onelayer.training.files import named
 
 
 class Row(NamedTuple):
@@ -60,7 +61,7 @@ def is_finite(row: Row) -> bool:
 def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
     """Write or append rows to a curves.csv; numbers in full, so that they read back exactly."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if append else "w", newline="") as file:
+    with named(path), path.open("a" if append else "w", newline="") as file:
         writer = csv.writer(file)
         if not append:
             writer.writerow(Row._fields)
