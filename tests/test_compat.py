@@ -93,11 +93,8 @@ def test_importing_the_module_loads_no_torch() -> None:
     assert python(f"{ENSURE}import sys; print('torch' in sys.modules)") == "False"
 
 
-@pytest.mark.parametrize(
-    "module", ["onelayer.data.datamodule", "onelayer.training.module", "onelayer.cli.commands"]
-)
-def test_a_room_can_be_imported_by_itself(module: str) -> None:
-    python(f"import {module}")
+def test_a_room_can_be_imported_by_itself() -> None:
+    python("import onelayer.data.datamodule")  # the lowest that imports Lightning
 
 
 def test_the_installed_packages_import() -> None:

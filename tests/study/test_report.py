@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.study import search
+from onelayer.study import report, search
 from onelayer.study.plan import Plan
 from onelayer.study.report import Report
 
@@ -93,6 +93,7 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     error = capsys.readouterr().err
     assert "docs/report.md was not made by onelayer report" in error
     assert "name another folder with --output" in error
+    monkeypatch.setattr(report, "EXERCISES", {"final": report.EXERCISES["final"]})
     monkeypatch.setattr(search.Search, "run", lambda self: pytest.fail("far enough"))
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         main([*other, "--output=other"])
@@ -132,16 +133,16 @@ def test_what_an_exercise_would_refuse_is_refused_first(
     ],
 )
 def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, changes, typed, kind):
-    report = Report(tmp_path, tmp_path, **{"data": {}, **changes})
-    assert (report._command, report._kind) == (f"onelayer report{typed}", kind)
-    assert report._published("hidden") == (kind == "")
-    assert not report._published("linear")
+    made = Report(tmp_path, tmp_path, **{"data": {}, **changes})
+    assert (made._command, made._kind) == (f"onelayer report{typed}", kind)
+    assert made._published("hidden") == (kind == "")
+    assert not made._published("linear")
     assert not Report(tmp_path, tmp_path, {"source": "synthetic"})._published("hidden")
 
 
 def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
-    report = Report(tmp_path, tmp_path, data={})
+    made = Report(tmp_path, tmp_path, data={})
     for l2, compared in ((0.0061, False), (3e-4, True)):
         found = {"l2": l2, "final": {"members": []}}
-        (result,) = report._results([], [(report._finds()[0], found)])
+        (result,) = made._results([], [(made._finds()[0], found)])
         assert (result.published is not None) == compared
