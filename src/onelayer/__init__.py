@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onelayer.training.module import OneLayer as OneLayer
     from onelayer.training.module import load_network as load_network
     from onelayer.training.observer import Observer as Observer
+    from onelayer.training.range import RangeTest as RangeTest
     from onelayer.training.results import Results as Results
     from onelayer.training.schedule import TriangularLR as TriangularLR
 
@@ -37,6 +38,7 @@ _HOMES = {
     "Observer": "training.observer",
     "OneLayer": "training.module",
     "PlotCurves": "study.plots",
+    "RangeTest": "training.range",
     "Results": "training.results",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",

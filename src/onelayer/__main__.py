@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "classify image files with a checkpoint, into a CSV of probabilities",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
+    "range": "find the ends of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
     "report": "repeat the report's exercises beside its published figures",
 }

@@ -115,5 +115,30 @@ def report(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"search": search, "report": report}
+def lr_range(argv: list[str]) -> int:
+    """``onelayer range``."""
+    from onelayer.study.range import Range
+
+    parser = _parser("range", "Learning rate range test: which rates a cycle may go between.")
+    parser.add_argument("--model.hidden", type=int, default=0, help="Hidden units; 0: linear.")
+    parser.add_argument(
+        "--model.l2", type=float | list[float], default=0.0, help="λ, or a list of several."
+    )
+    parser.add_argument(
+        "--model.seeds", type=int | list[int], default=0, help="Of the initial weights."
+    )
+    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    parser.add_class_arguments(Range, skip={"model", "data", "output"})
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    config = parser.parse_args(argv)
+    Range(
+        model=config.model.as_dict(),
+        data=config.data.as_dict(),
+        output=Path(config.output or Path(RUNS, names_of(config.config) or "range")),
+        **{name: config[name] for name in ("min_lr", "max_lr", "steps", "points")},
+    ).run()
+    return 0
+
+
+COMMANDS = {"search": search, "report": report, "range": lr_range}
 """Those that need no Trainer of LightningCLI's, nor what is imported for it."""

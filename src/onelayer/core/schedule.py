@@ -67,6 +67,17 @@ def exp_range(step: int, base_lr: float, max_lr: float, step_size: int, gamma: f
     return base_lr + (max_lr - base_lr) * position(step, step_size) * gamma**step
 
 
+def rising(step: int, min_lr: float, max_lr: float, steps: int) -> float:
+    """``η = min (max / min) ** (t / T)`` of T updates, and max from there on.
+
+    The learning rate range test's (Smith, 2017, section 3.3), with as many updates to each decade.
+
+    >>> [rising(t, min_lr=0.01, max_lr=1.0, steps=2) for t in range(4)]
+    [0.01, 0.1, 1.0, 1.0]
+    """
+    return float(min_lr * (max_lr / min_lr) ** (min(step, steps) / steps))
+
+
 def position(step: int, step_size: int) -> float:
     """Height in the triangle, from 0 (an end of the cycle) to 1 (its middle)."""
     c = step % (2 * step_size)

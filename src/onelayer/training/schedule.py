@@ -1,4 +1,4 @@
-"""TriangularLR: the learning rate of every update, for any LightningModule."""
+"""The learning rate of every update, for any LightningModule: TriangularLR and RangeTest."""
 
 from __future__ import annotations
 
@@ -8,104 +8,36 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
-from onelayer.core.schedule import cyclical
+from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 
 
-class TriangularLR(Observer):
-    """Cyclical learning rate (Smith, arXiv:1506.01186), set before every update.
+class ScheduledLR(Observer):
+    """Sets the rate of every update, a function of ``trainer.global_step`` alone.
 
-    The rate is a function of ``trainer.global_step`` alone, so a resumed run needs no state. It is
-    set when a training starts and after each batch, for the next update, so every callback finds it
-    in ``on_train_batch_start``; it is logged as ``lr`` every ``log_every_n_steps`` updates. It
-    replaces ``torch.optim.lr_scheduler.CyclicLR`` (whose values it equals) without that class's
-    changes to momentum and without Lightning's stepping it once an epoch.
-
-    Args:
-        base_lr: η_min, the rate at the ends of a cycle.
-        max_lr: η_max, the rate in its middle; equal to base_lr for a constant rate.
-        step_size: n_s, updates in half a cycle.
-        cycles: how many cycles to train; ``total_steps`` follows. The command line sets
-            trainer.max_steps to it.
-        mode: triangular keeps the amplitude; triangular2 halves it each cycle; exp_range
-            multiplies it with gamma at each update.
-        gamma: the factor of exp_range, in (0, 1].
-
-    Raises:
-        InputError: naming the argument and its range.
+    It is set when a training starts and after each batch, for the next update, so every callback
+    finds it in ``on_train_batch_start``. It is logged as ``lr`` every ``log_every_n_steps``
+    updates.
     """
 
-    def __init__(
-        self,
-        base_lr: float = 1e-5,
-        max_lr: float = 1e-1,
-        step_size: int = 500,
-        cycles: int = 1,
-        mode: Mode = "triangular",
-        gamma: float = 1.0,
-    ) -> None:
-        self._schedule = cyclical(mode, base_lr, max_lr, step_size, gamma)
-        check_whole("cycles", cycles, at_least=1, at_most=MOST_UPDATES)
-        self.cycle: int = 2 * step_size  # updates
-        self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
-        self.cycles, self.mode, self.gamma = cycles, mode, gamma
-        self._saved: dict[str, Any] = {}
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
         self._logged = 0  # the update whose rate was logged last
         self._set: float | None = None  # the rate that the optimizers were given
         self._warned = False
-
-    @property
-    def total_steps(self) -> int:
-        """Updates in all cycles, 2 n_s times cycles."""
-        return self.cycle * self.cycles
 
     def rate(self, step: int) -> float:
         """The learning rate η of the update after ``step`` updates."""
         return self._schedule(step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The arguments: a run is resumed with its own."""
-        names = ("base_lr", "max_lr", "step_size", "cycles", "mode", "gamma")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
-        self._saved = state_dict
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse another schedule than a resumed run's; warn about a stop in mid-cycle.
-
-        Raises:
-            InputError: naming the argument and both values.
-        """
-        here = self.state_dict()
-        advice = "Resume with the run's own schedule, or start a new run."
-        check_same("the checkpoint", here, self._saved or here, advice, section="schedule")
-        if trainer.max_steps > 0 and not _counts_epochs(trainer):
-            self._warn_in_mid_cycle(trainer.max_steps)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set and log the first rate; warn where epochs stop the training in mid-cycle."""
+        """Set and log the first rate."""
         self._set_rate(trainer)
         self._logged = trainer.global_step
         if trainer.global_step == 0:
             self._log_rate(trainer, 0)
-        if _counts_epochs(trainer):
-            steps = trainer.estimated_stepping_batches
-            if steps != float("inf"):
-                self._warn_in_mid_cycle(int(steps))
-
-    def _warn_in_mid_cycle(self, steps: int) -> None:
-        if not steps % self.cycle:
-            return
-        whole = [n * self.cycle for n in (steps // self.cycle, steps // self.cycle + 1) if n]
-        rank_zero_warn(
-            f"training stops in mid-cycle: {steps} updates are {steps / self.cycle:g} cycles of "
-            f"{self.cycle} (2 * step_size), and the rate is then {self.rate(steps):.4g}, not "
-            f"{self.base_lr:g}. Whole cycles: max_steps={' or '.join(map(str, whole))}."
-        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,15 +65,99 @@ class TriangularLR(Observer):
         self._warned = True
         suspects = [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs]
         who = " and ".join(dict.fromkeys(suspects)) or "another callback or the module"
+        ours = type(self).__name__
         rank_zero_warn(
-            f"two masters set the learning rate: TriangularLR had set {self._set:.4g}, and {who} "
-            f"made {other:.4g} of it. TriangularLR sets its own again after every update: keep one "
+            f"two masters set the learning rate: {ours} had set {self._set:.4g}, and {who} "
+            f"made {other:.4g} of it. {ours} sets its own again after every update: keep one "
             "of them."
         )
 
     def _log_rate(self, trainer: Trainer, step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics({"lr": self.rate(step)}, step=step)
+
+
+class TriangularLR(ScheduledLR):
+    """Cyclical learning rate (Smith, arXiv:1506.01186), set before every update.
+
+    The rate is a function of ``trainer.global_step`` alone, so a resumed run needs no state. It is
+    logged as ``lr`` every ``log_every_n_steps`` updates. This callback replaces
+    ``torch.optim.lr_scheduler.CyclicLR`` (whose values it equals) without that class's
+    changes to momentum and without Lightning's stepping it once an epoch.
+
+    Args:
+        base_lr: η_min, the rate at the ends of a cycle.
+        max_lr: η_max, the rate in its middle; equal to base_lr for a constant rate.
+        step_size: n_s, updates in half a cycle.
+        cycles: how many cycles to train; ``total_steps`` follows. The command line sets
+            trainer.max_steps to it.
+        mode: triangular keeps the amplitude; triangular2 halves it each cycle; exp_range
+            multiplies it with gamma at each update.
+        gamma: the factor of exp_range, in (0, 1].
+
+    Raises:
+        InputError: naming the argument and its range.
+    """
+
+    def __init__(
+        self,
+        base_lr: float = 1e-5,
+        max_lr: float = 1e-1,
+        step_size: int = 500,
+        cycles: int = 1,
+        mode: Mode = "triangular",
+        gamma: float = 1.0,
+    ) -> None:
+        super().__init__(cyclical(mode, base_lr, max_lr, step_size, gamma))
+        check_whole("cycles", cycles, at_least=1, at_most=MOST_UPDATES)
+        self.cycle: int = 2 * step_size  # updates
+        self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
+        self.cycles, self.mode, self.gamma = cycles, mode, gamma
+        self._saved: dict[str, Any] = {}
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in all cycles, 2 n_s times cycles."""
+        return self.cycle * self.cycles
+
+    def state_dict(self) -> dict[str, Any]:
+        """The arguments: a run is resumed with its own."""
+        names = ("base_lr", "max_lr", "step_size", "cycles", "mode", "gamma")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
+        self._saved = state_dict
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse another schedule than a resumed run's; warn about a stop in mid-cycle.
+
+        Raises:
+            InputError: naming the argument and both values.
+        """
+        here = self.state_dict()
+        advice = "Resume with the run's own schedule, or start a new run."
+        check_same("the checkpoint", here, self._saved or here, advice, section="schedule")
+        if trainer.max_steps > 0 and not _counts_epochs(trainer):
+            self._warn_in_mid_cycle(trainer.max_steps)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set and log the first rate; warn where epochs stop the training in mid-cycle."""
+        super().on_train_start(trainer, pl_module)
+        if _counts_epochs(trainer):
+            steps = trainer.estimated_stepping_batches
+            if steps != float("inf"):
+                self._warn_in_mid_cycle(int(steps))
+
+    def _warn_in_mid_cycle(self, steps: int) -> None:
+        if not steps % self.cycle:
+            return
+        whole = [n * self.cycle for n in (steps // self.cycle, steps // self.cycle + 1) if n]
+        rank_zero_warn(
+            f"training stops in mid-cycle: {steps} updates are {steps / self.cycle:g} cycles of "
+            f"{self.cycle} (2 * step_size), and the rate is then {self.rate(steps):.4g}, not "
+            f"{self.base_lr:g}. Whole cycles: max_steps={' or '.join(map(str, whole))}."
+        )
 
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:

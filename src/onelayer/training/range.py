@@ -1,0 +1,138 @@
+"""RangeTest: which rates a cycle may go between, found in one short run with a rising rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from onelayer.core.checks import MOST_UPDATES, check_positive, check_whole
+from onelayer.core.errors import InputError
+from onelayer.core.schedule import rising
+from onelayer.training.choice import by_l2
+from onelayer.training.population import Population
+from onelayer.training.records import Row
+from onelayer.training.schedule import ScheduledLR
+
+RISEN = 4.0
+"""Times the lowest loss: a training whose loss is above it everywhere has shown what it can."""
+FALLEN = 0.1
+"""Of the whole fall of the loss: where so much of it is done, the rate is large enough to learn."""
+MEMORY = 0.9
+"""Weight of the past in the running mean of the losses of batches."""
+
+
+class Point(NamedTuple):
+    """The loss after an update at this rate, lower is better."""
+
+    lr: float
+    loss: float
+
+
+class Proposal(NamedTuple):
+    """The ends of a cycle that a range test proposes."""
+
+    base_lr: float
+    max_lr: float
+
+
+class RangeTest(ScheduledLR):
+    """Learning rate range test (Smith, arXiv:1506.01186, section 3.3), for any LightningModule.
+
+    The rate rises from ``min_lr`` to ``max_lr``, as many updates to each decade, and the loss is
+    noted: of a OneLayer that of the validation split, of each λ, where Curves measures it
+    (``Curves(per_cycle=50)`` for 50 points); of another module the running mean of the loss of its
+    batches. ``proposals`` then has what :func:`propose` makes of them. A run in which every loss
+    has risen to 4 times its lowest is stopped.
+
+    Use it in place of TriangularLR, with ``Trainer(max_steps=steps)``, and for a OneLayer with
+    ``Divergence(stop=False)``: that the largest rates diverge is what the test is for.
+
+    Args:
+        min_lr: the first rate, above 0.
+        max_lr: the last rate.
+        steps: updates from the one to the other.
+
+    Raises:
+        InputError: naming the argument and its range.
+    """
+
+    def __init__(self, min_lr: float = 1e-5, max_lr: float = 1.0, steps: int = 500) -> None:
+        check_positive("min_lr", min_lr)
+        check_positive("max_lr", max_lr)
+        if min_lr >= max_lr:
+            raise InputError(f"min_lr must be below max_lr, but {min_lr!r} >= {max_lr!r}.")
+        check_whole("steps", steps, at_least=2, at_most=MOST_UPDATES)
+        super().__init__(partial(rising, min_lr=min_lr, max_lr=max_lr, steps=steps))
+        self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
+        self.cycle = steps  # Curves measures so many times in a cycle
+        self.points: dict[float | None, list[Point]] = {}
+
+    @property
+    def proposals(self) -> dict[float | None, Proposal]:
+        """For each λ, or for None, of another module than OneLayer."""
+        return {l2: propose(points) for l2, points in self.points.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The arguments, for loggers."""
+        return {name: getattr(self, name) for name in ("min_lr", "max_lr", "steps")}
+
+    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
+        """Note the loss of each λ: the mean over its seeds, infinite where one has diverged."""
+        new = [row for row in rows if (row.step, row.split) == (rows[-1].step, "val")]
+        for l2, places in by_l2([row.l2 for row in new]).items():
+            losses = [new[place].loss for place in places]
+            mean = math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else math.inf
+            self._note(trainer, l2, mean)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the loss of the batch of another module, and set the next rate."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not isinstance(pl_module, Population) and isinstance(loss, torch.Tensor):
+            before = self.points.get(None, [])
+            mean = float(loss)
+            if before and before[-1].loss != math.inf:
+                mean = MEMORY * before[-1].loss + (1 - MEMORY) * mean
+            self._note(trainer, None, mean if math.isfinite(mean) else math.inf)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _note(self, trainer: Trainer, l2: float | None, loss: float) -> None:
+        # The rate of the update just made.
+        rate = self.rate(max(trainer.global_step - 1, 0))
+        self.points.setdefault(l2, []).append(Point(rate, loss))
+        if all(_has_risen(points) for points in self.points.values()):
+            trainer.should_stop = True
+
+
+def propose(points: Sequence[Point]) -> Proposal:
+    """The ends of a cycle, by the loss at rising rates.
+
+    ``max_lr`` is the rate at which the loss is lowest: at larger ones it rises again. ``base_lr``
+    is the first rate at which the loss has fallen by a tenth of all it falls.
+
+    Raises:
+        InputError: the loss never fell below its first value.
+
+    >>> rates, losses = (0.001, 0.01, 0.1, 1.0), (2.3, 2.0, 1.5, 4.0)
+    >>> propose([Point(*pair) for pair in zip(rates, losses)])
+    Proposal(base_lr=0.01, max_lr=0.1)
+    """
+    lowest = min(points, key=lambda point: point.loss)
+    first = points[0].loss
+    if not lowest.loss < first:
+        raise InputError(
+            "the loss never fell: try a smaller min_lr, or more steps of the range test."
+        )
+    enough = first - FALLEN * (first - lowest.loss)
+    base = next(point.lr for point in points if point.loss <= enough)
+    return Proposal(min(base, lowest.lr), lowest.lr)
+
+
+def _has_risen(points: Sequence[Point]) -> bool:
+    return points[-1].loss > RISEN * min(point.loss for point in points)
