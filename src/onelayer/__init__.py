@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onelayer.core.schedule import exp_range as exp_range
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
+    from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
     from onelayer.study.plots import PlotCurves as PlotCurves
     from onelayer.study.runs import train_and_test as train_and_test
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ArraysDataModule": "data.arrays",
     "CIFAR10DataModule": "data.datamodule",
     "Checkpoints": "training.checkpoint",
     "Curves": "training.curves",

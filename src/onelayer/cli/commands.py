@@ -9,6 +9,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 # isort: split
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
+from onelayer.cli.data import class_first
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images
@@ -31,7 +32,7 @@ def run(argv: list[str]) -> int:
             from onelayer.study.gradients import main
 
             return main(rest)
-        rest = configs_first(rest)
+        rest = class_first(configs_first(rest))
         if command in COMMANDS:
             return COMMANDS[command](rest)
         images = list[str]()

@@ -111,33 +111,44 @@ class ResidentDataModule(LightningDataModule):
         return sum(map(len, self.splits[split]))
 
     def labelled(self, split: Split) -> Labelled | None:
-        """Return a split as bytes, read anew once it has been standardised; None if it is empty."""
+        """Return a split as given, read anew once it has been standardised; None if empty."""
         if split not in self._images and self.size(split):
-            rows, pool = self.splits[split], pool_of(split)
-            self._images[split] = concatenate([self.data_set.read(pool, piece) for piece in rows])
+            self._images[split] = self._read(split)
         return self._images.get(split)
+
+    def _read(self, split: Split) -> Labelled:
+        rows, pool = self.splits[split], pool_of(split)
+        return concatenate([self.data_set.read(pool, piece) for piece in rows])
+
+    def _standardised(
+        self, split: Split, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Features, Tensor] | None:
+        images = self.labelled(split)
+        if images is None:
+            return None
+        return features(images.x.to(device), self.statistics, dtype), images.y
 
     def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
         """Return a standardised split: X (n, d) and y (n,), made once and kept; None if empty.
 
         On the trainer's device if there is a trainer, and float64 where its precision is 64-true.
         The bytes it is made of are dropped, unless a GPU has no room for more than them: then X is
-        :class:`~onelayer.data.features.ByteFeatures`.
+        :class:`~onelayer.data.features.RawFeatures`.
         """
         device, dtype = torch.device("cpu"), torch.float32
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             dtype = torch.float64 if self.trainer.precision == "64-true" else dtype
         if (split, dtype) not in self._tensors:
-            images = self.labelled(split)
-            if images is None:
+            made = self._standardised(split, device, dtype)
+            if made is None:
                 return None
-            X = features(images.x.to(device), self.statistics, dtype)
-            self._tensors[split, dtype] = X, images.y
-            del self._images[split]
-        X, y = (tensor.to(device) for tensor in self._tensors[split, dtype])
-        self._tensors[split, dtype] = X, y
-        return X, y
+            self._tensors[split, dtype] = made
+            self._images.pop(split, None)
+        X, y = self._tensors[split, dtype]
+        X = X.to(device)
+        self._tensors[split, dtype] = X, y.to(X.device)  # a file's stay in host memory
+        return self._tensors[split, dtype]
 
     # ---- statistics and checkpoints
 
@@ -145,10 +156,13 @@ class ResidentDataModule(LightningDataModule):
     def statistics(self) -> Statistics:
         """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
         if self._statistics is None:
-            images = self.labelled("train")
-            assert images is not None
-            self._statistics = measure(images.x)
+            self._statistics = self._measure()
         return self._statistics
+
+    def _measure(self) -> Statistics:
+        images = self.labelled("train")
+        assert images is not None
+        return measure(images.x)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what predictions need, and what the run must be resumed with."""
