@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +32,6 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def run(name="fit", version=0):
-    from pathlib import Path
-
     return Path("lightning_logs") / name / f"version_{version}"
 
 
@@ -245,3 +244,56 @@ def test_wide_features_train():
         "ash",
         "birch",
     ]
+
+
+# ---- search
+
+
+PLAN = [
+    "--search.stages=1", "--search.number=3", "--search.seeds=[0]", "--search.top=1",
+    "--final.seeds=[0]", "--final.step_size=5", "--final.cycles=1", "--schedule.step_size=5",
+    "--schedule.cycles=1", "--model.hidden=0", "--output=out",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [DIGITS, THEIRS], ids=["arrays", "foreign"])
+def test_a_search_takes_the_data_in_the_same_way(capfd, data):
+    save_digits()
+    assert main(["search", *PLAN, *data]) == 0
+    found = json.loads(Path("out/search.json").read_text())
+    assert len(found["candidates"]) == 3
+    assert set(found["final"]["members"][0]) >= {"train", "val", "test"}
+    best = yaml.safe_load(Path("out/best.yaml").read_text())
+    assert best["data"]["class_path"].endswith(data[0].rpartition(".")[2].removeprefix("--data="))
+    assert "digits.npz" not in str(best)
+    capfd.readouterr()
+    assert main(["search", *PLAN, *data]) == 0  # finished: trains nothing again
+    assert json.loads(Path("out/search.json").read_text()) == found
+
+
+def test_a_search_of_other_rows_is_another_one(capfd):
+    save_digits()
+    assert main(["search", *PLAN, *DIGITS]) == 0
+    save_digits(500)
+    assert main(["search", *PLAN, *DIGITS]) == 2
+    assert "rows is" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--data.val_size=1.5"], "val_size must be a whole number of rows, or a share"),
+        (["--data.standardise=l2"], "'unit']. Got value: l2"),
+        (["--data.train=none.npz"], "there is no file none.npz"),
+        (["--data.x=Z"], "digits.npz has no 'Z': it has"),
+        (["--data.limit=3"], "limit"),
+        (["--data.batch_size=541"], "batch_size must be a whole number from 1 to 540"),
+    ],
+)
+def test_a_mistake_is_a_few_lines_and_leaves_nothing(capfd, typed, told):
+    save_digits()
+    assert main(["fit", *DIGITS, *SHORT, *typed]) == 2
+    error = capfd.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) <= 5
+    assert not Path("lightning_logs").exists()

@@ -14,16 +14,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
-from onelayer.cli.parser import Parser
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
-from onelayer.data.foreign import has_loader
-from onelayer.data.splits import Split
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datasets import DatasetDataModule
 from onelayer.training.folder import FOLDER
 
 DEFAULT = CIFAR10DataModule.__qualname__
-OURS = (CIFAR10DataModule, ArraysDataModule)
+OURS = (CIFAR10DataModule, ArraysDataModule, DatasetDataModule)
 """The data modules that a checkpoint may name, and nobody has to type."""
 
 
@@ -82,17 +80,11 @@ def _data_section(config: str) -> Mapping[str, Any]:
     return {}
 
 
-def instantiate(config: Namespace) -> LightningDataModule:
-    """Make the data module of a config's data section, ``class_path`` and ``init_args``."""
-    parser = Parser()
-    parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
-    section: Any = Namespace()  # type: ignore[no-untyped-call]
-    section.data = config
-    made: LightningDataModule = parser.instantiate_classes(section).data
-    return made
-
-
 # ---- what a checkpoint knows of its data
+
+
+NEEDED = {"validate": ("train", "val"), "test": ("test",), "predict": ()}
+"""What a subcommand reads of the places where data lie."""
 
 
 def saved_class(content: Mapping[str, Any]) -> str:
@@ -119,7 +111,11 @@ def words_for(content: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def complete(
-    data: Namespace, typed: Mapping[str, Any], content: Mapping[str, Any], path: Path
+    data: Namespace,
+    typed: Mapping[str, Any],
+    content: Mapping[str, Any],
+    path: Path,
+    command: str,
 ) -> None:
     """Fill the arguments of a data section that were not typed with those of a checkpoint.
 
@@ -131,8 +127,9 @@ def complete(
     beside = _data_section(str(_config_beside(path)))
     if str(beside.get("class_path", "")).rpartition(".")[2] == kind:
         known |= dict(beside.get("init_args") or {})
+    unneeded = {"train", "val", "test", "predict"} - set(NEEDED[command])
     for name, value in known.items():
-        if name not in given and name in data.init_args:
+        if name not in given and name in data.init_args and name not in unneeded:
             data.init_args[name] = value
 
 
@@ -150,10 +147,3 @@ def _arguments(content: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any
     ):
         if isinstance(saved, dict):
             yield from saved.items()
-
-
-def has_split(data: Any, split: Split) -> bool:
-    """Whether a data module has a split, as far as can be told before it is set up."""
-    if isinstance(data, ResidentDataModule):
-        return data.size(split) > 0
-    return has_loader(data, split)

@@ -16,14 +16,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data import complete, has_split, instantiate, names_a_class, words_for
+from onelayer.cli.data import complete, names_a_class, words_for
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import name_of, sizes
+from onelayer.data.foreign import has_split, name_of, sizes
+from onelayer.study.data import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
@@ -234,7 +235,7 @@ class OneLayerCLI(LightningCLI):
             config["model"][key] = value
         typed = given.get("data", None) or {}
         if self._any_data:
-            complete(config.data, typed, content, path)
+            complete(config.data, typed, content, path, str(self.config.subcommand))
             return
         state = content.get(CIFAR10DataModule.__qualname__)
         if not isinstance(state, dict) or not isinstance(saved := state.get("arguments"), dict):
@@ -270,7 +271,7 @@ class OneLayerCLI(LightningCLI):
     def _instantiate_data_first(self) -> None:
         """As LightningCLI, but that d and k are those of the data where they were not typed."""
         command = str(self.subcommand)
-        self.datamodule = instantiate(self.config[command].data)
+        self.datamodule = make_data(self.config[command].data.as_dict())
         if command == "fit":
             self._fill_sizes(self.config[command].model)
         others = self.config.clone()

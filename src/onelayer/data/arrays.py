@@ -24,7 +24,7 @@ class ArraysDataModule(TableDataModule):
         train: file to train on, or two .npy, of features and of labels; or arrays (X, y).
         val: the same to validate on. By default val_size of train are.
         test: the same to test on.
-        predict: the same, without labels, to classify.
+        predict: the same, without labels, to classify; or image files and folders.
         x: key or column of the features, or several columns; of a .csv or .parquet without a
             column of that name all columns but those of labels and groups.
         y: key or column of the labels.
@@ -61,10 +61,10 @@ class ArraysDataModule(TableDataModule):
         max_memory: float = 1.0,
     ) -> None:
         columns = Columns(x, y, groups)
-        given: dict[str, Any] = {"train": train, "val": val, "test": test, "predict": predict}
+        given: dict[str, Any] = {"train": train, "val": val, "test": test}
         super().__init__(
             {
-                name: partial(read_table, what, columns, labelled=name != "predict")
+                name: partial(read_table, what, columns)
                 for name, what in given.items()
                 if what is not None
             },
@@ -75,6 +75,8 @@ class ArraysDataModule(TableDataModule):
             batch_size,
             seed,
             max_memory,
+            predict,
+            columns,
         )
         self.x, self.y, self.groups = x, y, groups
 

@@ -18,8 +18,10 @@ from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.rows import RowLoader
 from onelayer.data.sources import Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
+from onelayer.data.sources.files import Columns, read_table
 from onelayer.data.sources.shapes import Shapes
 from onelayer.data.splits import Split, pool_of, split_rows
 
@@ -275,6 +277,7 @@ class CIFAR10DataModule(ResidentDataModule):
         download: bool | None = None,
         images: str | list[str] | None = None,
         download_seconds: float = 600.0,
+        predict: str | list[str] | None = None,
     ) -> None:
         root = os.fspath(root) if root is not None else None
         check_among("source", source, ("cifar10", "synthetic", "auto"))
@@ -303,6 +306,7 @@ class CIFAR10DataModule(ResidentDataModule):
         self.val_batches = None if val_batches is None else list(val_batches)
         self.val_size, self.limit = val_size, limit
         self.images = [images] if isinstance(images, str) else list(images or [])
+        self.predicted = predict
         self._open = source == "auto"  # whether the data set may still become another
 
     # ---- which data set
@@ -375,7 +379,7 @@ class CIFAR10DataModule(ResidentDataModule):
             # what rank 0 has decided, also where another machine's disk tells otherwise
             name = self.trainer.strategy.broadcast(name)
         self._settle(name)
-        if stage == "predict":
+        if stage == "predict" and self.predicted is None:
             find_images(self.images)
         super().setup(stage)
 
@@ -388,18 +392,21 @@ class CIFAR10DataModule(ResidentDataModule):
             self._settle(str(name))
         super().load_state_dict(state)
 
-    def predict_dataloader(self) -> PictureLoader:
-        """Return batches ``(X, names)`` of the image files."""
+    def predict_dataloader(self) -> PictureLoader | RowLoader:
+        """Return batches ``(X, names)`` of the image files, or X (n, 3072) of a table's bytes."""
+        if self.predicted is not None:
+            table = read_table(self.predicted, Columns(), labelled=False)
+            if table.x.dtype != torch.uint8:
+                raise InputError(
+                    f"{table.where} holds {table.x.dtype}: the network was trained on bytes, uint8 "
+                    "(n, 3072), the red plane first."
+                )
+            return RowLoader(table, self.statistics)
         return PictureLoader(find_images(self.images), self.statistics)
 
 
-LOCATION_ARGUMENTS = ("root", "mirror", "download", "download_seconds", "images")
+LOCATION_ARGUMENTS = ("root", "mirror", "download", "download_seconds", "images", "predict")
 """The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
-
-
-def without_locations(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of CIFAR10DataModule that can change a figure."""
-    return {k: v for k, v in arguments.items() if k not in LOCATION_ARGUMENTS}
 
 
 def _rows(batches: Sequence[int], n: int) -> list[range]:

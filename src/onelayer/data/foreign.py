@@ -53,6 +53,18 @@ def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]
                 return
 
 
+def has_split(data: Any, split: Split) -> bool:
+    """Whether a data module has a split, as far as can be told before it is set up."""
+    size = getattr(data, "size", None)
+    return size(split) > 0 if callable(size) else has_loader(data, split)
+
+
+def count_rows(data: Any, split: Split) -> int:
+    """Return how many rows a split has."""
+    size = getattr(data, "size", None)
+    return int(size(split)) if callable(size) else sum(len(y) for _, y in batches(data, split))
+
+
 def has_loader(data: Any, split: Split) -> bool:
     """Whether a data module has a loader of its own for a split."""
     return is_overridden(f"{split}_dataloader", data, LightningDataModule)

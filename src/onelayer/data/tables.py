@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -24,18 +25,16 @@ from onelayer.data.features import (
     features,
     measure,
     no_statistics,
-    raw_chunks,
-    standardise,
 )
+from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.rows import CHUNK, RowLoader, check_finite, check_width
 from onelayer.data.sources import Labelled
-from onelayer.data.sources.files import Array, Table
+from onelayer.data.sources.files import SUFFIXES, Array, Columns, Table, read_table
 from onelayer.data.splits import Split, stratified
 
 STANDARDS = ("feature", "none", "unit")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _PURPOSES = {"train": "train on", "val": "validate on", "test": "test on", "predict": "classify"}
-_BATCH = 500
-_CHUNK = 2**20  # numbers that are looked at together: 8 MB of float64
 
 
 class TableDataModule(ResidentDataModule):
@@ -45,7 +44,7 @@ class TableDataModule(ResidentDataModule):
     :class:`~onelayer.data.datasets.DatasetDataModule`. A table is read when it is first needed.
 
     Args:
-        readers: how to read each table that there is, by train, val, test and predict.
+        readers: how to read each table that there is, by train, val and test.
         name: what the data are called.
         val_size: rows, or their share, that are cut off train where there is no val.
         standardise: feature, none or unit.
@@ -53,6 +52,8 @@ class TableDataModule(ResidentDataModule):
         batch_size: rows of an update.
         seed: of the order of the batches, and of the validation split.
         max_memory: gigabytes that features of an .npy may take in memory.
+        predict: what is to be classified: a table, or image files and folders.
+        columns: what is called what in that table.
     """
 
     decisive = ("batch_size", "seed", "standardise", "val_size", "rows")
@@ -68,13 +69,18 @@ class TableDataModule(ResidentDataModule):
         classes: Sequence[str] | None,
         batch_size: int,
         seed: int,
-        max_memory: float,
+        max_memory: float = 1.0,
+        predict: Any = None,
+        columns: Columns | None = None,
     ) -> None:
         super().__init__(cast(Any, None), {}, batch_size, seed)
         check_among("standardise", standardise, STANDARDS)
         check_positive("max_memory", max_memory)
         _check_val_size(val_size)
         self.readers, self._name = dict(readers), name
+        self.predicted = [predict] if isinstance(predict, str) else predict
+        if predict is not None:
+            self.readers["predict"] = partial(read_table, predict, columns or Columns(), False)
         self.val_size, self.standardise, self.max_memory = val_size, standardise, max_memory
         self._given = None if classes is None else [str(name) for name in classes]
         self._classes: _Classes | None = None
@@ -214,7 +220,7 @@ class TableDataModule(ResidentDataModule):
             self.check_batch_size()
             self._check_all()
         elif stage == "predict":
-            self.table("predict")
+            find_images(self.predicted) if self._are_images() else self.table("predict")
         elif stage == "test" and "test" not in self.readers:
             self.table("test")  # says what is missing
         elif stage == "validate" and "val" not in self.readers:
@@ -234,11 +240,11 @@ class TableDataModule(ResidentDataModule):
         d, hashes = self.table("train").x.shape[1], dict[str, NDArray[np.uint64]]()
         for split in there:
             table = self.table(self._table_of(split))
-            _check_width(table, d, f"{self.table('train').where} has")
+            check_width(table, d, f"{self.table('train').where} has")
             if split == "val" and "val" not in self.readers:
                 pass  # looked through with the training table
             else:
-                _check_finite(table)
+                check_finite(table)
             if not self._is_mapped(split):
                 hashes[split] = _hashes(table.x[self.rows_of(split)])
         self._settled()
@@ -271,9 +277,9 @@ class TableDataModule(ResidentDataModule):
             return None
         name, unit = self._table_of(split), self.standardise == "unit"
         table, y = self.table(name), self.labels(split)
-        _check_width(table, len(self.statistics.mean), "the network was trained on")
+        check_width(table, len(self.statistics.mean), "the network was trained on")
         if not self._checked:
-            _check_finite(table)
+            check_finite(table)
         X: Features
         if self._is_mapped(split):
             rows = None if self.size(split) == len(table) else self.rows_of(split)
@@ -296,12 +302,17 @@ class TableDataModule(ResidentDataModule):
         rows = None if self.size("train") == len(table) else self.rows_of("train")
         return measure(table.x, rows, table.mapped)
 
-    def predict_dataloader(self) -> RowLoader:
-        """Return batches X (n, d) of the rows to classify."""
-        table = self.table("predict")
-        _check_width(table, len(self.statistics.mean), "the network was trained on")
-        _check_finite(table)
-        return RowLoader(table.x, self.statistics, self.standardise == "unit")
+    def predict_dataloader(self) -> RowLoader | PictureLoader:
+        """Return batches of what is to be classified: X (n, d), or with the names of images."""
+        unit = self.standardise == "unit"
+        if self._are_images():
+            return PictureLoader(find_images(self.predicted), self.statistics, self._shape, unit)
+        return RowLoader(self.table("predict"), self.statistics, unit)
+
+    def _are_images(self) -> bool:
+        """Whether image files or folders are to be classified, not a table."""
+        first = self.predicted[0] if self.predicted else ""
+        return isinstance(first, str) and not first.lower().endswith(SUFFIXES) and bool(first)
 
     # ---- checkpoints
 
@@ -373,20 +384,6 @@ class _Classes:
         return torch.from_numpy(codes)
 
 
-class RowLoader:
-    """Batches X (n, d) of a table's rows in order, standardised as they are asked for."""
-
-    def __init__(self, x: Tensor, statistics: Statistics, unit: bool) -> None:
-        self.x, self.statistics, self.unit = x, statistics, unit
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // _BATCH)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for x in self.x.split(_BATCH):
-            yield standardise(x, self.statistics, unit=self.unit)
-
-
 # ---- checks
 
 
@@ -411,35 +408,10 @@ def _check_val_size(value: Any) -> None:
         )
 
 
-def _check_width(table: Table, d: int, whose: str) -> None:
-    if table.x.shape[1] != d:
-        raise InputError(
-            f"{table.where} has {table.x.shape[1]} features, and {whose} {d}: it must be as many."
-        )
-
-
-def _check_finite(table: Table) -> None:
-    """Raise :class:`InputError`, naming file, row and column, for a number that is not finite."""
-    if not table.x.dtype.is_floating_point:
-        return
-    size, first = max(1, _CHUNK // table.x.shape[1]), 0
-    for chunk in raw_chunks(table.x, None, size, table.mapped):
-        # A finite sum has finite terms and costs one pass; finite terms may still overflow.
-        if not chunk.sum(dtype=torch.float64).isfinite() and len(
-            bad := (~chunk.isfinite()).nonzero()
-        ):
-            row, column = bad[0].tolist()
-            raise InputError(
-                f"{table.place(first + row, column)} is {float(chunk[row, column])}: every feature "
-                "must be a finite number.\nFill what is missing, or leave the row out."
-            )
-        first += len(chunk)
-
-
 def _hashes(x: Tensor) -> NDArray[np.uint64]:
     """A number of 64 bits for each row (n,), equal for equal rows."""
     found = []
-    for chunk in x.split(max(1, _CHUNK // x.shape[1])):
+    for chunk in x.split(max(1, CHUNK // x.shape[1])):
         content = chunk.numpy() if chunk.dtype == torch.uint8 else chunk.float().numpy() + 0.0
         octets = np.ascontiguousarray(content).view(np.uint8).reshape(len(chunk), -1)
         blank = -octets.shape[1] % 8
