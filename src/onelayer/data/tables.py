@@ -106,6 +106,11 @@ class TableDataModule(ResidentDataModule):
         return self._settled().names
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether the classes are known, or can be: else they are those of a checkpoint."""
+        return self._classes is not None or "train" in self.readers
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: colours, height and width of images, else (d,)."""
         if not self._shape:

@@ -77,8 +77,10 @@ class FromData(Callback):
         if not isinstance(pl_module, OneLayer):
             return  # a trainer keeps what OneLayer gave it for the next module
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit":
-            self._check_classes(trainer, pl_module)
+        # Where they are not known yet, they will be those of the checkpoint. Asked first: whether
+        # something is a Splits is asked of its very attributes, which would read a file.
+        if getattr(data, "knows_classes", True) and isinstance(data, Splits):
+            _check_size("classes", pl_module.classes, len(data.classes))
         if trainer.precision in ("16-true", "bf16-true"):
             raise InputError(
                 f"trainer.precision {trainer.precision} would round statistics and figures "
@@ -88,14 +90,6 @@ class FromData(Callback):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
             pl_module.std.copy_(data.statistics.std)
-
-    def _check_classes(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(pl_module, OneLayer) and isinstance(data, Splits):
-            _check_size("classes", pl_module.classes, len(data.classes))
-
-    # Not at their setup: the classes may be those of the checkpoint, which is loaded later.
-    on_validation_start = on_test_start = on_predict_start = _check_classes
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
