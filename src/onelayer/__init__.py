@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from onelayer.core.schedule import exp_range as exp_range
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
+    from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
+    from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
     from onelayer.study.plots import PlotCurves as PlotCurves
     from onelayer.study.runs import train_and_test as train_and_test
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ArraysDataModule": "data.arrays",
     "CIFAR10DataModule": "data.datamodule",
     "Checkpoints": "training.checkpoint",
+    "DatasetDataModule": "data.datasets",
     "Curves": "training.curves",
     "Observer": "training.observer",
     "OneLayer": "training.module",

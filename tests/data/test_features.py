@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
 from onelayer.data import features as module
-from onelayer.data.features import ByteFeatures, Statistics, features, measure, standardise
+from onelayer.data.features import RawFeatures, Statistics, features, measure, standardise
 
 
 def random_bytes(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -99,14 +99,14 @@ def test_the_size_of_a_chunk_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     statistics = measure(x)
     X = standardise(x, statistics)
     for rows in (1, 7, 100):
-        monkeypatch.setattr(module, "_ROWS", rows)
+        monkeypatch.setattr(module, "_NUMBERS", rows * x.shape[1])
         assert measure(x).equal(statistics)
         assert torch.equal(standardise(x, statistics), X)
 
 
 def test_features_kept_as_bytes_come_out_as_the_same_bits() -> None:
     x = random_bytes(23, 12)
-    X, kept = standardise(x, measure(x)), ByteFeatures(x, measure(x), torch.float32)
+    X, kept = standardise(x, measure(x)), RawFeatures(x, measure(x), torch.float32)
     rows = torch.tensor([3, 0, 22, 3])
     assert torch.equal(kept.index_select(0, rows), X[rows])
     assert torch.equal(torch.cat(list(kept.split(5))), X)
@@ -117,7 +117,7 @@ def test_features_kept_as_bytes_come_out_as_the_same_bits() -> None:
 def test_features_are_kept_as_bytes_where_memory_is_short(monkeypatch, free, kept) -> None:
     monkeypatch.setattr(module, "free_memory", lambda device: free)
     x = random_bytes(23, 12)
-    assert isinstance(features(x, measure(x), torch.float32), ByteFeatures) == kept
+    assert isinstance(features(x, measure(x), torch.float32), RawFeatures) == kept
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from PIL import Image
 from onelayer.__main__ import main
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.study import search
-from onelayer.study.search import SealedData
+from onelayer.study.data import sealed
 from tests.study.tiny import FIGURES, TINY, read_ledger, read_trials
 
 
@@ -103,7 +103,7 @@ def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_pa
 
 
 def test_the_test_split_is_sealed_from_the_search():
-    data = SealedData(source="synthetic", limit=20)
+    data = sealed(CIFAR10DataModule(source="synthetic", limit=20))
     for use in (lambda: data.labelled("test"), data.test_dataloader, lambda: data.tensors("test")):
         with pytest.raises(PermissionError, match="sealed"):
             use()

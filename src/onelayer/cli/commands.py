@@ -7,8 +7,10 @@ from pathlib import Path
 import onelayer.training  # noqa: F401 - it makes lightning importable
 
 # isort: split
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
+from onelayer.cli.data import class_first, names_a_class
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images
@@ -31,7 +33,7 @@ def run(argv: list[str]) -> int:
             from onelayer.study.gradients import main
 
             return main(rest)
-        rest = configs_first(rest)
+        rest = class_first(configs_first(rest))
         if command in COMMANDS:
             return COMMANDS[command](rest)
         images = list[str]()
@@ -59,7 +61,11 @@ def search(argv: list[str]) -> int:
     parser = _parser("search", "Search the regulariser λ (l2) from coarse to fine.")
     parser.add_class_arguments(Plan, "search")
     parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
-    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    parser.data_of_a_class = names_a_class(argv)
+    if parser.data_of_a_class:
+        parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
+    else:
+        parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
     parser.add_class_arguments(TriangularLR, "schedule")
     parser.add_class_arguments(Final, "final")
     parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")

@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
+from onelayer.cli.data import complete, names_a_class, words_for
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
+from onelayer.data.foreign import has_split, name_of, sizes
+from onelayer.study.data import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
@@ -86,18 +90,47 @@ def with_own_config(argv: list[str]) -> list[str]:
     return argv
 
 
+def _with_data_of_checkpoint(argv: list[str]) -> list[str]:
+    """The words of a subcommand that takes a checkpoint, with the data that it was trained on."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    if argv[0] == "fit" or names_a_class(argv[1:]) or "--ckpt_path" not in words[:-1]:
+        return argv
+    typed = words[words.index("--ckpt_path") + 1]
+    configs = [value for word, value in pairwise(words) if word == "--config"]
+    runs = Path(RUNS, names_of(configs)) if configs else Path(RUNS)
+    with suppress(NoCheckpointError):  # which is refused again where options are known
+        path, content = _read(typed, runs, not configs)
+        return [argv[0], *words_for(content, path), *argv[1:]]
+    return argv
+
+
+class NoCheckpointError(Exception):
+    """There is none to read before the options are parsed."""
+
+
+def _read(typed: str, runs: Path, any_config: bool) -> tuple[Path, dict[str, Any]]:
+    try:
+        path = find_checkpoint(typed, runs, any_config)
+        return path, read_run(path)
+    except InputError as error:
+        raise NoCheckpointError from error
+
+
 class OneLayerCLI(LightningCLI):
-    """LightningCLI over OneLayer and CIFAR10DataModule."""
+    """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names."""
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.results = Results()
+        argv = _with_data_of_checkpoint(argv)
         self._argv, self._images = argv, list(images)
+        self._any_data = names_a_class(argv)
         self.exit_code = 0
         self._resumed_run: Path | None = None
         self._resumed_step = -1
         super().__init__(
             OneLayer,
-            CIFAR10DataModule,
+            LightningDataModule if self._any_data else CIFAR10DataModule,
+            subclass_mode_data=self._any_data,
             args=argv,
             parser_class=Parser,
             trainer_defaults={**trainer_defaults(), "callbacks": [self.results, PlotCurves()]},
@@ -128,6 +161,7 @@ class OneLayerCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.data_of_a_class = self._any_data  # type: ignore[attr-defined]
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the figures are printed once, by us
         if subcommand == "predict":
@@ -153,7 +187,7 @@ class OneLayerCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         fits = self.config.subcommand == "fit"
         if self._images:
-            config.data.images = self._images
+            (config.data.init_args if self._any_data else config.data).images = self._images
         if fits:
             trainer, schedule = config.trainer, config.schedule
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
@@ -201,6 +235,9 @@ class OneLayerCLI(LightningCLI):
         for key, value in there.items():
             config["model"][key] = value
         typed = given.get("data", None) or {}
+        if self._any_data:
+            complete(config.data, typed, content, path, str(self.config.subcommand))
+            return
         state = content.get(CIFAR10DataModule.__qualname__)
         if not isinstance(state, dict) or not isinstance(saved := state.get("arguments"), dict):
             raise InputError(f"{path} has no data's state: name one that onelayer fit wrote.")
@@ -223,11 +260,34 @@ class OneLayerCLI(LightningCLI):
             InputError: if the arguments of a class do not fit it, in ways that no type tells.
         """
         try:
-            super().instantiate_classes()
+            if self._any_data:
+                self._instantiate_data_first()
+            else:
+                super().instantiate_classes()
         except InputError:
             raise
         except (TypeError, ValueError, ArgumentError) as error:
             raise InputError(shorten(str(error))) from error
+
+    def _instantiate_data_first(self) -> None:
+        """As LightningCLI, but that d and k are those of the data where they were not typed."""
+        command = str(self.subcommand)
+        self.datamodule = make_data(self.config[command].data.as_dict())
+        if command == "fit":
+            self._fill_sizes(self.config[command].model)
+        others = self.config.clone()
+        del others[command]["data"]
+        self.config_init = self.parser.instantiate_classes(others)
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
+    def _fill_sizes(self, model: Namespace) -> None:
+        typed = self.parser.parse_args(self._argv, defaults=False).get(str(self.subcommand), {})
+        missing = {"inputs", "classes"} - set((typed.get("model", None) or {}).keys())
+        if missing:
+            found = dict(zip(("inputs", "classes"), sizes(self.datamodule), strict=True))
+            for name in missing:
+                model[name] = found[name]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Our logger where nothing else was asked for.
@@ -299,12 +359,13 @@ class OneLayerCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; what is refused before the first update leaves nothing behind."""
-        splits = ("train", "val") if self.datamodule.size("val") else ("train",)
+        splits = ("train", "val") if has_split(self.datamodule, "val") else ("train",)
         refuse_unknown_monitors(callbacks_of(self.trainer), splits)
         if not self.trainer.is_global_zero:
             self.trainer.fit(**kwargs)
             return
-        self.datamodule.verify_test()
+        if verify := getattr(self.datamodule, "verify_test", None):
+            verify()
         with self._nothing_left():
             folder = run_folder(self.trainer)
             with interrupted(folder):
@@ -344,7 +405,7 @@ class OneLayerCLI(LightningCLI):
         """The test figures, once, and everything a run leaves."""
         if self.results.finished:
             print("the run is finished: nothing was left to do.")
-        else:
+        elif has_split(self.datamodule, "test"):
             with interrupted(run_folder(self.trainer)):
                 self.trainer.test(self.model, self.datamodule, verbose=False)
         summary = self.results.summary
@@ -365,7 +426,7 @@ class OneLayerCLI(LightningCLI):
         self._print_figures("test")
 
     def _print_figures(self, split: str) -> None:
-        module, dataset = self.model, self.datamodule.name
+        module, dataset = self.model, name_of(self.datamodule)
         figures = module.figures(module.measured)  # of all processes
         if not self.trainer.is_global_zero:
             return
@@ -385,6 +446,7 @@ class OneLayerCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         words = self.model.choose(self.model.member).words
-        print(f"{len(writer.rows)} images, classified by {words}: {writer.path}")
+        what = "rows" if writer.rows and isinstance(writer.rows[0][0], int) else "images"
+        print(f"{len(writer.rows)} {what}, classified by {words}: {writer.path}")
         loader = self.trainer.predict_dataloaders
         self.exit_code = int(getattr(loader, "unreadable", 0) > 0)

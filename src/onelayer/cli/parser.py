@@ -43,13 +43,19 @@ MOST = 100_000
 class Parser(LightningArgumentParser):
     """jsonargparse's parser, whose errors are a few lines and whose options have one spelling."""
 
+    data_of_a_class = False
+    """Whether --data names a class: then a config's options of CIFAR10DataModule are not meant."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file, and name it in an error."""
         try:
-            config = super().parse_path(cfg_path, *args, **kwargs)
+            if (rest := self._without_flat_data(cfg_path)) is not None:
+                config = self.parse_string(rest, *args, **kwargs)
+            else:
+                config = super().parse_path(cfg_path, *args, **kwargs)
         except UnicodeDecodeError as error:
             fault = f"it is not UTF-8 text (byte {error.start})"
         except (yaml.YAMLError, InputError, TypeError, RecursionError) as error:
@@ -63,6 +69,16 @@ class Parser(LightningArgumentParser):
         if fault.startswith("Unexpected config"):
             fault = f"it is empty, or no mapping of sections: {MAPPING}"
         raise InputError(f"config {cfg_path}: {fault}")
+
+    def _without_flat_data(self, path: Any) -> str | None:
+        """A config without the flat options of CIFAR-10's data, where data are of a class typed."""
+        if not self.data_of_a_class:
+            return None
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+        data = content.get("data") if isinstance(content, dict) else None
+        if not isinstance(data, dict) or "class_path" in data:
+            return None
+        return yaml.safe_dump({k: v for k, v in content.items() if k != "data"} or {"data": {}})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a few lines instead of printing the whole usage and exiting."""

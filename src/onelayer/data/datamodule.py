@@ -18,8 +18,10 @@ from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.rows import RowLoader
 from onelayer.data.sources import Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
+from onelayer.data.sources.files import Columns, read_table
 from onelayer.data.sources.shapes import Shapes
 from onelayer.data.splits import Split, pool_of, split_rows
 
@@ -111,33 +113,44 @@ class ResidentDataModule(LightningDataModule):
         return sum(map(len, self.splits[split]))
 
     def labelled(self, split: Split) -> Labelled | None:
-        """Return a split as bytes, read anew once it has been standardised; None if it is empty."""
+        """Return a split as given, read anew once it has been standardised; None if empty."""
         if split not in self._images and self.size(split):
-            rows, pool = self.splits[split], pool_of(split)
-            self._images[split] = concatenate([self.data_set.read(pool, piece) for piece in rows])
+            self._images[split] = self._read(split)
         return self._images.get(split)
+
+    def _read(self, split: Split) -> Labelled:
+        rows, pool = self.splits[split], pool_of(split)
+        return concatenate([self.data_set.read(pool, piece) for piece in rows])
+
+    def _standardised(
+        self, split: Split, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Features, Tensor] | None:
+        images = self.labelled(split)
+        if images is None:
+            return None
+        return features(images.x.to(device), self.statistics, dtype), images.y
 
     def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
         """Return a standardised split: X (n, d) and y (n,), made once and kept; None if empty.
 
         On the trainer's device if there is a trainer, and float64 where its precision is 64-true.
         The bytes it is made of are dropped, unless a GPU has no room for more than them: then X is
-        :class:`~onelayer.data.features.ByteFeatures`.
+        :class:`~onelayer.data.features.RawFeatures`.
         """
         device, dtype = torch.device("cpu"), torch.float32
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             dtype = torch.float64 if self.trainer.precision == "64-true" else dtype
         if (split, dtype) not in self._tensors:
-            images = self.labelled(split)
-            if images is None:
+            made = self._standardised(split, device, dtype)
+            if made is None:
                 return None
-            X = features(images.x.to(device), self.statistics, dtype)
-            self._tensors[split, dtype] = X, images.y
-            del self._images[split]
-        X, y = (tensor.to(device) for tensor in self._tensors[split, dtype])
-        self._tensors[split, dtype] = X, y
-        return X, y
+            self._tensors[split, dtype] = made
+            self._images.pop(split, None)
+        X, y = self._tensors[split, dtype]
+        X = X.to(device)
+        self._tensors[split, dtype] = X, y.to(X.device)  # a file's stay in host memory
+        return self._tensors[split, dtype]
 
     # ---- statistics and checkpoints
 
@@ -145,10 +158,13 @@ class ResidentDataModule(LightningDataModule):
     def statistics(self) -> Statistics:
         """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
         if self._statistics is None:
-            images = self.labelled("train")
-            assert images is not None
-            self._statistics = measure(images.x)
+            self._statistics = self._measure()
         return self._statistics
+
+    def _measure(self) -> Statistics:
+        images = self.labelled("train")
+        assert images is not None
+        return measure(images.x)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what predictions need, and what the run must be resumed with."""
@@ -261,6 +277,7 @@ class CIFAR10DataModule(ResidentDataModule):
         download: bool | None = None,
         images: str | list[str] | None = None,
         download_seconds: float = 600.0,
+        predict: str | list[str] | None = None,
     ) -> None:
         root = os.fspath(root) if root is not None else None
         check_among("source", source, ("cifar10", "synthetic", "auto"))
@@ -289,6 +306,7 @@ class CIFAR10DataModule(ResidentDataModule):
         self.val_batches = None if val_batches is None else list(val_batches)
         self.val_size, self.limit = val_size, limit
         self.images = [images] if isinstance(images, str) else list(images or [])
+        self.predicted = predict
         self._open = source == "auto"  # whether the data set may still become another
 
     # ---- which data set
@@ -361,7 +379,7 @@ class CIFAR10DataModule(ResidentDataModule):
             # what rank 0 has decided, also where another machine's disk tells otherwise
             name = self.trainer.strategy.broadcast(name)
         self._settle(name)
-        if stage == "predict":
+        if stage == "predict" and self.predicted is None:
             find_images(self.images)
         super().setup(stage)
 
@@ -374,18 +392,21 @@ class CIFAR10DataModule(ResidentDataModule):
             self._settle(str(name))
         super().load_state_dict(state)
 
-    def predict_dataloader(self) -> PictureLoader:
-        """Return batches ``(X, names)`` of the image files."""
+    def predict_dataloader(self) -> PictureLoader | RowLoader:
+        """Return batches ``(X, names)`` of the image files, or X (n, 3072) of a table's bytes."""
+        if self.predicted is not None:
+            table = read_table(self.predicted, Columns(), labelled=False)
+            if table.x.dtype != torch.uint8:
+                raise InputError(
+                    f"{table.where} holds {table.x.dtype}: the network was trained on bytes, uint8 "
+                    "(n, 3072), the red plane first."
+                )
+            return RowLoader(table, self.statistics)
         return PictureLoader(find_images(self.images), self.statistics)
 
 
-LOCATION_ARGUMENTS = ("root", "mirror", "download", "download_seconds", "images")
+LOCATION_ARGUMENTS = ("root", "mirror", "download", "download_seconds", "images", "predict")
 """The arguments of CIFAR10DataModule that say where images come from, and change no figure."""
-
-
-def without_locations(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of CIFAR10DataModule that can change a figure."""
-    return {k: v for k, v in arguments.items() if k not in LOCATION_ARGUMENTS}
 
 
 def _rows(batches: Sequence[int], n: int) -> list[range]:

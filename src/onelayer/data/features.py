@@ -1,11 +1,12 @@
-"""Standardised features in memory, as floats or as bytes, and the statistics that make them."""
+"""Standardised features, as floats in memory or as they lie there, and their statistics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +14,14 @@ from torch import Tensor
 from onelayer.core.checks import check_dense
 from onelayer.core.errors import InputError
 
-# Of a chunk. Fewer numbers than torch spreads over its threads: as fast as all of them on an idle
-# machine, many times faster on a busy one.
-_ROWS = 10
-_DEVICE_ROWS = 5000  # a GPU wants few and large ones
+# Of a chunk. Fewer than torch spreads over its threads: as fast as all of them on an idle machine,
+# many times faster on a busy one.
+_NUMBERS = 30_720
+_DEVICE_NUMBERS = 500 * _NUMBERS  # a GPU wants few and large ones
+_MEASURED = 2**20  # numbers whose statistics are taken at once: 8 MB of float64
+
+Standard = Literal["feature", "none", "unit"]
+"""How: each feature by its mean and deviation, not at all, or rows to length 1."""
 
 
 class Features(Protocol):
@@ -43,7 +48,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation, float64 (d,) each, of pixels scaled to [0, 1].
+    """Mean and standard deviation, float64 (d,) each: of bytes, as of pixels scaled to [0, 1].
 
     The latter is unbiased as ``torch.std``, and 1 where a feature never varies.
 
@@ -71,21 +76,41 @@ class Statistics:
         return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
 
 
-def measure(x: Tensor) -> Statistics:
-    """Measure each pixel over the images ``x``, uint8 (n, d), 1 ≤ n ≤ 10 million.
+def no_statistics(d: int) -> Statistics:
+    """Return those that leave features (n, d) as they are: mean 0 and standard deviation 1."""
+    return Statistics(torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64))
 
-    The sums are whole numbers, hence exact: the result depends neither on the order of the images
-    nor on the machine, and no float copy of the images is made.
+
+def measure(
+    x: Tensor, rows: Tensor | None = None, paging: Callable[[bool], None] | None = None
+) -> Statistics:
+    """Measure each feature over the rows of ``x`` (n, d), 1 ≤ n: bytes or floating.
+
+    The sums of bytes are whole numbers, hence exact for up to 10 million rows: the result depends
+    neither on their order nor on the machine. Those of floats are float64, of chunks whose means
+    and squared deviations are joined as Chan, Golub and LeVeque do, which loses no digit where a
+    mean is large beside its deviation. No float copy of the whole is made.
+
+    Args:
+        x: (n, d).
+        rows: of ``x``, ascending, int64; all by default.
+        paging: as :class:`RawFeatures` takes it.
     """
-    n = len(x)
-    if n == 0:
+    if len(x) == 0:
         raise InputError("there is no image to take the mean and standard deviation of.")
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    squares = torch.zeros_like(total)
-    for chunk in x.split(_ROWS):
+    size = min(_rows(x, _NUMBERS), 250) if x.dtype == torch.uint8 else _rows(x, _MEASURED)
+    chunks = raw_chunks(x, rows, size, paging)
+    return _measure_bytes(chunks) if x.dtype == torch.uint8 else _measure_floats(chunks)
+
+
+def _measure_bytes(chunks: Iterable[Tensor]) -> Statistics:
+    """Of chunks of 258 rows at most."""
+    n, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
         values = chunk.float()  # whole numbers, exact up to 2^24, which 258 squares reach
-        total += values.sum(0)
-        squares += values.square_().sum(0)
+        n += len(values)
+        total = total + values.sum(0).double()
+        squares = squares + values.square_().sum(0).double()
     total, squares = total.cpu().long(), squares.cpu().long()
     # Σ(x - x̄)² = (nΣx² - (Σx)²) / n, exactly 0 for a constant pixel; int64 holds it to n = 1.1e7.
     scatter = (n * squares - total.square()).double() / n
@@ -93,66 +118,162 @@ def measure(x: Tensor) -> Statistics:
     return Statistics(total.double() / n / 255, std.where(scatter > 0, 1.0))
 
 
-def standardise(x: Tensor, statistics: Statistics, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return ``(x/255 - mean) / std``, (n, d), of bytes ``x`` (n, d) on their device.
+def _measure_floats(chunks: Iterable[Tensor]) -> Statistics:
+    n, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+    low, high = torch.full((), math.inf), torch.full((), -math.inf)
+    for chunk in chunks:
+        values = chunk.double()
+        least, most = values.aminmax(dim=0)
+        low, high = low.to(least).minimum(least), high.to(most).maximum(most)
+        n_own, own = len(values), values.mean(0)
+        shift = own - mean
+        n, before = n + n_own, n
+        scatter = scatter + (values - own).square_().sum(0)
+        scatter += shift.square() * (before * n_own / n)
+        mean = mean + shift * (n_own / n)
+    std = (scatter / max(n - 1, 1)).sqrt()
+    varies = (low < high) & (std > 0)
+    # a feature that never varies has no rounding in its mean, nor a deviation of rounding alone
+    return Statistics(mean.where(low < high, low).cpu(), std.where(varies, 1.0).cpu())
+
+
+def _rows(x: Tensor, numbers: int) -> int:
+    """How many rows of ``x`` (n, d) have about so many numbers."""
+    return max(1, numbers // max(1, x.shape[1]))
+
+
+def standardise(
+    x: Tensor, statistics: Statistics, dtype: torch.dtype = torch.float32, unit: bool = False
+) -> Tensor:
+    """Return ``(x - mean) / std``, (n, d), of ``x`` (n, d) on their device; of bytes, x/255.
 
     The bits are the same on every device. Beside the result only a small chunk is in memory.
+
+    Args:
+        x: bytes or floats.
+        statistics: of bytes scaled to [0, 1].
+        dtype: of the result.
+        unit: whether each row is divided by its length first; a row of zeros stays.
 
     Raises:
         InputError: another number of features than the statistics have.
     """
-    return _Standardiser(statistics, dtype, x.device)(x)
+    return _Standardiser(statistics, dtype, x.device, x.dtype, unit)(x)
 
 
 class _Standardiser:
     """:func:`standardise` for one device, where the statistics then lie already."""
 
-    def __init__(self, statistics: Statistics, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        statistics: Statistics,
+        dtype: torch.dtype,
+        device: torch.device,
+        given: torch.dtype = torch.uint8,
+        unit: bool = False,
+    ) -> None:
         work = torch.promote_types(dtype, torch.float32)  # half precision only at the very end
+        if given.is_floating_point:
+            work = torch.promote_types(work, given)
         # Times 255, so that no division by a scalar is left: CUDA multiplies by its reciprocal.
-        self.mean = (statistics.mean * 255).to(work).to(device)
-        self.std = (statistics.std * 255).to(work).to(device)
-        self.dtype = dtype
+        scale = 1 if given.is_floating_point else 255
+        self.mean = (statistics.mean * scale).to(work).to(device)
+        self.std = (statistics.std * scale).to(work).to(device)
+        self.dtype, self.unit = dtype, unit
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[1:] != self.mean.shape:
             raise InputError(
-                f"images of shape {tuple(x.shape)} do not fit statistics of "
-                f"{len(self.mean)} features: images are (n, {len(self.mean)})."
+                f"features of shape {tuple(x.shape)} do not fit statistics of "
+                f"{len(self.mean)} features: they must be (n, {len(self.mean)})."
             )
         out = torch.empty(x.shape, dtype=self.dtype, device=x.device)
-        rows = _ROWS if x.device.type == "cpu" else _DEVICE_ROWS
+        rows = _rows(x, _NUMBERS if x.device.type == "cpu" else _DEVICE_NUMBERS)
         for source, target in zip(x.split(rows), out.split(rows), strict=True):
-            target.copy_(source.to(self.mean.dtype).sub_(self.mean).div_(self.std))
+            target.copy_(self._chunk(source.to(self.mean.dtype)))
         return out
 
+    def _chunk(self, x: Tensor) -> Tensor:
+        if self.unit:
+            length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+            return x.div(length.where(length > 0, 1.0))
+        return x.sub(self.mean).div_(self.std)
 
-class ByteFeatures:
-    """Features that lie in memory as bytes (n, d), a quarter of float32's, until they are used.
+
+class RawFeatures:
+    """Features (n, d) that stay as they are until they are used: bytes, half precision, a file.
 
     Whatever is taken out is standardised then, to the same bits.
+
+    Args:
+        x: (n', d), uint8 or floating; of a file, a tensor that is mapped to it.
+        statistics: as :func:`standardise` takes them, and ``dtype`` and ``unit``.
+        rows: which rows of ``x``, ascending, int64 (n,); all by default.
+        paging: told whether rows are about to be read in order, where ``x`` is a file's.
+
+    Attributes:
+        finite: whether all numbers are known to be finite.
     """
 
-    def __init__(self, x: Tensor, statistics: Statistics, dtype: torch.dtype) -> None:
-        self.x, self.statistics, self.dtype = x, statistics, dtype
-        self.shape, self.device = x.shape, x.device
-        self._standardise = _Standardiser(statistics, dtype, x.device)
+    finite = False
+
+    def __init__(
+        self,
+        x: Tensor,
+        statistics: Statistics,
+        dtype: torch.dtype,
+        unit: bool = False,
+        rows: Tensor | None = None,
+        paging: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.x, self.statistics, self.dtype, self.unit = x, statistics, dtype, unit
+        self.rows, self.paging = rows, paging
+        self.shape = x.shape if rows is None else torch.Size((len(rows), x.shape[1]))
+        self.device = x.device
+        self._standardise = _Standardiser(statistics, dtype, x.device, x.dtype, unit)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return self.shape[0]
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """Return these rows, standardised."""
-        return self._standardise(self.x.index_select(dim, index))
+        if self.rows is not None:
+            index = self.rows[index]
+        if self.paging is None:
+            return self._standardise(self.x.index_select(dim, index))
+        self.paging(False)
+        ordered, order = index.sort()  # as they lie on the disk
+        out = torch.empty(len(index), self.x.shape[1], dtype=self.dtype)
+        out[order] = self._standardise(self.x.index_select(dim, ordered))
+        return out
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Give chunks of rows, standardised one at a time."""
-        return map(self._standardise, self.x.split(size))
+        return map(self._standardise, raw_chunks(self.x, self.rows, size, self.paging))
 
-    def to(self, device: torch.device | str) -> ByteFeatures:
-        """Return the same on a device."""
-        x = self.x.to(device)
-        return self if x is self.x else ByteFeatures(x, self.statistics, self.dtype)
+    def to(self, device: torch.device | str) -> RawFeatures:
+        """Return the same on a device; a file stays where it is, and its batches are moved."""
+        x = self.x if self.paging else self.x.to(device)
+        if x is self.x:
+            return self
+        rows = None if self.rows is None else self.rows.to(device)
+        return RawFeatures(x, self.statistics, self.dtype, self.unit, rows)
+
+
+def raw_chunks(
+    x: Tensor,
+    rows: Tensor | None,
+    size: int,
+    paging: Callable[[bool], None] | None = None,
+) -> Iterator[Tensor]:
+    """Give ``x`` (n', d), or its ``rows``, ascending, in chunks of ``size`` rows."""
+    if paging:
+        paging(True)
+    if rows is None:
+        yield from x.split(size)
+    else:
+        for chunk in rows.split(size):
+            yield x.index_select(0, chunk)
 
 
 class SomeRows:
@@ -173,12 +294,20 @@ class SomeRows:
         return SomeRows(self.X.to(device), self.rows.to(device))
 
 
-def features(x: Tensor, statistics: Statistics, dtype: torch.dtype) -> Features:
-    """Return standardised features, as bytes where they need more than half of the free memory."""
-    needed = x.numel() * dtype.itemsize
-    if needed <= free_memory(x.device) / 2:
-        return standardise(x, statistics, dtype)
-    return ByteFeatures(x, statistics, dtype)
+def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool = False) -> Features:
+    """Return standardised features: in ``dtype``, or smaller where that needs too much memory.
+
+    That is where they would fill more than half of a GPU's free memory: bytes and half precision
+    then stay as they are, and wider ones become half precision once they are standardised, which
+    keeps three digits, and is warned about.
+    """
+    if x.numel() * dtype.itemsize <= free_memory(x.device) / 2:
+        return standardise(x, statistics, dtype, unit)
+    if x.dtype.itemsize <= 2:
+        return RawFeatures(x, statistics, dtype, unit)
+    warnings.warn("the features are kept in half precision: the GPU has no room.", stacklevel=2)
+    half = standardise(x, statistics, torch.float16, unit)
+    return RawFeatures(half, no_statistics(x.shape[1]), dtype)
 
 
 def free_memory(device: torch.device) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, standardise
-from onelayer.data.sources import PIXELS, SIDE
+from onelayer.data.sources import SIDE
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -48,16 +48,22 @@ def find_images(names: Iterable[str]) -> list[Path]:
     return found
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     """Read an image file as CIFAR-10 would hold it: uint8 (3072,), planes red, green, blue.
 
     Any size and 8-bit colour format; turned as its camera says, unless that is not to be read;
-    resized to 32x32, bicubic and antialiased.
+    resized, bicubic and antialiased.
+
+    Args:
+        path: of the file.
+        shape: of the result before it is laid flat: 3 colours, or 1 grey, height and width.
 
     Raises:
         InputError: the file cannot be read as an image.
     """
     from PIL import Image
+
+    colours, height, width = shape
 
     try:
         with _only_bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
@@ -68,13 +74,13 @@ def read_image(path: Path) -> Tensor:
             small = (
                 _upright(image)
                 .convert("RGBA")
-                .convert("RGB")
-                .resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                .convert("RGB" if colours == 3 else "L")
+                .resize((width, height), Image.Resampling.BICUBIC)
             )
     except Exception as error:  # PIL's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"images: {path} cannot be read as an image: {reason}.") from None
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).reshape(PIXELS)
+    return torch.from_numpy(np.array(small)).view(height, width, -1).permute(2, 0, 1).flatten()
 
 
 @contextmanager
@@ -109,11 +115,22 @@ class PictureLoader:
         InputError: no file can be read as an image.
     """
 
-    def __init__(self, paths: list[Path], statistics: Statistics) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        statistics: Statistics,
+        shape: tuple[int, ...] = (3, SIDE, SIDE),
+        unit: bool = False,
+    ) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(
+                f"images cannot be classified: the network was trained on samples {tuple(shape)}, "
+                "which are no pictures of 1 or 3 colours."
+            )
         found, reasons = dict[str, Tensor](), list[str]()
         for path in paths:
             try:
-                found[str(path)] = read_image(path)
+                found[str(path)] = read_image(path, shape)
             except InputError as error:
                 reasons.append(str(error).removeprefix("images: "))
         self.unreadable = len(reasons)
@@ -124,11 +141,14 @@ class PictureLoader:
                 raise InputError(f"images: {said}\nNothing is left to predict.")
             warnings.warn(f"left out, {len(reasons)} of {len(paths)}:\n{said}", stacklevel=2)
         self.x = torch.stack(list(found.values()))
-        self.names, self.statistics = list(found), statistics
+        self.names, self.statistics, self.unit = list(found), statistics, unit
 
     def __len__(self) -> int:
         return -(-len(self.x) // _BATCH)
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
         for i, x in enumerate(self.x.split(_BATCH)):
-            yield standardise(x, self.statistics), self.names[i * _BATCH :][: len(x)]
+            yield (
+                standardise(x, self.statistics, unit=self.unit),
+                self.names[i * _BATCH :][: len(x)],
+            )

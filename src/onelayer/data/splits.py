@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from onelayer.data.streams import permutation
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -13,8 +18,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 """What rows are for. Training and validation rows come from the pool "train"."""
 
-Pool = Literal["train", "test"]
-"""The two sets of images in which a data set is published."""
+Pool = Literal["train", "val", "test"]
+"""The sets in which data are published, or given: CIFAR-10 has no "val"."""
 
 
 @runtime_checkable
@@ -92,3 +97,76 @@ def in_batches(rows: range, size: int) -> Iterator[tuple[int, range]]:
     for number in range(rows.start // size, -(-rows.stop // size)):
         first = number * size
         yield number, range(max(rows.start - first, 0), min(rows.stop - first, size))
+
+
+def stratified(
+    y: NDArray[np.int64], count: int, seed: int, groups: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut rows to validate on off those to train on, both ascending; of each class its share.
+
+    Every class keeps a row to train on. Rows of one group stay together: then the number and the
+    shares are met as nearly as random groups, taken one after the other, allow.
+
+    Args:
+        y: labels (n,).
+        count: rows to validate on.
+        seed: of the choice.
+        groups: of each row the number of its group (n,).
+
+    >>> train, val = stratified(np.repeat([0, 1], [8, 4]), 3, seed=0)
+    >>> np.bincount(np.repeat([0, 1], [8, 4])[val]).tolist()
+    [2, 1]
+    """
+    order = permutation(len(y), seed, *_CUT)
+    sizes = np.bincount(y)
+    wanted = _shares(sizes, count)
+    if groups is None:
+        ranks = _ranks(y[order])
+        chosen = order[ranks < wanted[y[order]]]
+    else:
+        chosen = np.flatnonzero(np.isin(groups, _choose_groups(y, groups, order, wanted)))
+    mask = np.zeros(len(y), dtype=bool)
+    mask[chosen] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+_CUT = (0, 2)  # the stream of the choice, which is no epoch's
+
+
+def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """How many of each class: in proportion, by largest remainder, and never all of it."""
+    exact: NDArray[np.float64] = sizes * (count / max(1, sizes.sum()))
+    shares: NDArray[np.int64] = np.minimum(exact.astype(np.int64), np.maximum(sizes - 1, 0))
+    for k in np.argsort(shares - exact, kind="stable"):
+        if shares.sum() < count and shares[k] < sizes[k] - 1:
+            shares[k] += 1
+    return shares
+
+
+def _ranks(y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each label how many equal ones come before it."""
+    order = np.argsort(y, kind="stable")
+    starts = np.searchsorted(y[order], y[order])
+    ranks = np.empty(len(y), dtype=np.int64)
+    ranks[order] = np.arange(len(y)) - starts
+    return ranks
+
+
+def _choose_groups(
+    y: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    order: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+) -> list[int]:
+    """Random groups, each taken where it brings the classes' counts nearer to the wanted ones."""
+    k, left = len(wanted), np.bincount(y)
+    by_group = np.argsort(groups, kind="stable")
+    bounds = np.searchsorted(groups[by_group], np.arange(groups.max() + 2))
+    have, chosen = np.zeros(k, dtype=np.int64), list[int]()
+    for group in dict.fromkeys(groups[order].tolist()):
+        own = np.bincount(y[by_group[bounds[group] : bounds[group + 1]]], minlength=k)
+        nearer = np.abs(wanted - have - own).sum() < np.abs(wanted - have).sum()
+        if nearer and ((left > own) | (own == 0)).all():
+            have, left = have + own, left - own
+            chosen.append(group)
+    return chosen

@@ -15,7 +15,8 @@ from typing import Any
 from onelayer.configs import read_configs
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule, without_locations
+from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.study.data import without_locations
 from onelayer.study.gradients import batch
 from onelayer.study.plan import Plan, draw_l2
 from onelayer.study.plots import plot_weights

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.foreign import has_split, sizes
 from onelayer.data.locks import alone
+from onelayer.study.data import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
@@ -21,17 +22,26 @@ from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.trainer import run_logger, trainer_defaults
 
-Settings = Mapping[str, Mapping[str, Any]]
+Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
 schedule, of Curves under curves, and under trainer max_steps, where that is not the schedule's
-whole cycles."""
+whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 
 
 def check_training(settings: Settings) -> None:
     """Raise :class:`InputError` for settings that training would refuse."""
-    OneLayer(**settings["model"])
-    CIFAR10DataModule(**settings["data"]).check_batch_size()
+    data = make_data(settings["data"])
+    OneLayer(**_sized(settings["model"], data))
+    if check := getattr(data, "check_batch_size", None):
+        check()
     TriangularLR(**settings["schedule"])
+
+
+def _sized(model: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
+    """The arguments of OneLayer, with d and k of the data where they are not given."""
+    if {"inputs", "classes"} <= model.keys():
+        return dict(model)
+    return dict(zip(("inputs", "classes"), sizes(data), strict=True)) | dict(model)
 
 
 def make_trainer(
@@ -61,7 +71,8 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         What summary.json holds.
     """
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
-    model, data = OneLayer(**settings["model"]), CIFAR10DataModule(**settings["data"])
+    data = make_data(settings["data"])
+    model = OneLayer(**_sized(settings["model"], data))
     rates, results = TriangularLR(**settings["schedule"]), Results()
     curves = Curves(**settings.get("curves", {}))
     folder = Path(folder)
@@ -73,7 +84,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     callbacks = [rates, results, curves, PlotCurves(title), Checkpoints()]
     trainer = make_trainer(max_steps, callbacks, logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
-    if not results.finished:
+    if not results.finished and has_split(data, "test"):
         trainer.test(model, datamodule=data, verbose=False)
     assert results.summary is not None
     return results.summary

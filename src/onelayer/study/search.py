@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
-from onelayer.data.datamodule import CIFAR10DataModule, without_locations
-from onelayer.data.sources import Labelled
-from onelayer.data.splits import Split
+from onelayer.data.foreign import count_rows, has_split, name_of, sizes
+from onelayer.study.data import make_data, sealed, with_arguments, without_locations
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
 from onelayer.study.plots import plot_search
@@ -43,27 +43,18 @@ class Final:
 
     Args:
         seeds: of the initial weights; one network each.
-        val_size: images that still validate; the others train.
-        batch_size: images of an update.
+        val_size: images that still validate; the others train. By default 1000 of CIFAR-10, and
+            of other data as many as in the search.
+        batch_size: images of an update. By default 200, and of other data as in the search.
         step_size: n_s of its schedule.
         cycles: how many.
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    val_size: int = 1000
-    batch_size: int = 200
+    val_size: int | float | None = None
+    batch_size: int | None = None
     step_size: int = 600
     cycles: int = 5
-
-
-class SealedData(CIFAR10DataModule):
-    """The data of the search: the test split cannot be had from it."""
-
-    def labelled(self, split: Split) -> Labelled | None:
-        """Return the training or validation split: λ is chosen without the test split."""
-        if split == "test":
-            raise PermissionError("the test split is sealed until λ has been chosen.")
-        return super().labelled(split)
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class Search:
     Args:
         plan: which λ.
         hidden: hidden units.
-        data: arguments of CIFAR10DataModule.
+        data: arguments of CIFAR10DataModule, or class_path and init_args of another data module.
         schedule: arguments of TriangularLR, of the stages.
         final: the final training.
         output: folder for search.csv, search.png, best.yaml, search.json, search.db and final/.
@@ -90,9 +81,10 @@ class Search:
 
     def settings(self) -> dict[str, Any]:
         """What the ledger is compared by: all but where the images come from."""
+        data = without_locations(self.data)
         groups = {
             "search": asdict(self.plan),
-            "data": without_locations(self.data),
+            "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
@@ -100,34 +92,42 @@ class Search:
         del flat["search.rule"], flat["search.members"]
         return {"model.hidden": self.hidden, **flat}
 
-    def final_settings(self, l2: float) -> dict[str, dict[str, Any]]:
+    def final_settings(self, l2: float) -> dict[str, Any]:
         """Of the final training, as :data:`onelayer.study.runs.Settings`."""
         final = self.final
         return {
             "model": {"hidden": self.hidden, "l2": l2, "seeds": list(final.seeds)},
-            "data": {**self.data, "val_size": final.val_size, "batch_size": final.batch_size},
+            "data": with_arguments(self.data, **self._final_data()),
             "schedule": {**self.schedule, "step_size": final.step_size, "cycles": final.cycles},
             "curves": {"train_rows": None},
         }
 
-    def check(self) -> SealedData:
+    def _final_data(self) -> dict[str, Any]:
+        """The arguments of data that the final training has of its own."""
+        usual = {} if "class_path" in self.data else {"val_size": 1000, "batch_size": 200}
+        asked = {"val_size": self.final.val_size, "batch_size": self.final.batch_size}
+        return usual | {k: v for k, v in asked.items() if v is not None}
+
+    def check(self) -> LightningDataModule:
         """The data, if they, the schedule and the final training can be had with these settings.
 
         Raises:
             InputError: now, not after all stages, for settings that something would refuse.
         """
-        data = SealedData(**self.data)
-        data.check_batch_size()
-        if data.size("val") == 0:
+        data = sealed(make_data(self.data))
+        if check_batch_size := getattr(data, "check_batch_size", None):
+            check_batch_size()
+        if not has_split(data, "val"):
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
         TriangularLR(**self.schedule)
         at_once = min(self.plan.members or 1, self.plan.number * len(self.plan.seeds))
-        check_making(at_once, self.hidden)
+        check_making(at_once, self.hidden, *sizes(data))
         try:
             check_training(self.final_settings(self.plan.l2_max))
         except InputError as error:
             raise InputError(f"of the final training, final.…: {error}") from error
-        data.verify_test()
+        if verify := getattr(data, "verify_test", None):
+            verify()
         return data
 
     def run(self) -> dict[str, Any]:
@@ -142,7 +142,10 @@ class Search:
         self.output.mkdir(parents=True, exist_ok=True)
         storage = self.storage or URL.create("sqlite", database=str(self.output / "search.db"))
         try:
-            ledger = Ledger(storage, self.output.name, {**self.settings(), "dataset": data.name})
+            known = {**self.settings(), "dataset": name_of(data)}
+            if rows := getattr(data, "rows", None):
+                known["rows"] = rows  # a file of another content is another search
+            ledger = Ledger(storage, self.output.name, known)
         except InputError:
             if not there:
                 with suppress(OSError):  # somebody else's files are in it
@@ -151,16 +154,16 @@ class Search:
         with closing(ledger):
             rows, candidates = self._run_stages(ledger, data)
             with alone_in(self.output):
-                content = self._finish(rows, candidates, data.name)
+                content = self._finish(rows, candidates, name_of(data))
         left = f"search.csv, search.png, best.yaml, {self._final_folder(content['l2']).name}/"
         print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
         return content
 
     def _run_stages(
-        self, ledger: Ledger, data: SealedData
+        self, ledger: Ledger, data: LightningDataModule
     ) -> tuple[list[dict[str, Any]], list[Candidate]]:
         """The rows of search.csv, and the λ to choose from."""
-        members = self._members(ledger)
+        members, images = self._members(ledger, data), count_rows(data, "val")
         low, high = self.plan.l2_min, self.plan.l2_max
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
@@ -170,20 +173,22 @@ class Search:
             plan = plan_stage(self.plan, stage, low, high, members)
             self._train_stage(ledger, plan, data)
             rows += rows_of(ledger.trials(), plan)
-            candidates = aggregate(rows, data.size("val"))
+            candidates = aggregate(rows, images)
             with alone_in(self.output):
                 atomic_write(self.output / "search.csv", format_csv(rows))
         return rows, candidates
 
-    def _members(self, ledger: Ledger) -> int:
+    def _members(self, ledger: Ledger, data: LightningDataModule) -> int:
         """Networks trained at once: kept in the ledger, because the groups are planned by it."""
         wanted = self.plan.members
-        kept = int(ledger.keep("members", wanted or members_in_memory(self.hidden)))
+        kept = int(ledger.keep("members", wanted or members_in_memory(self.hidden, *sizes(data))))
         here, saved = {"search.members": wanted or kept}, {"search.members": kept}
         check_same("the ledger", here, saved, "Leave it out.")
         return kept
 
-    def _train_stage(self, ledger: Ledger, plan: Sequence[Planned], data: SealedData) -> None:
+    def _train_stage(
+        self, ledger: Ledger, plan: Sequence[Planned], data: LightningDataModule
+    ) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
         stage, span = f"stage {plan[0].stage} of", f"[{plan[0].low:.3g}, {plan[0].high:.3g}]"
         print(f"{stage} {self.plan.stages}: {self.plan.number} l2 in {span}", flush=True)
@@ -194,10 +199,12 @@ class Search:
             if group is None:
                 time.sleep(POLL)  # others train the rest
 
-    def train(self, group: Sequence[Planned], data: SealedData) -> list[dict[str, float]]:
+    def train(self, group: Sequence[Planned], data: LightningDataModule) -> list[dict[str, float]]:
         """Train a group as one population; each network's final figures."""
         l2s = list(dict.fromkeys(planned.l2 for planned in group))
-        model = OneLayer(self.hidden, l2=l2s, seeds=list(self.plan.seeds))
+        d, k = sizes(data)
+        seeds = list(self.plan.seeds)
+        model = OneLayer(self.hidden, l2=l2s, seeds=seeds, inputs=d, classes=k)
         schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
         trainer = make_trainer(schedule.total_steps, [schedule, curves, Divergence(stop=False)])
         trainer.fit(model, datamodule=data)

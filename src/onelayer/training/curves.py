@@ -9,11 +9,14 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
 from onelayer.data.features import SomeRows
-from onelayer.data.splits import Splits
+from onelayer.data.foreign import batches, has_loader
+from onelayer.data.splits import Split, Splits
 from onelayer.data.streams import permutation
+from onelayer.training.blocks import overridden
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import (
@@ -36,8 +39,9 @@ ROWS = (0, 0, 1)
 class Curves(Observer):
     """Measures both splits, writes curves.csv, logs ``train/…`` and ``val/…``.
 
-    The splits come from the data module; the first measurement is before the first update. It and
-    the last one are of whole splits. Between them measuring has a price in proportion to training:
+    The splits come from the data module, or, where it has no ``tensors``, from its loaders. The
+    first measurement is before the first update. It and the last one are of whole splits.
+    Between them measuring has a price in proportion to training:
     the training split is measured on some random rows, always the same, no more than
     ``train_rows``, and no more than a third of those trained on since the measurement before, but
     at least 1,000.
@@ -68,7 +72,7 @@ class Curves(Observer):
         if train_rows is not None:
             check_whole("train_rows", train_rows, at_least=1)
         self.per_cycle, self.per_epoch, self.train_rows = per_cycle, per_epoch, train_rows
-        self._some: torch.Tensor | None = None  # rows measured meanwhile; None for all
+        self._some: torch.Tensor | int | None = None  # rows measured meanwhile; None for all
         self._partial = False  # whether the last measurement was of these
         self.rows: list[Row] = []
         self._period: tuple[int, int] | None = (1, 1)  # updates, and measurements in them
@@ -82,7 +86,7 @@ class Curves(Observer):
         self._monitored = [
             c for c in callbacks_of(trainer) if monitored(c).startswith(("train/", "val/"))
         ]
-        if _has_splits(trainer, pl_module) and not is_wanted(trainer, pl_module):
+        if _is_measured(trainer, pl_module) and not is_wanted(trainer, pl_module):
             self._limit_val_batches = cast(Any, trainer).limit_val_batches
             cast(Any, trainer).limit_val_batches = 0
 
@@ -107,7 +111,7 @@ class Curves(Observer):
             self._period = None  # nobody knows where an epoch ends before it does
         self._last = trainer.max_steps
         self._some = self._draw_rows(trainer, pl_module)
-        self.measured_rows = None if self._some is None else len(self._some)
+        self.measured_rows = len(self._some) if isinstance(self._some, torch.Tensor) else self._some
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
         elif self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
@@ -155,11 +159,17 @@ class Curves(Observer):
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
 
-    def _draw_rows(self, trainer: Trainer, pl_module: LightningModule) -> torch.Tensor | None:
-        """The rows of the training split that are measured on the way; None for all of them."""
-        if self.train_rows is None or not _has_splits(trainer, pl_module):
+    def _draw_rows(self, trainer: Trainer, pl_module: LightningModule) -> torch.Tensor | int | None:
+        """The rows of the training split that are measured on the way; None for all of them.
+
+        Of a data module without tensors it is how many its loader gives first.
+        """
+        if self.train_rows is None or not _is_measured(trainer, pl_module):
             return None
-        X, _ = cast(Any, trainer).datamodule.tensors("train")
+        data = cast(Any, trainer).datamodule
+        if not isinstance(data, Splits):
+            return self.train_rows
+        X, _ = data.tensors("train")  # type: ignore[misc]  # there is one: it is trained on
         share = 1.0  # of the training split that is trained on between two measurements
         if self._period:
             length, parts = self._period
@@ -175,21 +185,19 @@ class Curves(Observer):
         step = trainer.global_step
         measured = self.rows[-1].step if self.rows else -1
         again = measured == step and whole and self._partial  # a training that ended early
-        if not _has_splits(trainer, pl_module) or (measured == step and not again):
+        if not _is_measured(trainer, pl_module) or (measured == step and not again):
             return
         if again:
             self.rows = [row for row in self.rows if row.step != step]
         some = None if whole else self._some
         self._partial = some is not None
-        figures = {}
-        for name in ("train", "val"):
-            tensors = cast(Any, trainer).datamodule.tensors(name)
-            if tensors is not None:
-                X, y = tensors
-                if name == "train" and some is not None:
-                    X, y = SomeRows(X, some), y[some]
-                figures[name] = cast(Any, pl_module).evaluate(X, y)
-        self._add(trainer, pl_module, figures, again)
+        data, module = cast(Any, trainer).datamodule, cast(Any, pl_module)
+        figure: Any = _by_tensors if isinstance(data, Splits) else _by_loaders
+        figures = {
+            "train": figure(module, data, "train", some),
+            "val": figure(module, data, "val", None),
+        }
+        self._add(trainer, pl_module, {k: v for k, v in figures.items() if v is not None}, again)
 
     def _add(
         self,
@@ -255,5 +263,27 @@ class Curves(Observer):
         self._partial = state_dict.get("partial") is True
 
 
-def _has_splits(trainer: Trainer, pl_module: LightningModule) -> bool:
-    return isinstance(pl_module, Population) and isinstance(cast(Any, trainer).datamodule, Splits)
+def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether there is a data module to measure by: with tensors, or with loaders as it trains."""
+    data = cast(Any, trainer).datamodule
+    if not isinstance(pl_module, Population) or data is None:
+        return False
+    own = overridden(pl_module, ("training_step", "validation_step"))  # of other batches, perhaps
+    return isinstance(data, Splits) or (has_loader(data, "train") and not own)
+
+
+def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None) -> Any:
+    """The figures (m,) of a split in memory, or of some of its rows; None where it is empty."""
+    tensors = data.tensors(split)
+    if tensors is None:
+        return None
+    X, y = tensors
+    return module.evaluate(X, y) if some is None else module.evaluate(SomeRows(X, some), y[some])
+
+
+def _by_loaders(module: Any, data: Any, split: Split, rows: int | None) -> Any:
+    """Those of a split that a data module's own loader gives, or of its first rows."""
+    if not has_loader(data, split):
+        return None
+    with isolate_rng():  # a loader that shuffles must not change what is trained on next
+        return module.evaluate_batches(batches(data, split, rows))

@@ -58,8 +58,8 @@ def _check(needed: int, device: torch.device, members: int, done: str) -> None:
         )
 
 
-def members_in_memory(hidden: int) -> int:
+def members_in_memory(hidden: int, inputs: int = 3072, classes: int = 10) -> int:
     """How many networks fit half of the memory that is free now, with what training them needs."""
-    per_network = 4 * (3 * numbers_in(hidden) + 4 * CHUNK * (hidden or 10))
+    per_network = 4 * (3 * numbers_in(hidden, inputs, classes) + 4 * CHUNK * (hidden or classes))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return max(1, free_memory(device) // 2 // per_network)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics
+from onelayer.data.foreign import class_names
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
@@ -76,7 +77,9 @@ class FromData(Callback):
         if not isinstance(pl_module, OneLayer):
             return  # a trainer keeps what OneLayer gave it for the next module
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, Splits):
+        # Where they are not known yet, they will be those of the checkpoint. Asked first: whether
+        # something is a Splits is asked of its very attributes, which would read a file.
+        if getattr(data, "knows_classes", True) and isinstance(data, Splits):
             _check_size("classes", pl_module.classes, len(data.classes))
         if trainer.precision in ("16-true", "bf16-true"):
             raise InputError(
@@ -87,6 +90,17 @@ class FromData(Callback):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
             pl_module.std.copy_(data.statistics.std)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep which data module it was, and its classes' names: predictions are told by them."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and isinstance(pl_module, OneLayer):
+            checkpoint["data_module"] = {
+                "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
+                "classes": class_names(data, pl_module.classes),
+            }
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what there is no memory for.

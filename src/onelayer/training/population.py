@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import signature
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
-from onelayer.data.loader import ResidentLoader, check_batch, check_finite
+from onelayer.data.foreign import pair
+from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.training.choice import Choice, Figures, Member, choose
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
@@ -115,6 +117,22 @@ class Population(LightningModule):
         return self.figures(measure)
 
     @torch.no_grad()
+    def evaluate_batches(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """What :meth:`evaluate` gives, of batches X (n, d), y (n,) as any loader gives them.
+
+        Raises:
+            InputError: features that are not finite, labels that are none, no batch at all.
+        """
+        measure, W = Measure(len(self.members)).to(self.device), self.weights[0]
+        for X, y in batches:
+            check_batch(X, y, classes=self.classes)
+            check_inputs(X, self.inputs)
+            measure.update(X.to(W.device, W.dtype), y.to(W.device), self.weights)
+        if not measure.update_called:
+            raise InputError("a loader gives no batch: there is nothing to measure.")
+        return self.figures(measure)
+
+    @torch.no_grad()
     def figures(self, measure: Measure) -> dict[str, Tensor]:
         """A measure's loss and accuracy, and the cost: loss plus the penalty."""
         # torchmetrics makes a scalar of a result (1,)
@@ -175,7 +193,7 @@ class Population(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The cost of a batch ``(X, y)``, summed over the members, for autograd."""
-        X, y = self._pair(batch)
+        X, y = pair(batch)
         loader = None if self._trainer is None else self._trainer.train_dataloader
         if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
             check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
@@ -193,16 +211,6 @@ class Population(LightningModule):
             return self.cost(X, y).sum()
         n = samples_of_all(X) / processes()
         return autograd.cost(X, y, self.weights, self.l2, n).sum()
-
-    def _pair(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
-            raise InputError(
-                f"a batch must be a pair (X, y) of features (n, d) and labels (n,), not a "
-                f"{type(batch).__name__}{keys}."
-            )
-        X, y = batch
-        return X, y
 
     # ---- hooks
 
@@ -238,7 +246,7 @@ class Population(LightningModule):
         """Add a batch to the figures."""
         if batch_idx == 0:
             self.measured.reset()
-        X, y = self._pair(batch)
+        X, y = pair(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
             check_batch(X, y, classes=self.classes)
@@ -269,6 +277,7 @@ class Population(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
+        X = X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X
         P = self.predict_proba(X, self.member)
         if not P.isfinite().all():
             raise InputError("the networks' logits are not finite: their weights are too large.")

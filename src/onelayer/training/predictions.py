@@ -9,17 +9,22 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from onelayer.core.errors import InputError
+from onelayer.data.foreign import class_names
 from onelayer.training.files import atomic_write
 
-HEADER = ("file", "class", "probability")
+HEADER = ("class", "probability")
+FIRST = ("file", "row")
+"""What the first column may be."""
 
 
 class PredictionsCSV(BasePredictionWriter):
     """Writes a line per image: its file, its class, that class's probability, all probabilities.
 
-    A name that a spreadsheet would take for a formula begins with ``./``.
+    A name that a spreadsheet would take for a formula begins with ``./``. Rows of a table that have
+    no name are numbered, from 0.
 
     Args:
         path: of the CSV; earlier predictions are replaced.
@@ -39,21 +44,24 @@ class PredictionsCSV(BasePredictionWriter):
                 "it away."
             )
         self.path = path
-        self.rows: list[tuple[str, Any]] = []
+        self.rows: list[tuple[str | int, Any]] = []
 
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any
     ) -> None:
-        """Keep a batch: ``prediction`` is the names of its files and probabilities (n, k)."""
-        self.rows += zip(*prediction, strict=True)
+        """Keep a batch: its probabilities (n, k), or the names of its files and these."""
+        if isinstance(prediction, Tensor):
+            first = len(self.rows)
+            prediction = list(range(first, first + len(prediction))), prediction
+        self.rows += zip(prediction[0], prediction[1].cpu(), strict=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = list(data.classes)
+        classes = class_names(data, len(self.rows[0][1]))
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow([*HEADER, *classes])
+        writer.writerow([FIRST[isinstance(self.rows[0][0], int)], *HEADER, *classes])
         for name, p in self.rows:
             best = int(p.argmax())
             writer.writerow([_plain(name), classes[best], float(p[best]), *map(float, p)])
@@ -64,11 +72,13 @@ class PredictionsCSV(BasePredictionWriter):
 def _is_predictions(path: Path) -> bool:
     if not path.is_file():  # such as /dev/stdout
         return True
-    start = ",".join(HEADER).encode()
+    starts = [",".join((first, *HEADER)).encode() for first in FIRST]
     with path.open("rb") as file:
-        return file.read(len(start)) in (start, b"")
+        beginning = file.read(max(map(len, starts)))
+    return not beginning or any(beginning.startswith(start) for start in starts)
 
 
-def _plain(name: str) -> str:
-    """The name of a file, as no spreadsheet takes for a formula."""
-    return f"./{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+def _plain(name: str | int) -> str | int:
+    """The name of a file, as no spreadsheet takes for a formula; a row's number as it is."""
+    formula = isinstance(name, str) and name.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"./{name}" if formula else name

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.splits import Splits
+from onelayer.data.foreign import name_of
 from onelayer.training.choice import by_l2
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
@@ -78,7 +78,7 @@ class Results(Observer):
                 _enter(members[row.member], row)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.summary = {
-            "dataset": data.name if isinstance(data, Splits) else "custom",
+            "dataset": "custom" if data is None else name_of(data),
             "hidden": module.hidden,
             "steps": trainer.global_step,
             "seconds": round(self._seconds, 3),

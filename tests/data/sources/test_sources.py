@@ -32,7 +32,7 @@ def test_a_copy_holds_no_more_than_itself() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "uint8"),
+        (torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, dtype=torch.int64), "uint8"),
         (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2), "int64"),
         (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"\(2, 3\)"),
         (torch.zeros(6, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64), r"\(6,\)"),

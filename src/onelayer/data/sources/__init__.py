@@ -19,7 +19,7 @@ PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images: ``x`` uint8 (n, d), one a row, and ``y`` int64 (n,), their classes from 0.
+    """Labelled rows: ``x`` uint8 or floating (n, d), and ``y`` int64 (n,), their classes from 0.
 
     Raises:
         InputError: other dtypes, or shapes that do not fit.
@@ -30,11 +30,11 @@ class Labelled:
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
-        fits = x.dtype == torch.uint8 and y.dtype == torch.int64
+        fits = (x.dtype == torch.uint8 or x.dtype.is_floating_point) and y.dtype == torch.int64
         if not fits or x.ndim != 2 or y.shape != x.shape[:1]:
             raise InputError(
-                f"images are uint8 (n, d) and labels int64 (n,), not {x.dtype} {tuple(x.shape)} "
-                f"and {y.dtype} {tuple(y.shape)}."
+                "features are uint8 or floating (n, d) and labels int64 (n,), not "
+                f"{x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}."
             )
 
     def __len__(self) -> int:

@@ -1,0 +1,87 @@
+"""Features of your own, in files or arrays."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from onelayer.data.features import Standard
+from onelayer.data.sources.files import Columns, name_of, read_table
+from onelayer.data.tables import TableDataModule
+
+Given = str | list[str] | None
+"""A file, or two .npy; in Python also arrays (X, y)."""
+
+
+class ArraysDataModule(TableDataModule):
+    """Features and labels from .npz, .npy, .pt, .safetensors, .csv or .parquet files, or arrays.
+
+    Features (n, d) are float16, float32, float64 or uint8, and of images (n, c, height, width);
+    labels (n,) are whole numbers or strings. Names of classes are the strings, or, of whole
+    numbers, an array "classes" of the file, or ``classes``, or the numbers.
+
+    Args:
+        train: file to train on, or two .npy, of features and of labels; or arrays (X, y).
+        val: the same to validate on. By default val_size of train are.
+        test: the same to test on.
+        predict: the same, without labels, to classify; or image files and folders.
+        x: key or column of the features, or several columns; of a .csv or .parquet without a
+            column of that name all columns but those of labels and groups.
+        y: key or column of the labels.
+        groups: key or column of groups that the validation split must not tear apart, such as
+            patients or speakers.
+        classes: names of the classes; a label that is a whole number is a place among them.
+        val_size: rows, or their share, that are cut off train, of each class its share.
+        standardise: feature for mean 0 and deviation 1 of each, as in the training split; unit for
+            rows of length 1; none.
+        batch_size: rows of an update, over all processes.
+        seed: of the order of the batches and of the validation split; 0 or more.
+        max_memory: gigabytes that the features of an .npy may take in memory; of a larger one each
+            batch is read from the file.
+
+    Raises:
+        InputError: a value out of its range; and, when they are read, for data that would train
+            silently wrong: naming file, row and column.
+    """
+
+    def __init__(
+        self,
+        train: Given = None,
+        val: Given = None,
+        test: Given = None,
+        predict: Given = None,
+        x: str | list[str] = "X",
+        y: str = "y",
+        groups: str | None = None,
+        classes: list[str] | None = None,
+        val_size: int | float = 0.1,
+        standardise: Standard = "feature",
+        batch_size: int = 100,
+        seed: int = 0,
+        max_memory: float = 1.0,
+    ) -> None:
+        columns = Columns(x, y, groups)
+        given: dict[str, Any] = {"train": train, "val": val, "test": test}
+        super().__init__(
+            {
+                name: partial(read_table, what, columns)
+                for name, what in given.items()
+                if what is not None
+            },
+            name_of(train),
+            val_size,
+            standardise,
+            classes,
+            batch_size,
+            seed,
+            max_memory,
+            predict,
+            columns,
+        )
+        self.x, self.y, self.groups = x, y, groups
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run is resumed with, what predictions need, and the names of columns."""
+        state = super().state_dict()
+        x = list(self.x) if isinstance(self.x, list | tuple) else self.x
+        return {**state, "keys": {"x": x, "y": self.y, "groups": self.groups}}

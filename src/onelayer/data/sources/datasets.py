@@ -1,0 +1,172 @@
+"""Any map-style torch Dataset as a table: every sample read once, kept as bytes where it can be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from onelayer.core.errors import InputError, first_line
+from onelayer.data.sources.files import Array, Table, labels
+
+
+def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True) -> Table:
+    """Read all samples of a Dataset, with a progress bar where there is a terminal.
+
+    Args:
+        dataset: with ``len`` and numbered samples: pairs (features, label), or dicts.
+        x: key of the features in a dict.
+        y: key of the label.
+        labelled: whether labels are needed.
+
+    Raises:
+        InputError: a sample is none, or of another shape than the first; naming its number.
+    """
+    where = type(dataset).__name__
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{where} is no map-style Dataset: len(dataset) and dataset[i] are needed."
+        )
+    rows, values, shape = _Rows(len(dataset)), list[Any](), tuple[int, ...]()
+    for i, sample in enumerate(_samples(dataset, where)):
+        features, label = _pair(sample, x, y, f"{where}: sample {i}")
+        tensor = _tensor(features, f"{where}: sample {i}")
+        if i and tuple(tensor.shape) != shape:
+            raise InputError(
+                f"{where}: sample {i} has the shape {tuple(tensor.shape)}, and the first "
+                f"{shape}: all must be alike.\nResize them with a transform of the Dataset."
+            )
+        shape = tuple(tensor.shape)
+        rows.add(tensor.flatten())
+        values.append(label)
+    if not values:
+        raise InputError(f"{where} is empty: it has no sample.")
+    y_ = _label_array(values, f"{where}: label") if labelled else None
+    names = class_names(dataset, y) if labelled else None
+    return Table(rows.x(), y_, None, names, where, shape=shape if len(shape) == 3 else ())
+
+
+class HuggingFace(Dataset[Any]):
+    """A data set of the Hugging Face Hub, or in files that its library ``datasets`` reads.
+
+    Args:
+        path: name of the data set, or a folder.
+        split: train, test and the like.
+        name: of the configuration, if there are several.
+    """
+
+    def __init__(self, path: str, split: str, name: str | None = None) -> None:
+        try:
+            from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]
+        except ImportError as error:
+            raise InputError(
+                f"{path}: datasets reads it, and is not installed:\n"
+                'pip install "onelayer[datasets]"'
+            ) from error
+        self.data = load_dataset(path, name, split=split)
+        self.features = self.data.features
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.data[i]
+
+
+def _samples(dataset: Any, where: str) -> Iterator[Any]:
+    numbers = range(len(dataset))
+    for i in tqdm(numbers, f"reading {where}", disable=None, file=sys.stderr, leave=False):
+        try:
+            yield dataset[i]
+        except Exception as error:  # whatever somebody else's code, or a damaged file, raises
+            raise InputError(f"{where}: sample {i} cannot be read: {first_line(error)}.") from error
+
+
+def _pair(sample: Any, x: str, y: str, where: str) -> tuple[Any, Any]:
+    if isinstance(sample, Mapping):
+        for argument, key in (("x", x), ("y", y)):
+            if key not in sample:
+                keys = ", ".join(map(str, sample))
+                raise InputError(
+                    f"{where} has no {key!r}: it has {keys}.\nSay which with --data.{argument} KEY."
+                )
+        return sample[x], sample[y]
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise InputError(
+            f"{where} is a {type(sample).__name__}: a pair (features, label) or a dict is needed."
+        )
+    return sample[0], sample[1]
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    """One sample: images (c, height, width), of PIL's as bytes."""
+    if hasattr(value, "convert") and hasattr(value, "mode"):
+        mode = value.mode if value.mode in ("L", "RGB") else "L" if value.mode == "1" else "RGB"
+        pixels = torch.from_numpy(np.array(value.convert(mode)))
+        return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{where} is a {type(value).__name__}: images, tensors or arrays of numbers are needed."
+        ) from error
+    return tensor if tensor.ndim else tensor.unsqueeze(0)
+
+
+class _Rows:
+    """Rows one after the other, as bytes until one comes that does not fit bytes."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.i = n, 0
+        self.rows: Tensor | None = None
+        self.scaled = False  # whether the bytes stand for x/255, as ToTensor gives it
+
+    def add(self, row: Tensor) -> None:
+        """Keep a row (d,)."""
+        if self.rows is None:
+            self.scaled = row.is_floating_point()
+            kind = torch.uint8 if _bytes_of(row, self.scaled) is not None else torch.float32
+            self.rows = torch.empty((self.n, len(row)), dtype=kind)
+        if self.rows.dtype == torch.uint8:
+            found = _bytes_of(row, self.scaled)
+            if found is None:
+                self.rows = self.rows.float().div_(255 if self.scaled else 1)
+            else:
+                row = found
+        self.rows[self.i] = row
+        self.i += 1
+
+    def x(self) -> Tensor:
+        """All rows (n, d)."""
+        assert self.rows is not None
+        return self.rows
+
+
+def _bytes_of(row: Tensor, scaled: bool) -> Tensor | None:
+    """A row as bytes, if they say all of it."""
+    if row.dtype == torch.uint8:
+        return None if scaled else row
+    if not scaled or not row.is_floating_point():
+        return None
+    found = (row * 255).round_().clamp_(0, 255).byte()
+    return found if torch.equal(found.to(row.dtype).div_(255), row) else None
+
+
+def _label_array(values: list[Any], where: str) -> Array:
+    plain = [value.item() if hasattr(value, "item") else value for value in values]
+    return labels(np.array(plain), where)
+
+
+def class_names(dataset: Any, y: str) -> list[str] | None:
+    """The names of the classes, as torchvision and Hugging Face keep them; None without."""
+    names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)
+    if names is None and isinstance(features, Mapping):
+        names = getattr(features.get(y), "names", None)
+    return None if names is None else [str(name) for name in names]

@@ -1,0 +1,446 @@
+"""Data modules over tables of your own: files, arrays in Python, or any torch Dataset."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onelayer.core.checks import check_among, check_positive, check_whole, is_number
+from onelayer.core.errors import InputError
+from onelayer.data.datamodule import ResidentDataModule
+from onelayer.data.features import (
+    Features,
+    RawFeatures,
+    Standard,
+    Statistics,
+    features,
+    measure,
+    no_statistics,
+)
+from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.rows import CHUNK, RowLoader, check_finite, check_width
+from onelayer.data.sources import Labelled
+from onelayer.data.sources.files import SUFFIXES, Array, Columns, Table, read_table
+from onelayer.data.splits import Split, stratified
+
+STANDARDS = ("feature", "none", "unit")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_PURPOSES = {"train": "train on", "val": "validate on", "test": "test on", "predict": "classify"}
+
+
+class TableDataModule(ResidentDataModule):
+    """Tables of features and labels, standardised, in memory or mapped.
+
+    The base of :class:`~onelayer.data.arrays.ArraysDataModule` and
+    :class:`~onelayer.data.datasets.DatasetDataModule`. A table is read when it is first needed.
+
+    Args:
+        readers: how to read each table that there is, by train, val and test.
+        name: what the data are called.
+        val_size: rows, or their share, that are cut off train where there is no val.
+        standardise: feature, none or unit.
+        classes: names of the classes; a label that is a whole number is then a place among them.
+        batch_size: rows of an update.
+        seed: of the order of the batches, and of the validation split.
+        max_memory: gigabytes that features of an .npy may take in memory.
+        predict: what is to be classified: a table, or image files and folders.
+        columns: what is called what in that table.
+    """
+
+    decisive = ("batch_size", "seed", "standardise", "val_size", "rows")
+    locations: tuple[str, ...] = ("train", "val", "test", "predict", "max_memory")
+    """The arguments that say where data lie, and change no figure."""
+
+    def __init__(
+        self,
+        readers: Mapping[str, Callable[[], Table]],
+        name: str,
+        val_size: float,
+        standardise: Standard,
+        classes: Sequence[str] | None,
+        batch_size: int,
+        seed: int,
+        max_memory: float = 1.0,
+        predict: Any = None,
+        columns: Columns | None = None,
+    ) -> None:
+        super().__init__(cast(Any, None), {}, batch_size, seed)
+        check_among("standardise", standardise, STANDARDS)
+        check_positive("max_memory", max_memory)
+        _check_val_size(val_size)
+        self.readers, self._name = dict(readers), name
+        self.predicted = [predict] if isinstance(predict, str) else predict
+        if predict is not None:
+            self.readers["predict"] = partial(read_table, predict, columns or Columns(), False)
+        self.val_size, self.standardise, self.max_memory = val_size, standardise, max_memory
+        self._given = None if classes is None else [str(name) for name in classes]
+        self._classes: _Classes | None = None
+        self._tables: dict[str, Table] = {}  # those that are in memory now
+        self._shape: tuple[int, ...] = ()
+        self._rows: dict[Split, Tensor] = {}  # which rows of its table a split is
+        self._codes: dict[Split, Tensor] = {}  # its labels as places among the classes
+        self._checked = False
+        self._digest = ""
+
+    def __str__(self) -> str:
+        there = [split for split in SPLITS if self._table_of(split) in self.readers]
+        return f"{type(self).__name__}({self.name}: {', '.join(there)})"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """What the data are called."""
+        return self._name
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """What the labels 0, 1, … mean."""
+        return self._settled().names
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the classes are known, or can be: else they are those of a checkpoint."""
+        return self._classes is not None or "train" in self.readers
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: colours, height and width of images, else (d,)."""
+        if not self._shape:
+            table = self.table("train")
+            self._shape = table.shape or (table.x.shape[1],)
+        return self._shape
+
+    @property
+    def rows(self) -> str:
+        """A checksum of which rows train and validate, and with which labels."""
+        if not self._digest:
+            found = 0
+            for split in (split for split in SPLITS[:2] if self.size(split)):
+                found = zlib.crc32(self.labels(split).numpy().tobytes(), found)
+                found = zlib.crc32(self.rows_of(split).numpy().tobytes(), found)
+            self._digest = f"{found:08x}"
+        return self._digest
+
+    # ---- tables and their splits
+
+    def table(self, name: str) -> Table:
+        """Return a table, read now if it is not in memory.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
+        if name not in self._tables:
+            if name not in self.readers:
+                raise InputError(
+                    f"{type(self).__name__} has nothing to {_PURPOSES[name]}: set data.{name}."
+                )
+            self._tables[name] = self.readers[name]()
+        return self._tables[name]
+
+    def _table_of(self, split: str) -> str:
+        return "train" if split == "val" and "val" not in self.readers else split
+
+    def size(self, split: Split) -> int:
+        """Return how many rows a split has, for which its table may have to be read."""
+        return len(self.rows_of(split)) if self._table_of(split) in self.readers else 0
+
+    def rows_of(self, split: Split) -> Tensor:
+        """Return which rows of its table a split is, ascending, int64 (n,)."""
+        if split not in self._rows:
+            if split == "test" or "val" in self.readers:
+                self._rows[split] = torch.arange(len(self.table(split)))
+            else:
+                self._cut()
+        return self._rows[split]
+
+    def _cut(self) -> None:
+        """Cut the validation split off the training table."""
+        table = self.table("train")
+        n = len(table)
+        count = self.val_size if isinstance(self.val_size, int) else round(self.val_size * n)
+        if count >= n:
+            raise InputError(f"val_size must be less than the {n} rows of data.train, not {count}.")
+        y = np.unique(_labels(table), return_inverse=True)[1]
+        groups = table.groups
+        if groups is not None:
+            groups = np.unique(groups, return_inverse=True)[1]
+        train, val = stratified(y, count, self.seed, groups)
+        self._rows["train"], self._rows["val"] = torch.from_numpy(train), torch.from_numpy(val)
+
+    # ---- classes
+
+    def _settled(self) -> _Classes:
+        """Learn the classes from the training and validation tables, unless they are known."""
+        if self._classes is None:
+            train = self.table("train")
+            tables = [train, *([self.table("val")] if "val" in self.readers else [])]
+            values = np.unique(np.concatenate([np.unique(_labels(table)) for table in tables]))
+            names = self._given or train.classes
+            if len(np.unique(_labels(train))) < 2:
+                raise InputError(
+                    f"{train.where} has one class only, {_few(values)}: at least two are needed."
+                )
+            if names is not None and len(set(names)) < len(names):
+                raise InputError(f"classes must not repeat a name, not {_few(names)}.")
+            self._classes = _Classes(names or [str(v) for v in values.tolist()], names is not None)
+        return self._classes
+
+    def labels(self, split: Split) -> Tensor:
+        """Return a split's labels as places among the classes, int64 (n,)."""
+        if split not in self._codes:
+            table, rows = self.table(self._table_of(split)), self.rows_of(split)
+            self._codes[split] = self._settled().places(table)[rows]
+        return self._codes[split]
+
+    def _check_known(self, split: Split) -> None:
+        """Raise :class:`InputError` for a class that no training row has."""
+        unknown = ~torch.isin(self.labels(split), self.labels("train").unique())
+        if unknown.any():
+            at = int(unknown.nonzero()[0])
+            table = self.table(self._table_of(split))
+            raise InputError(
+                f"{table.where}: row {int(self.rows_of(split)[at]) + table.first_row} is of class "
+                f"{self.classes[int(self.labels(split)[at])]!r}, which only the {split} split has: "
+                "no training row.\nAdd rows of it to data.train, or leave these out."
+            )
+
+    # ---- what is checked before a training
+
+    def setup(self, stage: str) -> None:
+        """Read what ``stage`` needs, and refuse what would train silently wrong.
+
+        Raises:
+            InputError: naming file, row and column.
+        """
+        self._begun = False
+        if stage == "fit":
+            self.check_batch_size()
+            self._check_all()
+        elif stage == "predict":
+            find_images(self.predicted) if self._are_images() else self.table("predict")
+        elif stage == "test" and "test" not in self.readers:
+            self.table("test")  # says what is missing
+        elif stage == "validate" and "val" not in self.readers:
+            self.table("train")
+            if not self.size("val"):
+                raise InputError("there is no split to validate on: val_size is 0.")
+
+    def verify_test(self) -> None:
+        """Refuse now, not after the training, a test split that could not be measured."""
+        self._check_all()
+
+    def _check_all(self) -> None:
+        """Check every split that there is, once, and warn of rows that two of them share."""
+        if self._checked:
+            return
+        there = [split for split in SPLITS if self.size(split)]
+        d, hashes = self.table("train").x.shape[1], dict[str, NDArray[np.uint64]]()
+        for split in there:
+            table = self.table(self._table_of(split))
+            check_width(table, d, f"{self.table('train').where} has")
+            if split == "val" and "val" not in self.readers:
+                pass  # looked through with the training table
+            else:
+                check_finite(table)
+            if not self._is_mapped(split):
+                hashes[split] = _hashes(table.x[self.rows_of(split)])
+        self._settled()
+        for split in there[1:]:
+            self._check_known(split)
+        _warn_of_duplicates(hashes)
+        self._tables.pop("test", None)  # read again when it is measured
+        self._checked = True
+
+    # ---- features
+
+    def labelled(self, split: Split) -> Labelled | None:
+        """Return a split as it was given, copied where it is some of its table's rows."""
+        if not self.size(split):
+            return None
+        table, rows = self.table(self._table_of(split)), self.rows_of(split)
+        x = table.x if len(rows) == len(table) else table.x[rows]
+        return Labelled(x, self.labels(split))
+
+    def _is_mapped(self, split: Split) -> bool:
+        """Whether a split stays in its file, as it would take more than max_memory."""
+        table = self.table(self._table_of(split))
+        needed = table.x.numel() * max(table.x.itemsize, torch.float32.itemsize)
+        return table.mapped is not None and needed > self.max_memory * 1e9
+
+    def _standardised(
+        self, split: Split, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Features, Tensor] | None:
+        if not self.size(split):
+            return None
+        name, unit = self._table_of(split), self.standardise == "unit"
+        table, y = self.table(name), self.labels(split)
+        check_width(table, len(self.statistics.mean), "the network was trained on")
+        if not self._checked:
+            check_finite(table)
+        X: Features
+        if self._is_mapped(split):
+            rows = None if self.size(split) == len(table) else self.rows_of(split)
+            X = RawFeatures(table.x, self.statistics, dtype, unit, rows, table.mapped)
+            X.finite = True
+        else:
+            given = self.labelled(split)
+            assert given is not None
+            X = features(given.x.to(device), self.statistics, dtype, unit)
+        made = {split, *(s for s, _ in self._tensors)}
+        if all(s in made for s in SPLITS if self._table_of(s) == name and self.size(s)):
+            _ = self.shape if name == "train" else ()
+            self._tables.pop(name, None)  # all of it is standardised
+        return X, y
+
+    def _measure(self) -> Statistics:
+        table = self.table("train")
+        if self.standardise != "feature":
+            return no_statistics(table.x.shape[1])
+        rows = None if self.size("train") == len(table) else self.rows_of("train")
+        return measure(table.x, rows, table.mapped)
+
+    def predict_dataloader(self) -> RowLoader | PictureLoader:
+        """Return batches of what is to be classified: X (n, d), or with the names of images."""
+        unit = self.standardise == "unit"
+        if self._are_images():
+            return PictureLoader(find_images(self.predicted), self.statistics, self._shape, unit)
+        return RowLoader(self.table("predict"), self.statistics, unit)
+
+    def _are_images(self) -> bool:
+        """Whether image files or folders are to be classified, not a table."""
+        first = self.predicted[0] if self.predicted else ""
+        return isinstance(first, str) and not first.lower().endswith(SUFFIXES) and bool(first)
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what predictions need, and what the run must be resumed with."""
+        settled = self._settled()
+        return {
+            **super().state_dict(),
+            "classes": list(settled.names),
+            "places": settled.given,
+            "shape": list(self.shape),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the checkpoint's statistics, and its classes where nothing is trained.
+
+        Raises:
+            InputError: as :meth:`ResidentDataModule.load_state_dict`, and for other classes.
+        """
+        for key, kind in (("classes", list), ("places", bool), ("shape", list), ("dataset", str)):
+            if not isinstance(state, dict) or not isinstance(state.get(key), kind):
+                raise InputError(f"the checkpoint's data have no {key}: it is damaged.")
+        names = state["classes"]
+        if len(names) < 2 or not all(isinstance(name, str) for name in names):
+            raise InputError(f"the checkpoint's classes are {_few(names)}: it is damaged.")
+        self._name = state["dataset"]  # the rows' checksum tells other data, not a file's name
+        if not self._runs(TrainerFn.FITTING):
+            self._classes, self._shape = _Classes(names, state["places"]), tuple(state["shape"])
+            self._codes.clear()
+            if self.standardise != (kept := state.get("arguments", {}).get("standardise")):
+                check_among("the checkpoint's standardise", kept, STANDARDS)
+                self.standardise = kept
+        super().load_state_dict(state)
+
+
+class _Classes:
+    """The names of the classes, and which place a label has among them.
+
+    Args:
+        names: of the classes.
+        given: whether they were given: then a label that is a whole number is a place.
+    """
+
+    def __init__(self, names: Sequence[str], given: bool) -> None:
+        self.names, self.given = list(names), given
+
+    def places(self, table: Table) -> Tensor:
+        """Return a table's labels as places among the names, int64 (n,).
+
+        Raises:
+            InputError: a label that is none of them; naming its row.
+        """
+        y = _labels(table)
+        direct = self.given and y.dtype.kind == "i"
+        if direct:
+            codes = np.where((y >= 0) & (y < len(self.names)), y, -1)
+        else:
+            values, inverse = np.unique(y, return_inverse=True)
+            known = {name: k for k, name in enumerate(self.names)}
+            found = [known.get(str(value), -1) for value in values.tolist()]
+            codes = np.array(found, dtype=np.int64)[inverse]
+        if len(wrong := np.flatnonzero(codes < 0)):
+            row = int(wrong[0])
+            legal = f"0 to {len(self.names) - 1}, of " if direct else ""
+            raise InputError(
+                f"{table.where}: row {row + table.first_row} has the label {str(y[row])[:60]!r}, "
+                f"which is no class of the training data.\nTheirs are {legal}{_few(self.names)}."
+            )
+        return torch.from_numpy(codes)
+
+
+# ---- checks
+
+
+def _labels(table: Table) -> Array:
+    if table.y is None:
+        raise InputError(f"{table.where} has no labels, which are needed here.")
+    return table.y
+
+
+def _few(names: Any) -> str:
+    listed = [str(name) for name in list(names)[:8]]
+    more = f", … ({len(names)} in all)" if len(names) > len(listed) else ""
+    return f"{', '.join(listed)[:200]}{more}"
+
+
+def _check_val_size(value: Any) -> None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        check_whole("val_size", value, 0)
+    elif not is_number(value) or not 0 <= value < 1:
+        raise InputError(
+            f"val_size must be a whole number of rows, or a share from 0 to 1, not {value!r}."
+        )
+
+
+def _hashes(x: Tensor) -> NDArray[np.uint64]:
+    """A number of 64 bits for each row (n,), equal for equal rows."""
+    found = []
+    for chunk in x.split(max(1, CHUNK // x.shape[1])):
+        content = chunk.numpy() if chunk.dtype == torch.uint8 else chunk.float().numpy() + 0.0
+        octets = np.ascontiguousarray(content).view(np.uint8).reshape(len(chunk), -1)
+        blank = -octets.shape[1] % 8
+        words = np.pad(octets, ((0, 0), (0, blank))).view(np.uint64)
+        words = (words ^ (words >> np.uint64(29))) * _factors(words.shape[1])
+        found.append((words ^ (words >> np.uint64(32))).sum(1, dtype=np.uint64))
+    return np.concatenate(found)
+
+
+def _factors(count: int) -> NDArray[np.uint64]:
+    """Odd numbers, one a column."""
+    from onelayer.data.streams import words
+
+    return words(count, 0, 3) | np.uint64(1)
+
+
+def _warn_of_duplicates(hashes: Mapping[str, NDArray[np.uint64]]) -> None:
+    names = list(hashes)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            shared = int(np.isin(hashes[other], hashes[one]).sum())
+            if shared:
+                warnings.warn(
+                    f"{shared} rows of the {other} split are also in the {one} split: its figures "
+                    "flatter.",
+                    stacklevel=2,
+                )

@@ -1,0 +1,96 @@
+"""The data of a study: made from settings, and sealed while λ is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
+
+from onelayer.core.errors import InputError, first_line
+from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+
+Settings = Mapping[str, Any] | LightningDataModule
+"""Arguments of CIFAR10DataModule, or ``class_path`` and ``init_args``, or a data module."""
+
+
+def make_data(settings: Settings) -> LightningDataModule:
+    """Make the data module that the settings say; one that is made already is taken as it is."""
+    if isinstance(settings, LightningDataModule):
+        return settings
+    if "class_path" not in settings:
+        return CIFAR10DataModule(**settings)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
+    parsed = parser.parse_object({"data": dict(settings)})
+    try:
+        made: LightningDataModule = parser.instantiate_classes(parsed).data
+    except (RuntimeError, OSError, ValueError) as error:  # of a Dataset that finds no files, say
+        cause: BaseException = error
+        while (earlier := cause.__cause__ or cause.__context__) is not None:
+            cause = earlier  # what jsonargparse has made a long text of
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise InputError(f"data: {first_line(cause)}.") from error
+    return made
+
+
+def with_arguments(settings: Settings, **arguments: Any) -> Settings:
+    """The settings with other values, for those arguments that the data module takes."""
+    if isinstance(settings, LightningDataModule):
+        return settings
+    if "class_path" not in settings:
+        return {**settings, **arguments}
+    given = dict(settings.get("init_args") or {})
+    return {**settings, "init_args": given | {k: v for k, v in arguments.items() if k in given}}
+
+
+def without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without the arguments that say where data lie, which change no figure."""
+    if "class_path" not in settings:
+        return {k: v for k, v in settings.items() if k not in LOCATION_ARGUMENTS}
+    module, _, name = settings["class_path"].rpartition(".")
+    locations = getattr(getattr(import_module(module), name), "locations", ())
+    arguments = settings.get("init_args") or {}
+    kept = {k: v for k, v in arguments.items() if k not in locations}
+    return {"class_path": settings["class_path"], "init_args": kept}
+
+
+class _Seal:
+    """Laid over a data module's class: the test split cannot be had from it."""
+
+    def labelled(self, split: str) -> Any:
+        """As before, but not of the test split."""
+        return super().labelled(_not_test(split))  # type: ignore[misc]
+
+    def tensors(self, split: str) -> Any:
+        """As before, but not of the test split."""
+        return super().tensors(_not_test(split))  # type: ignore[misc]
+
+    def test_dataloader(self) -> Any:
+        """Refuse."""
+        _not_test("test")
+
+
+class _LoaderSeal:
+    """The same for a data module that has loaders alone."""
+
+    def test_dataloader(self) -> Any:
+        """Refuse."""
+        _not_test("test")
+
+
+def _not_test(split: str) -> str:
+    if split == "test":
+        raise PermissionError("the test split is sealed until λ has been chosen.")
+    return split
+
+
+def sealed(data: LightningDataModule) -> LightningDataModule:
+    """The same data module, from which the test split cannot be had any more."""
+    kind = type(data)
+    seal = _Seal if hasattr(kind, "tensors") else _LoaderSeal
+    data.__class__ = type(f"Sealed{kind.__name__}", (seal, kind), {})
+    return data

@@ -1,0 +1,367 @@
+"""ArraysDataModule: what it reads, how it splits and standardises, and what it refuses."""
+
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import safetensors.torch
+import torch
+
+from onelayer.core.errors import InputError
+from onelayer.data.arrays import ArraysDataModule
+from onelayer.data.features import RawFeatures, measure, standardise
+from onelayer.data.splits import Splits, stratified
+from tests.support.own import NAMES, arrays
+
+N, D, K = 120, 6, 4
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name, X, y=None, **more):
+    """Write a table in the format that the name's ending says."""
+    X, y = np.asarray(X), None if y is None else np.asarray(y)
+    suffix = Path(name).suffix
+    named = {"X": X, **({} if y is None else {"y": y}), **more}
+    if suffix == ".npz":
+        np.savez(name, **named)
+    elif suffix == ".npy":
+        np.save(name, X)
+        np.save(f"y_{name}", y)
+        return [name, f"y_{name}"]
+    elif suffix in (".pt", ".safetensors"):
+        save = torch.save if suffix == ".pt" else safetensors.torch.save_file
+        save({key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in named.items()}, name)
+    else:
+        columns = {f"x{i}": X[:, i] for i in range(X.shape[1])}
+        table = pa.table({**columns, "y": y, **more})
+        to = pa.csv.write_csv if suffix == ".csv" else pa.parquet.write_table
+        to(table, name)
+    return name
+
+
+def data(train, **options):
+    return ArraysDataModule(train, **{"batch_size": 10, "val_size": 20, **options})
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.pt", "a.safetensors", "a.csv", "a.parquet"])
+def test_every_format_gives_the_same_standardised_splits(name):
+    X, y = arrays(N, D, K)
+    given = data(write(name, X, y))
+    given.setup("fit")
+    reference = data((X, y))
+    for split in ("train", "val"):
+        (X_, y_), (Xr, yr) = given.tensors(split), reference.tensors(split)
+        assert torch.equal(y_, yr)
+        torch.testing.assert_close(X_.split(len(y_)).__iter__().__next__(), Xr)
+    assert given.classes == ["0", "1", "2", "3"]
+    assert given.tensors("test") is None
+    assert isinstance(given, Splits)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8, np.int64])
+def test_features_of_every_dtype_have_mean_0_and_deviation_1(dtype):
+    X, y = arrays(N, D, K)
+    X = (20 * (X - X.min())).clip(0, 255).astype(dtype)
+    given = data((X, y), val_size=0)
+    X_, _ = given.tensors("train")
+    assert X_.dtype == torch.float32
+    torch.testing.assert_close(X_.mean(0), torch.zeros(D), atol=1e-5, rtol=0)
+    torch.testing.assert_close(X_.std(0), torch.ones(D))
+    scale = 255 if dtype == np.uint8 else 1
+    expected = (X.astype(np.float64) - X.astype(np.float64).mean(0)) / X.astype(np.float64).std(
+        0, ddof=1
+    )
+    np.testing.assert_allclose(X_.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        given.statistics.mean * scale, X.astype(np.float64).mean(0), rtol=1e-12
+    )
+
+
+def test_unit_gives_rows_of_length_1_and_none_leaves_them():
+    X, y = arrays(N, D, K)
+    X[3] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unit, _ = data((X, y), val_size=0, standardise="unit").tensors("train")
+        none, _ = data((X, y), val_size=0, standardise="none").tensors("train")
+    np.testing.assert_array_equal(none, X)
+    lengths = torch.linalg.vector_norm(unit, dim=1)
+    assert lengths[3] == 0
+    torch.testing.assert_close(lengths[4:], torch.ones(N - 4))
+    np.testing.assert_allclose(
+        unit[4:], X[4:] / np.linalg.norm(X[4:], axis=1, keepdims=True), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e9])
+def test_statistics_of_floats_lose_nothing_to_a_large_mean(offset):
+    X = np.random.default_rng(0).normal(size=(5000, 700)) + offset  # several chunks
+    X[:, 5] = 0.1 + offset
+    found = measure(torch.from_numpy(X))
+    exact = (X - offset).std(0, ddof=1)
+    std, mean = found.std.numpy(), found.mean.numpy()
+    np.testing.assert_allclose(np.delete(std, 5), np.delete(exact, 5), rtol=1e-6)
+    np.testing.assert_allclose(mean, X.mean(0), rtol=1e-13, atol=1e-13)
+    assert found.std[5] == 1
+    assert standardise(torch.from_numpy(X[:, :]), found)[:, 5].eq(0).all()
+
+
+def test_a_validation_split_has_of_each_class_its_share_and_depends_on_the_seed_alone():
+    y = np.repeat(np.arange(4), [400, 200, 100, 20])
+    X = np.arange(len(y), dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    chosen = []
+    for size, seed in ((0.25, 0), (180, 0), (180, 1)):
+        given = data((X, y), val_size=size, seed=seed, standardise="none")
+        X_, y_ = given.tensors("val")
+        assert torch.bincount(y_).tolist() == [100, 50, 25, 5]
+        left = given.tensors("train")[0][:, 0]
+        assert sorted([*X_[:, 0].tolist(), *left.tolist()]) == X[:, 0].tolist()
+        chosen.append(X_[:, 0].tolist())
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_a_class_of_one_row_stays_in_the_training_split():
+    train, val = stratified(np.array([0] * 50 + [1]), 25, seed=3)
+    assert 50 in train
+    assert len(val) == 25
+
+
+def test_groups_are_kept_together():
+    X, y = arrays(400, D, K)
+    speaker = np.random.default_rng(1).integers(0, 60, 400).astype(str)
+    given = data(write("a.npz", X, y, who=speaker), val_size=0.25, groups="who")
+    rows = {split: given.rows_of(split).numpy() for split in ("train", "val")}
+    assert not set(speaker[rows["train"]]) & set(speaker[rows["val"]])
+    assert abs(len(rows["val"]) - 100) <= 8
+    assert abs(np.bincount(y[rows["val"]]) - 25).max() <= 8
+
+
+def test_names_of_classes_are_strings_given_ones_or_the_numbers():
+    X, y = arrays(N, D, K)
+    assert data((X, NAMES[y])).classes == NAMES.tolist()
+    assert data((X, y), classes=NAMES.tolist()).classes == NAMES.tolist()
+    assert data((X, 3 * y + 5)).classes == ["5", "8", "11", "14"]
+    assert data(write("a.npz", X, y, class_names=NAMES)).classes == NAMES.tolist()
+    _, codes = data((X, 3 * y + 5), val_size=0).tensors("train")
+    assert torch.equal(codes, torch.from_numpy(y))
+
+
+def test_columns_are_named_and_a_list_of_numbers_is_one():
+    X, y = arrays(N, 3, K)
+    table = pa.table({"e": list(X), "label": NAMES[y], "id": np.arange(N)})
+    pa.parquet.write_table(table, "a.parquet")
+    one = data("a.parquet", x="e", y="label")
+    assert one.shape == (3,)
+    pa.csv.write_csv(
+        pa.table({"a": X[:, 0], "b": X[:, 1], "label": y, "id": np.arange(N)}), "a.csv"
+    )
+    two = data("a.csv", x=["a", "b"], y="label", standardise="none", val_size=0)
+    np.testing.assert_allclose(two.tensors("train")[0], X[:, :2], rtol=1e-6)
+
+
+def test_files_of_their_own_for_validation_and_test():
+    X, y = arrays(N, D, K)
+    files = {
+        split: write(f"{split}.npz", X[i::3], y[i::3])
+        for i, split in enumerate(("train", "val", "test"))
+    }
+    given = ArraysDataModule(**files, batch_size=10)
+    given.setup("fit")
+    assert [given.size(split) for split in files] == [40, 40, 40]
+    expected = measure(torch.from_numpy(X[0::3]))
+    torch.testing.assert_close(
+        given.tensors("test")[0], standardise(torch.from_numpy(X[2::3]), expected)
+    )
+
+
+def test_rows_in_two_splits_are_counted_in_a_warning():
+    X, y = arrays(N, D, K)
+    given = data((X, y), test=(np.concatenate([X[:7], X[:3] + 1]), y[:10]), val_size=0)
+    with pytest.warns(UserWarning, match="^7 rows of the test split are also in the train split"):
+        given.setup("fit")
+
+
+# ---- more than memory
+
+
+@pytest.mark.parametrize("standard", ["feature", "none", "unit"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint8])
+def test_a_mapped_file_gives_the_bits_of_one_in_memory(standard, dtype):
+    X, y = arrays(N, D, K)
+    files = write("a.npy", (30 * np.abs(X)).astype(dtype), y)
+    mapped, resident = (
+        data(files, standardise=standard, max_memory=gigabytes) for gigabytes in (1e-9, 1.0)
+    )
+    for given in (mapped, resident):
+        given.setup("fit")
+    for split in ("train", "val"):
+        (X, y_), (Xr, yr) = mapped.tensors(split), resident.tensors(split)
+        assert isinstance(X, RawFeatures)
+        assert isinstance(Xr, torch.Tensor)
+        assert torch.equal(y_, yr)
+        rows = torch.tensor([9, 3, 3, 0, 17])
+        assert torch.equal(X.index_select(0, rows), Xr[rows])
+        assert torch.equal(torch.cat(list(X.split(7))), Xr)
+    for (A, a), (B, b) in zip(mapped.train_dataloader(), resident.train_dataloader(), strict=True):
+        assert torch.equal(A, B)
+        assert torch.equal(a, b)
+    assert torch.equal(mapped.statistics.std, resident.statistics.std)
+
+
+# ---- what is refused
+
+
+def refused(act, *told):
+    with pytest.raises(InputError) as caught:
+        act()
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 5
+    for part in told:
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.pt", "a.safetensors", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_is_named(name, value):
+    X, y = arrays(N, D, K)
+    X[17, 4] = value
+    row = 19 if name.endswith("csv") else 17
+    column = "column 'x4'" if name.endswith(("csv", "parquet")) else "column 4"
+    given = data(write(name, X, y))
+    refused(lambda: given.setup("fit"), f"{name}: row {row}, {column} is {value}", "finite number")
+
+
+def test_a_test_split_is_looked_through_before_the_training():
+    X, y = arrays(N, D, K)
+    bad = X.copy()
+    bad[2, 1] = np.nan
+    given = data(write("a.npz", X, y), test=write("t.npz", bad, y))
+    refused(lambda: given.setup("fit"), "t.npz: row 2, column 1 is nan")
+    given = data(write("a.npz", X, y), test=write("t.npz", X + 1, np.where(y == 2, 9, y)))
+    refused(given.verify_test, "t.npz: row 2 has the label '9'", "Theirs are 0, 1, 2, 3")
+    given = data(write("a.npz", X, y), test=write("t.npz", X[:, :5], y))
+    refused(given.verify_test, "t.npz has 5 features, and a.npz has 6")
+
+
+def test_a_class_that_only_another_split_has():
+    X, y = arrays(N, D, K)
+    kept = y != 3
+    given = data((X[kept], y[kept]), test=(X + 1, y), classes=NAMES.tolist(), val_size=0)
+    refused(given.verify_test, "row 3 is of class 'doum'", "only the test split has")
+
+
+def hostile():
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (Path("executed"),)
+
+    return Touch()
+
+
+def table(n, y):
+    write("a.npz", np.ones((n, 3)), y)
+
+
+def text(content):
+    Path("a.csv").write_text(content)
+
+
+FAULTS = {
+    "an-empty-file": (lambda: Path("a.npz").write_bytes(b""), "a.npz", ["a.npz is empty"]),
+    "no-file": (lambda: None, "a.npz", ["there is no file a.npz"]),
+    "a-folder": (lambda: Path("a.npz").mkdir(), "a.npz", ["a.npz is no file"]),
+    "another-ending": (lambda: Path("a.xls").write_text("x"), "a.xls", ["a.xls", ".npz", ".csv"]),
+    "cut-short": (lambda: Path("a.npz").write_bytes(b"PK\x03\x04"), "a.npz", ["no whole .npz"]),
+    "no-rows": (lambda: table(0, np.ones(0, int)), "a.npz", ["a.npz is empty"]),
+    "one-class": (lambda: table(9, np.ones(9, int)), "a.npz", ["one class only, 1"]),
+    "unequal": (lambda: table(9, np.ones(8, int)), "a.npz", ["y is (8,)", "9 rows"]),
+    "float-labels": (
+        lambda: table(9, np.arange(9.0)), "a.npz",
+        ["'y'[0] = 0.0 is a float", "astype(int)"],
+    ),
+    "wrong-key": (
+        lambda: np.savez("a.npz", features=np.ones((9, 3)), y=np.arange(9)), "a.npz",
+        ["a.npz has no 'X'", "features, y", "--data.x"],
+    ),
+    "text-features": (
+        lambda: np.savez("a.npz", X=np.array([["a"], ["b"]]), y=np.arange(2)), "a.npz",
+        ["'X' is an array of <U1", "float32"],
+    ),
+    "objects": (
+        lambda: np.savez("a.npz", X=np.ones((2, 3)), y=np.array([hostile(), 1], dtype=object)),
+        "a.npz", ["a.npz: 'y' is an array of objects", "nothing of it was run"],
+    ),
+    "objects-npy": (
+        lambda: (np.save("X.npy", np.array([[hostile()]], dtype=object)), np.save("y.npy", [1])),
+        ["X.npy", "y.npy"], ["X.npy is an array of objects"],
+    ),
+    "pickle": (
+        lambda: Path("a.pt").write_bytes(pickle.dumps(hostile())), "a.pt",
+        ["a.pt", "nothing of it was run"],
+    ),
+    "pickle-in-zip": (
+        lambda: torch.save({"X": torch.ones(2, 3), "y": hostile()}, "a.pt"), "a.pt",
+        ["a.pt holds pickled code", "nothing of it was run"],
+    ),
+    "npy-alone": (
+        lambda: np.save("a.npy", np.ones((3, 2))), "a.npy", ["features alone", "a_y.npy"],
+    ),
+    "csv-text": (
+        lambda: text("a,b,y\n1,2,0\n3,red,1\n"), "a.csv",
+        ["a.csv: row 3, column 'b' is 'red'", "features are numbers"],
+    ),
+    "csv-gap": (
+        lambda: text("a,b,y\n1,2,0\n3,,1\n"), "a.csv", ["row 3, column 'b' is nan"],
+    ),
+    "csv-no-label": (
+        lambda: text("a,b\n1,2\n"), "a.csv", ["no column 'y'", "a, b", "--data.y"],
+    ),
+    "csv-ragged": (lambda: text("a,y\n1,2\n1,2,3\n"), "a.csv", ["no whole .csv"]),
+    "csv-head-alone": (lambda: text("a,y\n"), "a.csv", ["a.csv is empty"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_files_are_refused_and_nothing_in_them_is_run(fault):
+    prepare, name, told = FAULTS[fault]
+    prepare()
+    refused(lambda: data(name, val_size=0, batch_size=1).setup("fit"), *told)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"val_size": 1.5}, "val_size must be"),
+        ({"val_size": -1}, "val_size must be"),
+        ({"val_size": N}, f"less than the {N} rows"),
+        ({"standardise": "l2"}, "standardise must be one of feature, none, unit"),
+        ({"max_memory": 0}, "max_memory must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"classes": ["a", "a", "b", "c"]}, "classes must not repeat a name"),
+        ({"classes": ["a", "b"]}, "row 2 has the label '2'"),
+    ],
+)
+def test_values_out_of_range_are_named(options, told):
+    X, y = arrays(N, D, K)
+    refused(lambda: data((X, y), **options).setup("fit"), told)
+
+
+def test_a_zip_bomb_of_another_key_is_not_unpacked():
+    X, y = arrays(N, D, K)
+    write("a.npz", X, y)
+    with zipfile.ZipFile("a.npz", "a") as archive:
+        archive.writestr("huge.npy", b"no array at all")
+    assert len(data("a.npz", val_size=0).tensors("train")[1]) == N
