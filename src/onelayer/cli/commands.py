@@ -115,5 +115,20 @@ def report(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"search": search, "report": report}
+def solve(argv: list[str]) -> int:
+    """``onelayer solve``."""
+    from onelayer.study.solve import Grid, Solve
+
+    parser = _parser("solve", "The linear layer's optimum for every λ (l2), with a certificate.")
+    parser.add_class_arguments(Grid)
+    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    config = parser.parse_args(argv).as_dict()
+    output = config.pop("output") or Path(RUNS, names_of(config["config"]) or "solve")
+    grid = {name: config[name] for name in Grid.__dataclass_fields__}
+    Solve(Grid(**grid), config["data"], Path(output)).run()
+    return 0
+
+
+COMMANDS = {"search": search, "report": report, "solve": solve}
 """Those that need no Trainer of LightningCLI's, nor what is imported for it."""

@@ -39,10 +39,10 @@ SAMPLE = 4
 CURVATURE_ROWS = 4096
 """Rows that S is taken of."""
 MOST_FEATURES = 8192
-"""Of more, C is taken for diagonal: its decomposition would take longer than the passes."""
+"""Of more, C is not decomposed whole: that would take longer than the passes."""
 STEPS = 6
 """Of a line search, at most; nearly always it is one."""
-PATIENCE = {torch.float32: 10, torch.float64: 50}
+PATIENCE = {torch.float32: 8, torch.float64: 50}
 """Passes without a smaller gap after which no more is to be had in a precision."""
 ROUNDS = ((False, 0.2), (False, 0.1), (True, 0.5), (True, 0.05))
 """Whether passes are in float64, and the share of the gap at which a member leaves them.
@@ -185,12 +185,15 @@ class _Solver:
         double = self.rows.X.dtype == torch.float64
         C = Covariance.of(self.rows, torch.float64 if double else torch.float32)
         cost, gap = torch.full_like(self.l2, torch.nan), torch.full_like(self.l2, torch.inf)
+        stuck = torch.zeros_like(gap, dtype=torch.bool)
         for exact, safety in ROUNDS:
-            far = (gap > self.gap).nonzero().squeeze(1)
+            open_ = gap > self.gap if exact else (gap > self.gap) & ~stuck
+            far = open_.nonzero().squeeze(1)
             if (double and not exact) or not len(far):
                 continue
             C = C.double() if exact else C
             self._descend(far, C, self.gap * safety)
+            stuck = self.estimate > self.gap * safety
             certificate = certify(self.rows, self.W[far], self.b[far], self.l2[far], far)
             cost[far], gap[far], self.b[far] = certificate
         return Path(self.l2, self.W, self.b, cost, gap, self.passes, self.fold)
@@ -232,26 +235,48 @@ def _bytes(rows: Rows, itemsize: int) -> float:
 
 
 class Covariance:
-    """C = mean (x - μ)(x - μ)ᵀ of a sample of rows, by its eigenvectors V and eigenvalues e."""
+    """C = mean (x - μ)(x - μ)ᵀ of a sample of rows: eigenvectors V (d, r), eigenvalues e (r,).
 
-    def __init__(self, mean: Tensor, V: Tensor | None, e: Tensor) -> None:
-        self.mean, self.V, self.e = mean, V, e
+    All d of them, or, of fewer rows than features, as many as there are; in all other directions C
+    is ``rest``. V is None where C is taken for diagonal.
+    """
+
+    def __init__(self, mean: Tensor, V: Tensor | None, e: Tensor, rest: float = 0.0) -> None:
+        self.mean, self.V, self.e, self.rest = mean, V, e, rest
 
     @classmethod
     def of(cls, rows: Rows, dtype: torch.dtype) -> Covariance:
-        """Decompose C, or its diagonal where there are too many features."""
-        some, d = rows.some(max(SAMPLE * rows.d, CURVATURE_ROWS)), rows.d
-        full = d <= MOST_FEATURES
-        total = torch.zeros(d, dtype=torch.float64, device=rows.y.device)
-        for _, X in some.chunks(d, dtype):
+        """Decompose C of so many rows that it is close, and that it is done in seconds."""
+        wide = rows.d > MOST_FEATURES
+        most = CURVATURE_ROWS if wide else max(SAMPLE * rows.d, CURVATURE_ROWS)
+        some = rows.some(most)
+        total = torch.zeros(rows.d, dtype=torch.float64, device=rows.y.device)
+        for _, X in some.chunks(rows.d, dtype):
             total += X.sum(0, dtype=torch.float64)
         mean = (some.total(total) / some.n).to(dtype)
-        C = torch.zeros((d, d) if full else (d,), dtype=dtype, device=rows.y.device)
-        for _, X in some.chunks(d, dtype):
+        if not rows.shared and some.n < rows.d:
+            return cls._of_few(some, mean, some.n == rows.n)
+        return cls._of_many(some, mean, diagonal=wide)
+
+    @classmethod
+    def _of_few(cls, some: Rows, mean: Tensor, whole: bool) -> Covariance:
+        """By the Gram matrix (n, n): C and XXᵀ/n have the same eigenvalues but 0."""
+        X = torch.cat([X for _, X in some.chunks(some.d, mean.dtype)]) - mean
+        e, U = torch.linalg.eigh(X @ X.T / some.n)
+        kept = e > 1e-6 * e[-1]
+        e, U = e[kept], U[:, kept]
+        rest = 0.0 if whole or not len(e) else float(e[0])
+        return cls(mean, X.T @ (U / (e * some.n).sqrt()), e, rest)
+
+    @classmethod
+    def _of_many(cls, some: Rows, mean: Tensor, diagonal: bool) -> Covariance:
+        shape = (some.d,) if diagonal else (some.d, some.d)
+        C = torch.zeros(shape, dtype=mean.dtype, device=mean.device)
+        for _, X in some.chunks(some.d, mean.dtype):
             centred = X - mean
-            C = C.addmm_(centred.T, centred) if full else C.add_(centred.square().sum(0))
+            C = C.add_(centred.square().sum(0)) if diagonal else C.addmm_(centred.T, centred)
         C = some.total(C).div_(some.n)
-        if not full:
+        if diagonal:
             return cls(mean, None, C)
         e, V = torch.linalg.eigh(C)
         return cls(mean, V, e.clamp_(min=0))
@@ -259,15 +284,17 @@ class Covariance:
     def double(self) -> Covariance:
         """The same in float64."""
         V = None if self.V is None else self.V.double()
-        return Covariance(self.mean.double(), V, self.e.double())
+        return Covariance(self.mean.double(), V, self.e.double(), self.rest)
 
-    def rotate(self, A: Tensor) -> Any:
-        """``A V`` of A (m, k, d)."""
-        return A if self.V is None else A @ self.V
-
-    def rotate_back(self, A: Tensor) -> Any:
-        """``A Vᵀ``."""
-        return A if self.V is None else A @ self.V.T
+    def solve(self, A: Tensor, s: Tensor, damping: Tensor) -> Tensor:
+        """``A (s C + damping I)⁻¹`` of A (m, k, d), with s (m, k, 1) and damping (m, 1, 1)."""
+        inverse = 1 / (s * self.e + damping)
+        if self.V is None:
+            return A * inverse
+        R, rest = A @ self.V, 1 / (s * self.rest + damping)
+        if len(self.V) == len(self.e):
+            return (R * inverse) @ self.V.T
+        return (R * (inverse - rest)) @ self.V.T + rest * A
 
 
 class _Hessian:
@@ -294,8 +321,7 @@ class _Hessian:
     def solve(self, g: Tensor) -> Tensor:
         """``H⁻¹g``."""
         turned = self.U.mT @ g
-        W = self.C.rotate(turned[..., :-1])
-        W = self.C.rotate_back(W / (self.s * self.C.e + 2 * self.l2))
+        W = self.C.solve(turned[..., :-1], self.s, 2 * self.l2)
         b = turned[..., -1:] / self._of_bias()
         result: Tensor = self.U @ torch.cat([W, b], 2)
         result[..., -1] -= result[..., -1].mean(1, keepdim=True)  # adds nothing to any probability
