@@ -126,5 +126,5 @@ def test_a_wrong_first_word_is_two_lines(
     assert main([word]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"onelayer: error: {problem}",
-        "subcommands: fit, validate, test, predict, gradcheck, range, search, report",
+        "subcommands: fit, validate, test, predict, gradcheck, range, search, solve, report",
     ]

@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "gradcheck": "compare every analytic gradient with autograd and with differences",
     "range": "find the ends of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
+    "solve": "the linear network's optimum for every l2, with a certificate",
     "report": "repeat the report's exercises beside its published figures",
 }
 
@@ -144,7 +145,7 @@ def _run(words: list[str]) -> int:
 
 def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
     """How to go on with a command that was stopped, where there is something to go on from."""
-    if words[:1] in (["search"], ["report"]):
+    if words[:1] in (["search"], ["solve"], ["report"]):
         return ": the same command goes on from there"
     if checkpoint is None:
         return ""

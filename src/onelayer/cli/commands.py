@@ -53,6 +53,15 @@ def _parser(command: str, description: str) -> Parser:
     return parser
 
 
+def _add_data(parser: Parser, argv: list[str]) -> None:
+    """The options of the data module that is typed, or of CIFAR10DataModule."""
+    parser.data_of_a_class = names_a_class(argv)
+    if parser.data_of_a_class:
+        parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
+    else:
+        parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
+
+
 def search(argv: list[str]) -> int:
     """``onelayer search``."""
     from onelayer.study.plan import Plan
@@ -61,11 +70,7 @@ def search(argv: list[str]) -> int:
     parser = _parser("search", "Search the regulariser λ (l2) from coarse to fine.")
     parser.add_class_arguments(Plan, "search")
     parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
-    parser.data_of_a_class = names_a_class(argv)
-    if parser.data_of_a_class:
-        parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
-    else:
-        parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
+    _add_data(parser, argv)
     parser.add_class_arguments(TriangularLR, "schedule")
     parser.add_class_arguments(Final, "final")
     parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
@@ -133,7 +138,7 @@ def lr_range(argv: list[str]) -> int:
     parser.add_argument(
         "--model.seeds", type=int | list[int], default=0, help="Of the initial weights."
     )
-    parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images"})
+    _add_data(parser, argv)
     parser.add_class_arguments(Range, skip={"model", "data", "output"})
     parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
     config = parser.parse_args(argv)
@@ -146,5 +151,20 @@ def lr_range(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"search": search, "report": report, "range": lr_range}
+def solve(argv: list[str]) -> int:
+    """``onelayer solve``."""
+    from onelayer.study.solve import Grid, Solve
+
+    parser = _parser("solve", "The linear layer's optimum for every λ (l2), with a certificate.")
+    parser.add_class_arguments(Grid)
+    _add_data(parser, argv)
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    config = parser.parse_args(argv).as_dict()
+    output = config.pop("output") or Path(RUNS, names_of(config["config"]) or "solve")
+    grid = {name: config[name] for name in Grid.__dataclass_fields__}
+    Solve(Grid(**grid), config["data"], Path(output)).run()
+    return 0
+
+
+COMMANDS = {"search": search, "report": report, "range": lr_range, "solve": solve}
 """Those that need no Trainer of LightningCLI's, nor what is imported for it."""

@@ -38,6 +38,7 @@ from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, network_of
 from onelayer.training.observer import callbacks_of
+from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import (
     Results,
@@ -433,6 +434,8 @@ class OneLayerCLI(LightningCLI):
         what = {"val": "validation", "test": "test"}[split]
         print(f"{network_name(module.hidden)}, {dataset}, {what} split")
         print(format_split(members_with(module, split, figures), split))
+        if split == "test" and not module.hidden:
+            print(format_gaps(module, self.datamodule))
         if dataset == "synthetic":
             print(SYNTHETIC)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -292,6 +292,38 @@ class SomeRows:
     def to(self, device: torch.device | str) -> SomeRows:
         """Return the same on a device."""
         return SomeRows(self.X.to(device), self.rows.to(device))
+
+
+class Joined:
+    """Features laid end to end, such as those of two splits; none is copied before it is used."""
+
+    def __init__(self, pieces: Sequence[Features]) -> None:
+        self.pieces = list(pieces)
+        self.dtype, self.device = pieces[0].dtype, pieces[0].device
+        self.shape = torch.Size((sum(map(len, pieces)), pieces[0].shape[1]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Return these rows."""
+        out = torch.empty(len(index), self.shape[1], dtype=self.dtype, device=self.device)
+        start = 0
+        for piece in self.pieces:
+            here = ((index >= start) & (index < start + len(piece))).nonzero().squeeze(1)
+            if len(here):
+                out[here] = piece.index_select(0, index[here] - start)
+            start += len(piece)
+        return out
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Give chunks of rows, in order."""
+        for rows in torch.arange(len(self), device=self.device).split(size):
+            yield self.index_select(0, rows)
+
+    def to(self, device: torch.device | str) -> Joined:
+        """Return the same on a device."""
+        return Joined([piece.to(device) for piece in self.pieces])
 
 
 def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool = False) -> Features:

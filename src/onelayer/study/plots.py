@@ -273,6 +273,58 @@ def plot_search(
     save(figure, output)
 
 
+def plot_path(
+    rows: Sequence[Mapping[str, Any]],
+    curve: Sequence[Sequence[float]],
+    chosen: float,
+    gap: float,
+    output: str | Path,
+    dataset: str = "",
+) -> None:
+    """A path of λ: accuracy and cost over λ, and each member's gap over the passes.
+
+    Args:
+        rows: as in path.csv.
+        curve: the members' gaps after each pass.
+        chosen: λ.
+        gap: that was asked for.
+        output: PNG to write.
+        dataset: "synthetic" is said in the title.
+    """
+    figure, axes = new_figure(1, 3, (15, 4.5))
+    accuracy, cost, gaps = axes[0]
+    l2 = [row["l2"] for row in rows]
+    train = [100 * row["train_accuracy"] for row in rows]
+    accuracy.plot(l2, train, ".-", color=COLOURS["train"], label=LABELS["train"])
+    accuracy.errorbar(
+        l2, [100 * row["val_accuracy"] for row in rows], [100 * row["val_error"] for row in rows],
+        fmt=".-", capsize=2, color=COLOURS["val"], label=LABELS["val"],
+    )  # fmt: skip
+    accuracy.set_ylabel("accuracy (%), validation ± standard error")
+    cost.plot(l2, [row["cost"] for row in rows], ".-", color=COLOURS["train"], label="cost J")
+    cost.plot(l2, [row["train_loss"] for row in rows], ".--", color="gray", label="of it, the loss")
+    cost.set_ylabel("least cost")
+    for axis in (accuracy, cost):
+        axis.set_xscale("log")
+        axis.set_xlabel("λ")
+        axis.axvline(chosen, color="#d62728", lw=1, label="chosen")
+        axis.legend()
+    colour = _colours(l2)
+    for one, values in zip(l2, zip(*curve, strict=True), strict=True):
+        line = [v for v in values if np.isfinite(v)]
+        gaps.plot(range(1, len(line) + 1), line, color=colour(one), label=f"{one:.2g}")
+    gaps.axhline(gap, color="black", lw=1, ls=":")
+    gaps.set_yscale("log")
+    gaps.set_xlabel("passes over the rows")
+    gaps.set_ylabel("cost above the least, estimate")
+    if len(l2) > MOST_COLOURS:
+        _add_scale(figure, axes, l2)
+    else:
+        gaps.legend(title="λ")
+    figure.suptitle(describe(f"optimum of the linear layer, {len(rows)} λ", dataset, 0))
+    save(figure, output)
+
+
 def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
     """Weights (units, 3072) of one member as images, each scaled to its own range.
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.foreign import has_split, name_of
+from onelayer.study.data import make_data
 from onelayer.study.plots import describe, new_figure, save
-from onelayer.study.runs import alone_in, make_trainer
+from onelayer.study.runs import alone_in, make_trainer, sized
 from onelayer.training.choice import by_l2
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
@@ -30,7 +31,7 @@ class Range:
 
     Args:
         model: arguments of OneLayer.
-        data: arguments of CIFAR10DataModule; there must be a validation split.
+        data: settings of the data; there must be a validation split.
         output: folder for range.csv and range.png.
         min_lr: the first rate.
         max_lr: the last rate.
@@ -54,16 +55,16 @@ class Range:
         """
         check_whole("points", self.points, 2, self.steps)
         test, curves = RangeTest(self.min_lr, self.max_lr, self.steps), Curves(self.points)
-        model, data = OneLayer(**self.model), CIFAR10DataModule(**self.data)
-        data.check_batch_size()
-        if not data.size("val"):
+        data = make_data(self.data)
+        model = OneLayer(**sized(self.model, data))
+        if not has_split(data, "val"):
             raise InputError("a range test needs a validation split: set data.val_size.")
         trainer = make_trainer(self.steps, [test, curves, Divergence(stop=False)])
         trainer.fit(model, datamodule=data)
         proposals = {float(l2 or 0.0): propose(points) for l2, points in test.points.items()}
         with alone_in(self.output):
             atomic_write(self.output / "range.csv", format_rows(curves.rows))
-            plot_range(curves.rows, proposals, self.output / "range.png", data.name)
+            plot_range(curves.rows, proposals, self.output / "range.png", name_of(data))
         print(format_proposals(test, proposals))
         print(f"range: {self.output} (range.csv, range.png)", flush=True)
         return proposals

@@ -31,13 +31,13 @@ whole cycles. Under data also ``class_path`` and ``init_args``, or a data module
 def check_training(settings: Settings) -> None:
     """Raise :class:`InputError` for settings that training would refuse."""
     data = make_data(settings["data"])
-    OneLayer(**_sized(settings["model"], data))
+    OneLayer(**sized(settings["model"], data))
     if check := getattr(data, "check_batch_size", None):
         check()
     TriangularLR(**settings["schedule"])
 
 
-def _sized(model: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
+def sized(model: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
     """The arguments of OneLayer, with d and k of the data where they are not given."""
     if {"inputs", "classes"} <= model.keys():
         return dict(model)
@@ -72,7 +72,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     """
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     data = make_data(settings["data"])
-    model = OneLayer(**_sized(settings["model"], data))
+    model = OneLayer(**sized(settings["model"], data))
     rates, results = TriangularLR(**settings["schedule"]), Results()
     curves = Curves(**settings.get("curves", {}))
     folder = Path(folder)

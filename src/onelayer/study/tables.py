@@ -51,6 +51,30 @@ def format_candidates(
     return "\n".join(lines)
 
 
+def format_path(summary: Mapping[str, Any]) -> str:
+    """The closing table of a solve: a line per λ, and the chosen one's figures."""
+    heads = [f"{name:>9}" for name in ("l2", "gap", "passes")]
+    lines = [f"{heads[0]} {'cost':>10} {heads[1]} {heads[2]} {'train':>7} {'val':>14}"]
+    marks = {summary["best"]["l2"]: ["best"]}
+    marks.setdefault(summary["one_se"]["l2"], []).append("one_se")
+    marks[summary["l2"]].append("<- chosen")
+    for row in summary["members"]:
+        value, notes = percent(row["val_accuracy"], row["val_error"]), marks.get(row["l2"], [])
+        line = (
+            f"{row['l2']:>9.3g} {row['cost']:>10.6f} {row['gap']:>9.1e} {row['passes']:>9} "
+            f"{100 * row['train_accuracy']:>7.2f} {value:>14}  {', '.join(notes)}"
+        )
+        lines.append(line.rstrip())
+    final = summary["final"]
+    lines += [
+        f"linear softmax, {summary['dataset']}, {summary['seconds']:.1f} s; accuracy in %, "
+        "± standard error; gap: cost above the least, at most",
+        f"refitted on training and validation images, l2 = {final['l2']:.4g}: cost "
+        f"{final['cost']:.6f}, gap {final['gap']:.1e}, test {100 * final['test']['accuracy']:.2f}",
+    ]
+    return "\n".join(lines)
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     first, *others = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]

@@ -85,6 +85,7 @@ class Population(LightningModule):
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
         self.validation: Figures | None = None  # of each member, measured last
+        self.learned_from = ["train"]  # the splits that its cost is the mean over
         self.member: int | str = "best"  # which of them predict_step asks
         λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
@@ -215,8 +216,10 @@ class Population(LightningModule):
     # ---- hooks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what tells the best λ."""
+        """Keep what tells the best λ, and what was learned from where that is more than usual."""
         checkpoint["validation"] = self.validation
+        if self.learned_from != ["train"]:
+            checkpoint["learned_from"] = self.learned_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another network's checkpoint; take on its precision and its best λ.
@@ -241,6 +244,7 @@ class Population(LightningModule):
         for name, parameter in zip(self.names, self.weights, strict=True):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
         self.validation = _figures_of(checkpoint, len(self.members))
+        self.learned_from = _splits_of(checkpoint)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -322,6 +326,13 @@ def _figures_of(checkpoint: dict[str, Any], members: int) -> Figures | None:
     if not fits:
         raise InputError("the checkpoint's figures on validation are not those of its networks.")
     return cast(Figures, kept)
+
+
+def _splits_of(checkpoint: dict[str, Any]) -> list[str]:
+    splits = checkpoint.get("learned_from", ["train"])
+    if splits not in (["train"], ["train", "val"]):
+        raise InputError(f"the checkpoint's learned_from is {str(splits)[:40]}: it was changed.")
+    return list(splits)
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,166 @@
+"""The rows of a data set as a solver reads them: in chunks, weighted, maybe shared by processes.
+
+Axes as in :mod:`onelayer.core.formulas`: m member, n sample, d input, k class. Logits of a chunk
+lie in memory as (m, k, n).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import all_reduce
+
+from onelayer.core import formulas
+from onelayer.core.checks import check_labels
+from onelayer.core.errors import InputError
+
+CHUNK = 2**22
+"""Logits of a chunk, most: 16 MB in float32."""
+BYTES = 2**26
+"""Features of a chunk, most bytes, where they are not rows of a tensor as they lie in memory."""
+
+SHARE = 0.75
+"""Of the features in float32: what is kept of members, logits above all, may take."""
+LITTLE = 2**26
+"""Bytes that they may take in any case."""
+
+
+class Rows:
+    """Features X (n, d) and labels y (n,), read in chunks, and the weight of each row.
+
+    A member's weights sum to 1: they are 1/n, or, with folds, 0 for the rows of the fold that it
+    leaves out and the same for all others.
+
+    Args:
+        X: a tensor, or what has its shape, dtype, device, ``split`` and ``index_select``.
+        y: labels, int64, on the device of X.
+        k: classes; by default as many as there are labels.
+        folds: of each row, int64 (n,), where members leave out rows.
+        left_out: the fold that each member leaves out (m,).
+        shared: X and y are this process's share of the rows: sums are added over all processes.
+
+    Raises:
+        InputError: for shapes, dtypes, numbers or labels that nothing can be learned from.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        y: Tensor,
+        k: int | None = None,
+        folds: Tensor | None = None,
+        left_out: Tensor | None = None,
+        shared: bool = False,
+    ) -> None:
+        check_rows(X, y)
+        check_labels(y, k)
+        self.X, self.y, self.shared = X, y, shared
+        self.folds, self.left_out = folds, left_out
+        self.k = k or int(self._most(y.max())) + 1
+        self.n = int(self.total(torch.tensor(float(len(y)), dtype=torch.float64)))
+        self.counts = self._count()
+        self._check_classes()
+
+    def at_once(self, each: float) -> int:
+        """How many members of ``each`` bytes fit beside the features; 0: not even one.
+
+        All together then stay within about two and a half times the features in float32.
+        """
+        return int(max(SHARE * 4 * self.d * len(self.y), LITTLE) / each)
+
+    def shares(self, members: Tensor) -> Tensor:
+        """Share ȳ of each class among the rows that a member learns from (m, k)."""
+        counts = self.counts.sum(0, keepdim=True)
+        if self.left_out is not None:
+            counts = counts - self.counts[self.left_out[members]]
+        return (counts / counts.sum(1, keepdim=True)).expand(len(members), -1)
+
+    @property
+    def d(self) -> int:
+        """Input features."""
+        return int(self.X.shape[1])
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Sums over this process's rows, added over all processes, in place."""
+        if self.shared:
+            all_reduce(sums)
+        return sums
+
+    def chunks(self, units: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and their features in a dtype; ``units`` numbers are made of each row."""
+        size = max(1, CHUNK // units)
+        if not isinstance(self.X, Tensor) or self.X.dtype != dtype:
+            size = min(size, max(1, BYTES // (self.d * dtype.itemsize)))
+        start = 0
+        for X in self.X.split(size):
+            yield slice(start, start + len(X)), formulas.cast(X, dtype)
+            start += len(X)
+
+    def weight(self, rows: slice, members: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """Of each row in each member's mean: (m, 1, n), or 1/n."""
+        if self.folds is None or self.left_out is None:
+            return 1 / self.n
+        out = self.left_out[members].view(-1, 1, 1)
+        learned = self.counts.sum() - self.counts.sum(1)[out]
+        return ((self.folds[rows] != out) / learned).to(dtype)
+
+    def some(self, most: int) -> Rows:
+        """At most about so many of the rows, evenly spaced."""
+        step = max(1, self.n // most)
+        if step == 1:
+            return self
+        index = torch.arange(0, len(self.y), step, device=self.y.device)
+        folds = None if self.folds is None else self.folds[index]
+        X = self.X.index_select(0, index)
+        return Rows(X, self.y[index], self.k, folds, self.left_out, self.shared)
+
+    def _most(self, value: Tensor) -> Tensor:
+        if self.shared:
+            all_reduce(value, torch.distributed.ReduceOp.MAX)
+        return value
+
+    def _count(self) -> Tensor:
+        """Rows of each class in each fold (f, k)."""
+        folds = torch.zeros_like(self.y) if self.folds is None else self.folds
+        number = int(self._most(folds.max())) + 1
+        counts = torch.bincount(folds * self.k + self.y, minlength=number * self.k)
+        return self.total(counts.double()).view(number, self.k)
+
+    def _check_classes(self) -> None:
+        if self.k < 2:
+            raise InputError("y has one class only: there is nothing to tell apart.")
+        learned = self.counts
+        if self.folds is not None:
+            learned = self.counts.sum(0) - self.counts
+        missing = (learned == 0).nonzero()
+        if len(missing):
+            fold, k = missing[0].tolist()
+            where = "" if self.folds is None else f" to learn from without fold {fold}"
+            raise InputError(
+                f"class {k} has no row{where}: its bias would go to minus infinity.\n"
+                + ("Number the classes without a gap." if not where else "Choose fewer folds.")
+            )
+
+
+def check_rows(X: Any, y: Tensor) -> None:
+    """Raise :class:`InputError` unless X is floating and finite (n, d) and y int64 (n,)."""
+    given = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
+    if len(X.shape) != 2 or y.shape != X.shape[:1] or not len(y) or not X.shape[1]:
+        raise InputError(f"X must be (n, d) and y (n,) with n, d >= 1, not {given}.")
+    if not X.dtype.is_floating_point or y.dtype != torch.int64:
+        raise InputError(f"X must be floating point and y int64, not {given}.")
+    start = 0
+    for chunk in X.split(max(1, BYTES // (4 * X.shape[1]))):
+        # A finite sum has finite terms; finite terms may still overflow.
+        if not chunk.sum(dtype=torch.float32).isfinite() and len(
+            bad := (~chunk.isfinite()).nonzero()
+        ):
+            row, column = bad[0].tolist()
+            raise InputError(
+                f"X[{start + row}, {column}] = {float(chunk[row, column])}: "
+                "every feature must be a finite number."
+            )
+        start += len(chunk)

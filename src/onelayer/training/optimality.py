@@ -1,0 +1,65 @@
+"""How far linear networks are from the optimum of what they learned from, at most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onelayer.core.certificate import certify
+from onelayer.core.errors import InputError, first_line
+from onelayer.core.rows import Rows
+from onelayer.data.features import Features, Joined
+from onelayer.data.splits import Split, Splits
+from onelayer.training.population import Population
+
+
+def joined(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
+    """Features and labels of the splits that there are, laid end to end.
+
+    Raises:
+        InputError: there is none of them, or only loaders to have them from.
+    """
+    if not isinstance(data, Splits):
+        raise InputError(f"{type(data).__name__} has no tensors(split)")
+    pairs = [pair for split in splits if (pair := data.tensors(split)) is not None]
+    if not pairs:
+        raise InputError("that split is not at hand")
+    if len(pairs) == 1:
+        return pairs[0]
+    return Joined([X for X, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
+    """Cost and gap to the optimum (m,) of linear networks over all that they learned from.
+
+    NaN for a network of λ = 0 or one that has diverged: they have no certificate.
+    """
+    X, y = joined(data, module.learned_from)  # type: ignore[arg-type]
+    some = ((module.l2 > 0) & module.finite_members()).nonzero().squeeze(1)
+    result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
+    if len(some):
+        W, b = (p.detach()[some].to(X.device) for p in module.weights)
+        rows = Rows(X, y.to(X.device), module.classes)
+        cost, gap, _ = certify(rows, W, b, module.l2[some].to(X.device))
+        result[:, some] = torch.stack([cost, gap]).cpu()
+    return result[0], result[1]
+
+
+def format_gaps(module: Population, data: Any) -> str:
+    """What ``onelayer test`` prints of linear networks below their figures."""
+    where = " and ".join({"train": "training", "val": "validation"}[s] for s in module.learned_from)
+    head = f"above the least cost, at most, over the {where} split"
+    try:
+        costs, gaps_ = (values.tolist() for values in gaps(module, data))
+    except InputError as error:
+        return f"{head}: not known, as {first_line(error)}"
+    lines = [f"{'l2':>9} {'seed':>5} {'cost':>12} {'gap':>9}"]
+    for (l2, seed), cost, gap in zip(module.members, costs, gaps_, strict=True):
+        known = gap == gap  # no NaN
+        none = "none of l2 = 0" if l2 == 0 else "diverged"
+        figures = f"{cost:>12.6f} {gap:>9.1e}" if known else none
+        lines.append(f"{l2:>9.3g} {seed:>5} {figures}")
+    return "\n".join([f"{head}:", *lines])

@@ -1,0 +1,148 @@
+"""``onelayer solve`` from its words to its files, cut and run again, and what it refuses."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from onelayer import load_network
+from onelayer.__main__ import main
+from onelayer.data.features import Joined
+from onelayer.study import solve as study
+from onelayer.study.solve import Grid, stratified
+
+TINY = [
+    "solve", "--data.source=synthetic", "--data.limit=60", "--data.val_size=60", "--l2=[0.1,1.0]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """A path of two λ, solved once for several tests."""
+    folder = tmp_path_factory.mktemp("solve")
+    assert main([*TINY, f"--output={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def test_it_leaves_figures_and_networks(solved):
+    summary = json.loads((solved / "summary.json").read_text())
+    assert [member["l2"] for member in summary["members"]] == [0.1, 1.0]
+    assert all(0 <= member["gap"] <= 1e-6 for member in summary["members"])
+    assert summary["final"]["gap"] <= 1e-6
+    assert summary["final"]["l2"] == summary["l2"]
+    with (solved / "path.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_accuracy"]) for row in rows] == [
+        member["val_accuracy"] for member in summary["members"]
+    ]
+    assert (solved / "path.png").stat().st_size > 1000
+    path, last = (load_network(solved / "checkpoints" / f"{n}.ckpt") for n in ("path", "last"))
+    assert [member.l2 for member in path.members] == [0.1, 1.0]
+    assert path.validation["accuracy"] == [m["val_accuracy"] for m in summary["members"]]
+    assert [member.l2 for member in last.members] == [summary["l2"]]
+    assert last.learned_from == ["train", "val"]
+    assert sorted(p.name for p in (solved / "checkpoints").iterdir()) == ["last.ckpt", "path.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["path", "last"])
+def test_its_networks_are_tested_with_their_gaps(solved, name, capsys):
+    assert main(["test", f"--ckpt_path={solved}/checkpoints/{name}.ckpt"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("above the least cost"))
+    gaps = [float(line.split()[-1]) for line in lines[head + 2 :] if "e-" in line.split()[-1]]
+    assert len(gaps) == (2 if name == "path" else 1)
+    assert all(gap <= 1e-6 for gap in gaps)
+
+
+def test_it_is_measured_once(solved, capsys):
+    before = (solved / "summary.json").stat().st_mtime_ns
+    assert main([*TINY, f"--output={solved}"]) == 0
+    assert "nothing was left to do" in capsys.readouterr().out
+    assert (solved / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_other_settings_is_refused(solved, capsys):
+    assert main([*TINY, "--gap=1e-3", f"--output={solved}"]) == 2
+    error = capsys.readouterr().err
+    assert "gap is 0.001 here but 1e-06" in error
+    assert len(error.splitlines()) == 2
+
+
+def test_cut_at_any_pass_it_goes_on(tmp_path, solved, monkeypatch):
+    monkeypatch.setattr(study, "SAVE_SECONDS", 0)
+    passes, save = [], study._Work.save
+
+    def cut(work):
+        save(work)
+        passes.append(sum(len(part.curve) for part in work.parts.values()))
+        if len(passes) % 11 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(study._Work, "save", cut)
+    codes = []
+    while not codes or codes[-1] == 130:
+        codes.append(main([*TINY, f"--output={tmp_path}"]))
+        assert len(codes) < 20
+    assert codes[-1] == 0
+    assert len(codes) > 2
+    assert passes == sorted(passes)  # no pass is forgotten
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (tmp_path, solved))
+    assert ours["final"]["cost"] == pytest.approx(theirs["final"]["cost"], abs=1e-6)
+    assert ours["l2"] == theirs["l2"]
+
+
+def test_folds_choose_and_all_rows_learn(tmp_path):
+    assert main([*TINY, "--folds=3", f"--output={tmp_path}"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["best"]["seeds"] == 3
+    path, last = (load_network(tmp_path / "checkpoints" / f"{n}.ckpt") for n in ("path", "last"))
+    chosen = [member.l2 for member in path.members].index(summary["l2"])
+    assert torch.equal(last.W[0], path.W[chosen])
+    assert path.learned_from == ["train", "val"]
+
+
+def test_of_every_class_each_fold_has_as_many():
+    y = torch.tensor([0] * 10 + [1] * 25 + [2] * 7)
+    folds = stratified(y, 3, seed=1)
+    counts = torch.stack([torch.bincount(y[folds == fold], minlength=3) for fold in range(3)])
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+    assert not torch.equal(folds, stratified(y, 3, seed=2))
+
+
+def test_joined_features_are_their_concatenation():
+    pieces = torch.randn(5, 3), torch.randn(4, 3)
+    both, X = Joined(pieces), torch.cat(pieces)
+    index = torch.tensor([8, 0, 4, 5, 5])
+    assert torch.equal(both.index_select(0, index), X[index])
+    assert torch.equal(torch.cat(list(both.split(2))), X)
+    assert both.shape == X.shape
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--l2=[0.0]", "not 0: without a penalty"),
+        ("--l2=[-1.0]", "number > 0"),
+        ("--l2_min=0", "l2_min must be"),
+        ("--l2_max=1e-9", "l2_min must be <= l2_max"),
+        ("--number=0", "number must be"),
+        ("--gap=0", "gap must be"),
+        ("--folds=1", "folds must be 0, or 2 or more"),
+        ("--rule=worst", "rule must be one of"),
+        ("--data.val_size=0", "validation split"),
+    ],
+)
+def test_bad_options_are_named(option, words, tmp_path, capsys):
+    words_ = [w for w in TINY if w.split("=")[0] != option.split("=")[0]]
+    assert main([*words_, option, f"--output={tmp_path / 'x'}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) <= 4
+    assert not (tmp_path / "x").exists()
+
+
+def test_lambdas_are_spaced_evenly_in_their_logarithm():
+    assert Grid(number=3, l2_min=1e-4, l2_max=1e-2).values() == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert Grid(number=1).values() == [1e-5]
+    assert Grid(l2=[0.3, 0.1]).values() == [0.3, 0.1]
