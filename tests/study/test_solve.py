@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,3 +147,22 @@ def test_lambdas_are_spaced_evenly_in_their_logarithm():
     assert Grid(number=3, l2_min=1e-4, l2_max=1e-2).values() == pytest.approx([1e-4, 1e-3, 1e-2])
     assert Grid(number=1).values() == [1e-5]
     assert Grid(l2=[0.3, 0.1]).values() == [0.3, 0.1]
+
+
+def test_data_of_ones_own_are_solved_too(tmp_path, monkeypatch, capsys):
+    """Without a test split: the network is refitted, and measured nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    g = np.random.default_rng(0)
+    y = np.array(["cat", "dog", "owl"])[g.integers(0, 3, 90)]
+    np.savez("own.npz", X=g.normal(size=(90, 5)), y=y)
+    words = ["solve", "--data", "ArraysDataModule", "--data.train", "own.npz", "--l2=[0.01,0.1]"]
+    assert main([*words, "--data.val_size=30"]) == 0
+    said = capsys.readouterr().out
+    assert "linear softmax, own" in said
+    assert ", test " not in said
+    network = load_network("lightning_logs/solve/checkpoints/last.ckpt")
+    assert (network.inputs, network.classes) == (5, 3)
+    predict = ["predict", "--ckpt_path=lightning_logs/solve", "--data.predict=own.npz"]
+    assert main(predict) == 0
+    with open("predictions.csv") as file:
+        assert set(csv.DictReader(file).fieldnames) >= {"cat", "dog", "owl"}

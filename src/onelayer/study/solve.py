@@ -19,9 +19,10 @@ from tqdm import tqdm
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.optimum import Path, Progress, check_l2, solve
-from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Features, SomeRows
-from onelayer.study.data import without_locations
+from onelayer.data.foreign import count_rows, has_split, name_of
+from onelayer.data.splits import Standardised
+from onelayer.study.data import make_data, with_arguments, without_locations
 from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.plots import plot_path
 from onelayer.study.runs import alone_in
@@ -30,7 +31,7 @@ from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import FOLDER, last_of
 from onelayer.training.measure import QUANTITIES, Measure
-from onelayer.training.module import OneLayer
+from onelayer.training.module import OneLayer, known_of
 from onelayer.training.optimality import joined
 from onelayer.training.results import write_json
 
@@ -132,11 +133,12 @@ class Solve:
         Raises:
             InputError: for data that have no optimum, or a folder of other settings.
         """
-        data = CIFAR10DataModule(**{**self.data, "batch_size": 1})  # there are no batches
-        if not self.grid.folds and data.size("val") == 0:
+        data = make_data(with_arguments(self.data, batch_size=1))  # there are no batches
+        if not self.grid.folds and not has_split(data, "val"):
             raise InputError("λ is chosen on a validation split: set data.val_size, or folds.")
-        data.verify_test()
-        settings = self.settings(data.name)
+        if verify := getattr(data, "verify_test", None):
+            verify()
+        settings = self.settings(name_of(data))
         self.output.mkdir(parents=True, exist_ok=True)
         with alone_in(self.output):
             summary = self._finished(settings)
@@ -165,7 +167,7 @@ class Solve:
 class _Work:
     """The parts of a solve in turn: the path, the choice, the network refitted, its figures."""
 
-    def __init__(self, asked: Solve, data: CIFAR10DataModule, settings: dict[str, Any]) -> None:
+    def __init__(self, asked: Solve, data: Any, settings: dict[str, Any]) -> None:
         self.asked, self.grid, self.data, self.settings = asked, asked.grid, data, settings
         self.l2 = asked.grid.values()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -182,7 +184,8 @@ class _Work:
         rows = self._rows(path, model, candidates)
         atomic_write(self.asked.output / "path.csv", format_csv(rows))
         plot_path(rows, curve, chosen.l2, self.grid.gap, self.asked.output / "path.png", self.name)
-        test = self._figures(network, self._tensors(["test"]))[0]
+        tested = has_split(self.data, "test")
+        test = self._figures(network, self._tensors(["test"]))[0] if tested else None
         summary = {
             "settings": self.settings,
             "dataset": self.name,
@@ -198,7 +201,7 @@ class _Work:
                 "cost": float(final.cost[0 if len(final.l2) == 1 else at]),
                 "gap": float(final.gap[0 if len(final.l2) == 1 else at]),
                 "train and val": self._figures(network, self._tensors(["train", "val"]))[0],
-                "test": test,
+                **({} if test is None else {"test": test}),
             },
         }
         write_json(self.asked.output / "summary.json", summary)
@@ -207,7 +210,7 @@ class _Work:
 
     @property
     def name(self) -> str:
-        return self.data.name
+        return name_of(self.data)
 
     # ---- the parts
 
@@ -218,14 +221,14 @@ class _Work:
         figures = self._figures(model, self._tensors(["val"]))
         model.validation = {q: [member[q] for member in figures] for q in QUANTITIES}
         self._write(model, "path.ckpt")
-        images = self.data.size("val")
+        images = count_rows(self.data, "val")
         accuracies = model.validation["accuracy"]
         return path, model, _candidates(self.l2, [[p] for p in accuracies], images), curve
 
     def _by_folds(self) -> tuple[Path, OneLayer, list[Candidate], list[list[float]]]:
         """Each λ's accuracy on the folds left out, and the path of all rows."""
         X, y = self._tensors(["train", "val"])
-        folds = stratified(y.cpu(), self.grid.folds, self.data.seed).to(y.device)
+        folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
         path, _ = self._solve("folds", (X, y), folds=folds)
         accuracies: list[list[float]] = [[] for _ in self.l2]
         losses: list[list[float]] = [[] for _ in self.l2]
@@ -317,8 +320,9 @@ class _Work:
         with torch.no_grad():
             for parameter, value in zip(model.weights, (W, b), strict=True):
                 parameter.copy_(value)
-            model.mean.copy_(self.data.statistics.mean)
-            model.std.copy_(self.data.statistics.std)
+            if isinstance(self.data, Standardised):
+                model.mean.copy_(self.data.statistics.mean)
+                model.std.copy_(self.data.statistics.std)
         model.learned_from = list(learned_from)
         return model.to(self.device)
 
@@ -356,7 +360,8 @@ class _Work:
             "global_step": 0,
             "pytorch-lightning_version": version("lightning"),
             "callbacks": {},
-            CIFAR10DataModule.__qualname__: self.data.state_dict(),
+            type(self.data).__qualname__: self.data.state_dict(),
+            **known_of(self.data, model.classes),
         }
         model.on_save_checkpoint(content)
         AtomicCheckpointIO().save_checkpoint(content, self.asked.output / FOLDER / name)

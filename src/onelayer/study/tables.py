@@ -66,11 +66,12 @@ def format_path(summary: Mapping[str, Any]) -> str:
         )
         lines.append(line.rstrip())
     final = summary["final"]
+    test = f", test {100 * final['test']['accuracy']:.2f}" if "test" in final else ""
     lines += [
         f"linear softmax, {summary['dataset']}, {summary['seconds']:.1f} s; accuracy in %, "
         "± standard error; gap: cost above the least, at most",
-        f"refitted on training and validation images, l2 = {final['l2']:.4g}: cost "
-        f"{final['cost']:.6f}, gap {final['gap']:.1e}, test {100 * final['test']['accuracy']:.2f}",
+        f"refitted on training and validation rows, l2 = {final['l2']:.4g}: cost "
+        f"{final['cost']:.6f}, gap {final['gap']:.1e}{test}",
     ]
     return "\n".join(lines)
 

@@ -97,10 +97,7 @@ class FromData(Callback):
         """Keep which data module it was, and its classes' names: predictions are told by them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is not None and isinstance(pl_module, OneLayer):
-            checkpoint["data_module"] = {
-                "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-                "classes": class_names(data, pl_module.classes),
-            }
+            checkpoint |= known_of(data, pl_module.classes)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what there is no memory for.
@@ -134,6 +131,16 @@ class FromData(Callback):
             Statistics(pl_module.mean.cpu(), pl_module.std.cpu())
         ):
             raise InputError("the checkpoint's network and its data have other statistics.")
+
+
+def known_of(data: Any, classes: int) -> dict[str, Any]:
+    """What a checkpoint keeps of its data module's class, and of the names of its classes."""
+    return {
+        "data_module": {
+            "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
+            "classes": class_names(data, classes),
+        }
+    }
 
 
 def _check_position(trainer: Trainer, loader: ResidentLoader) -> None:
