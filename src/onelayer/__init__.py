@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onelayer.training.observer import Observer as Observer
     from onelayer.training.results import Results as Results
     from onelayer.training.schedule import TriangularLR as TriangularLR
+    from onelayer.training.testing import TestReport as TestReport
 
     __version__: str
 
@@ -42,6 +43,7 @@ _HOMES = {
     "OneLayer": "training.module",
     "PlotCurves": "study.plots",
     "Results": "training.results",
+    "TestReport": "training.testing",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",
     "hidden_cost": "core.autograd",
