@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
     from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
+    from onelayer.data.loader import ResidentLoader as ResidentLoader
+    from onelayer.data.sources.datasets import HuggingFace as HuggingFace
     from onelayer.study.plots import PlotCurves as PlotCurves
     from onelayer.study.runs import train_and_test as train_and_test
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
@@ -39,9 +41,11 @@ _HOMES = {
     "Checkpoints": "training.checkpoint",
     "DatasetDataModule": "data.datasets",
     "Curves": "training.curves",
+    "HuggingFace": "data.sources.datasets",
     "Observer": "training.observer",
     "OneLayer": "training.module",
     "PlotCurves": "study.plots",
+    "ResidentLoader": "data.loader",
     "Results": "training.results",
     "TestReport": "training.testing",
     "TriangularLR": "training.schedule",

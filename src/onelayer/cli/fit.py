@@ -173,7 +173,10 @@ class OneLayerCLI(LightningCLI):
             )
         if subcommand == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="CSV file to write."
+                "--output",
+                type=str,
+                default="predictions.csv",
+                help="CSV or .parquet to write.",
             )
             parser.add_argument(
                 "--member",
