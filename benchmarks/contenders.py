@@ -222,12 +222,11 @@ def onelayer(
     from onelayer.training.results import Results
     from onelayer.training.schedule import TriangularLR
 
-    class Data(LightningDataModule):
+    class Measured(LightningDataModule):
+        name, classes = "cifar10", tuple("0123456789")
+
         def train_dataloader(self) -> ResidentLoader:
             return ResidentLoader(task.X, task.y, task.batch_size)
-
-    class Measured(Data):
-        name, classes = "cifar10", tuple("0123456789")
 
         def tensors(self, split: str) -> tuple[Tensor, Tensor] | None:
             return (task.X, task.y) if split == "train" else None
@@ -240,9 +239,11 @@ def onelayer(
     with tempfile.TemporaryDirectory() as folder, silent, quiet:
         logger = TensorBoardLogger(Path(folder), default_hp_metric=False)
         callbacks = [schedule, results, Curves(), Checkpoints()]
-        data = Measured() if curves else Data()
         trainer = make_trainer(updates, callbacks, logger, enable_progress_bar=bar)
-        trainer.fit(model, datamodule=data)
+        if curves:
+            trainer.fit(model, datamodule=Measured())
+        else:  # nothing to measure by
+            trainer.fit(model, ResidentLoader(task.X, task.y, task.batch_size))
     assert results.summary is not None
     return float(results.summary["seconds"])
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 import yaml
@@ -277,6 +278,24 @@ def test_a_search_of_other_rows_is_another_one(capfd):
     save_digits(500)
     assert main(["search", *PLAN, *DIGITS]) == 2
     assert "rows is" in capfd.readouterr().err
+
+
+def test_predictions_as_parquet_are_those_of_the_csv_and_replace_no_other_file(capfd):
+    save_digits()
+    assert main(["fit", *DIGITS, *SHORT]) == 0
+    predict = ["predict", "--ckpt_path=last", "--data.predict=new.npz", QUIET]
+    assert main(predict) == 0
+    for _ in range(2):  # earlier predictions are replaced
+        assert main([*predict, "--output=p.parquet"]) == 0
+    table = pyarrow.parquet.read_table("p.parquet")
+    with open("predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert table.column_names == list(rows[0])
+    assert table.column("class").to_pylist() == [row["class"] for row in rows]
+    assert table.column("nine").to_pylist() == [float(row["nine"]) for row in rows]
+    pyarrow.parquet.write_table(table.select(["row"]), "mine.parquet")
+    assert main([*predict, "--output=mine.parquet"]) == 2
+    assert "holds no predictions" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

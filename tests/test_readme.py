@@ -16,7 +16,10 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SNIPPETS = {
-    page.name: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES
+    page.name: found
+    for page in PAGES
+    if (found := re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    and page.name != "features.md"  # tests/test_features_page.py
 }
 COMMANDS = re.findall(r"^onelayer .*$", README, re.MULTILINE)
 SMALL = [
@@ -51,7 +54,7 @@ def smaller(snippet: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-@pytest.mark.parametrize("page", [name for name, snippets in SNIPPETS.items() if snippets])
+@pytest.mark.parametrize("page", sorted(SNIPPETS))
 def test_the_snippets_of_a_page_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
     from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
+    from onelayer.data.loader import ResidentLoader as ResidentLoader
+    from onelayer.data.sources.datasets import HuggingFace as HuggingFace
     from onelayer.study.plots import PlotCurves as PlotCurves
     from onelayer.study.runs import train_and_test as train_and_test
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from onelayer.training.range import RangeTest as RangeTest
     from onelayer.training.results import Results as Results
     from onelayer.training.schedule import TriangularLR as TriangularLR
+    from onelayer.training.testing import TestReport as TestReport
 
     __version__: str
 
@@ -40,11 +43,14 @@ _HOMES = {
     "Checkpoints": "training.checkpoint",
     "DatasetDataModule": "data.datasets",
     "Curves": "training.curves",
+    "HuggingFace": "data.sources.datasets",
     "Observer": "training.observer",
     "OneLayer": "training.module",
     "PlotCurves": "study.plots",
     "RangeTest": "training.range",
+    "ResidentLoader": "data.loader",
     "Results": "training.results",
+    "TestReport": "training.testing",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",
     "hidden_cost": "core.autograd",

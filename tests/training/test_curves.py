@@ -1,6 +1,7 @@
 """Curves: when it measures, what it writes, what others can monitor."""
 
 import csv
+import os
 
 import pytest
 from lightning.pytorch import Callback
@@ -166,3 +167,19 @@ def test_the_last_measurement_is_whole_where_something_ends_the_training_early(
     (last,) = [row for row in curves.rows if (row.step, row.split) == (8, "train")]
     assert last.cost == float(model.evaluate(*SmallData().tensors("train"))["cost"])
     assert read_rows(tmp_path / "run" / "curves.csv") == curves.rows
+
+
+def test_a_kill_while_curves_are_written_anew_leaves_them_whole(tmp_path, monkeypatch):
+    """As the figures of a test are joined, when no training follows that would mend the file."""
+    path = tmp_path / "curves.csv"
+    row = Row(0, "train", 0, 0.0, 0, 0.1, 1.0, 1.0, 0.5)
+    write_rows(path, [row], append=False)
+    whole = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, [row, row._replace(step=1)], append=False)
+    assert path.read_bytes() == whole

@@ -21,7 +21,7 @@ from onelayer.training.folder import LAST, PREVIOUS
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.templates import picture
+from onelayer.training.templates import is_picture, picture
 from onelayer.training.trainer import run_logger
 from tests.support.events import points_of
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
@@ -148,7 +148,7 @@ def test_a_training_that_is_stopped_early_is_pictured_at_its_end(tmp_path):
     assert [step for step, _ in points_of(tmp_path / "run")["weights"]] == [16]
 
 
-@pytest.mark.parametrize("shape", [(), (12,), (4, 1, 3), (3, 3, 3)])
+@pytest.mark.parametrize("shape", [(), (12,), (3, 4), (3, 3, 3)])
 def test_other_data_than_images_have_no_pictures(tmp_path, shape):
     data = SmallData()
     data.shape = shape
@@ -301,3 +301,20 @@ def test_what_others_logged_stays_up_to_the_checkpoint(tmp_path):
     logger.experiment.close()
     train(run, resume=checkpoint)
     assert points_of(run)["mine"] == [(34, 34.0), (35, 35.0)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"), [((1, 28, 28), (28, 28)), ((5, 9, 7), (9, 35)), ((3, 40, 20), (40, 20))]
+)
+def test_weights_of_images_of_any_side_and_channels_are_pictures(shape, tile):
+    d = shape[0] * shape[1] * shape[2]
+    W = torch.zeros(20, d)
+    W.view(20, *shape)[:, :, 0, 0] = 1  # the upper left corner of every channel
+    assert is_picture(shape, d)
+    sheet = picture(W, shape)
+    high, wide = tile
+    one = sheet[3 : 3 + high, 3 : 3 + wide]
+    assert one.shape == (high, wide, 3)
+    lit = [0] if shape[0] in (1, 3) else [shape[2] * c for c in range(shape[0])]
+    assert one[0].nonzero()[0].tolist() == [x for x in lit for _ in range(3)]
+    assert not one[1:].any()

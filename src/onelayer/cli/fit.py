@@ -48,6 +48,7 @@ from onelayer.training.results import (
     network_name,
 )
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.testing import TestReport, format_report
 from onelayer.training.trainer import (
     METRICS,
     claim_version,
@@ -121,7 +122,7 @@ class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names."""
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
-        self.results = Results()
+        self.results, self.report = Results(), TestReport()
         argv = _with_data_of_checkpoint(argv)
         self._argv, self._images = argv, list(images)
         self._any_data = names_a_class(argv)
@@ -134,7 +135,10 @@ class OneLayerCLI(LightningCLI):
             subclass_mode_data=self._any_data,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": [self.results, PlotCurves()]},
+            trainer_defaults={
+                **trainer_defaults(),
+                "callbacks": [self.results, self.report, PlotCurves()],
+            },
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -165,9 +169,16 @@ class OneLayerCLI(LightningCLI):
         parser.data_of_a_class = self._any_data  # type: ignore[attr-defined]
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the figures are printed once, by us
+        if subcommand == "test":
+            parser.add_argument(
+                "--output", type=str | None, help="Folder to write test.json and test.png to."
+            )
         if subcommand == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="CSV file to write."
+                "--output",
+                type=str,
+                default="predictions.csv",
+                help="CSV or .parquet to write.",
             )
             parser.add_argument(
                 "--member",
@@ -187,6 +198,8 @@ class OneLayerCLI(LightningCLI):
         """What follows from several options together."""
         config = self.config[self.config.subcommand]
         fits = self.config.subcommand == "fit"
+        if self.config.subcommand == "test" and config.output is not None:
+            self.report.folder = Path(config.output)
         if self._images:
             (config.data.init_args if self._any_data else config.data).images = self._images
         if fits:
@@ -414,7 +427,7 @@ class OneLayerCLI(LightningCLI):
             return
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, curves.csv, summary.json, checkpoints/)")
+            print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
         if summary["dataset"] == "synthetic":
             print(SYNTHETIC)
 
@@ -425,6 +438,8 @@ class OneLayerCLI(LightningCLI):
     def after_test(self) -> None:
         """Print the figures of the test split."""
         self._print_figures("test")
+        if self.report.report and self.trainer.is_global_zero:
+            print(f"\n{format_report(self.report.report)}")
 
     def _print_figures(self, split: str) -> None:
         module, dataset = self.model, name_of(self.datamodule)

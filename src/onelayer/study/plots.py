@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
+MOST_NAMES, MOST_NUMBERS = 50, 20
+"""Classes whose names, and whose counts, a confusion matrix shows."""
 MOST_COLOURS = 8
 """λ that have a colour and a line in the legend each; more have a scale of colours."""
 
@@ -53,7 +55,8 @@ def save(figure: Figure, path: str | Path) -> None:
 class PlotCurves(Observer):
     """Draws curves.png in the run's folder when a training has ended, of what Curves has written.
 
-    It is told by :class:`~onelayer.training.results.Results` that the training has ended.
+    It is told by :class:`~onelayer.training.results.Results` that the training has ended, and by
+    :class:`~onelayer.training.testing.TestReport` what the test split looks like: test.png.
 
     Args:
         title: the beginning of the picture's title; the run's folder by default.
@@ -70,6 +73,10 @@ class PlotCurves(Observer):
             return
         rows = next((o.measured_rows for o in observers(trainer) if o.measured_rows), None)
         plot_curves(curves, folder / "curves.png", summary["dataset"], self.title, rows)
+
+    def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
+        """Draw the confusion matrix and the reliability of what test.json holds."""
+        plot_test(report, folder / "test.png")
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
@@ -323,6 +330,58 @@ def plot_path(
         gaps.legend(title="λ")
     figure.suptitle(describe(f"optimum of the linear layer, {len(rows)} λ", dataset, 0))
     save(figure, output)
+
+
+def plot_test(report: Mapping[str, Any], output: str | Path) -> None:
+    """Confusion matrix and reliability of the test split.
+
+    Args:
+        report: what test.json holds.
+        output: PNG to write.
+    """
+    names = [one["class"] for one in report["classes"]]
+    figure, axes = new_figure(1, 2, (12, 5.5))
+    _draw_confusion(axes[0, 0], np.array(report["confusion"]), names)
+    _draw_reliability(axes[0, 1], report["bins"], report["calibration_error"])
+    title = f"test split, {report['samples']:,} samples: accuracy {100 * report['accuracy']:.2f} %"
+    figure.suptitle(describe(title, report["dataset"], 0))
+    save(figure, output)
+
+
+def _draw_confusion(axis: Axes, confusion: np.ndarray, names: Sequence[str]) -> None:
+    """The share of each true class (a row) that each class was guessed for."""
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xlabel("guessed class")
+    axis.set_ylabel("true class")
+    k = len(names)
+    if k <= MOST_NAMES:
+        axis.set_xticks(range(k), names, rotation=90, fontsize="small")
+        axis.set_yticks(range(k), names, fontsize="small")
+    if k <= MOST_NUMBERS:
+        for i, j in np.argwhere(confusion > 0):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axis.text(j, i, confusion[i, j], ha="center", va="center", fontsize=7, color=colour)
+
+
+def _draw_reliability(axis: Axes, bins: Sequence[Mapping[str, Any]], error: float) -> None:
+    """Accuracy against confidence: on the diagonal, probabilities are what they say."""
+    confidence = [100 * one["confidence"] for one in bins]
+    accuracy = [100 * one["accuracy"] for one in bins]
+    total = sum(one["samples"] for one in bins)
+    axis.plot([0, 100], [0, 100], color="#999999", linestyle="--", label="calibrated")
+    axis.plot(confidence, accuracy, marker="o", color=COLOURS["test"], label="test")
+    axis.bar(
+        confidence, [100 * one["samples"] / total for one in bins], width=5, color="#bbbbbb",
+        alpha=0.6, label="share of the samples",
+    )  # fmt: skip
+    axis.set_xlabel("confidence (%)")
+    axis.set_ylabel("accuracy (%)")
+    axis.set_title(f"expected calibration error {100 * error:.2f} %", fontsize="medium")
+    axis.set_xlim(0, 100)
+    axis.set_ylim(0, 100)
+    axis.grid(alpha=0.3)
+    axis.legend()
 
 
 def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:

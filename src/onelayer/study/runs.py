@@ -20,6 +20,7 @@ from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.testing import TestReport
 from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
@@ -81,7 +82,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
     max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
-    callbacks = [rates, results, curves, PlotCurves(title), Checkpoints()]
+    callbacks = [rates, results, curves, TestReport(), PlotCurves(title), Checkpoints()]
     trainer = make_trainer(max_steps, callbacks, logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished and has_split(data, "test"):

@@ -99,7 +99,7 @@ class Search:
             "model": {"hidden": self.hidden, "l2": l2, "seeds": list(final.seeds)},
             "data": with_arguments(self.data, **self._final_data()),
             "schedule": {**self.schedule, "step_size": final.step_size, "cycles": final.cycles},
-            "curves": {"train_rows": None},
+            **({} if "class_path" in self.data else {"curves": {"train_rows": None}}),
         }
 
     def _final_data(self) -> dict[str, Any]:

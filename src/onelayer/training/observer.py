@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -44,6 +45,9 @@ class Observer(Callback):
 
     def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         """Called when a run ends with this summary, and again when it has test figures."""
+
+    def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
+        """Called when the test split has been looked at, with what the folder's test.json holds."""
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -1,8 +1,9 @@
-"""Predictions as a CSV file, written whole or not at all."""
+"""Predictions as a CSV or Parquet file, written whole or not at all."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class PredictionsCSV(BasePredictionWriter):
     no name are numbered, from 0.
 
     Args:
-        path: of the CSV; earlier predictions are replaced.
+        path: of the CSV, or of a .parquet; earlier predictions are replaced.
 
     Raises:
         InputError: the path is a folder, or in none, or a file with something else.
@@ -43,6 +44,8 @@ class PredictionsCSV(BasePredictionWriter):
                 f"--output {path} is there and holds no predictions: name another file, or move "
                 "it away."
             )
+        if path.suffix == ".parquet":
+            _check_pyarrow()
         self.path = path
         self.rows: list[tuple[str | int, Any]] = []
 
@@ -59,23 +62,58 @@ class PredictionsCSV(BasePredictionWriter):
         """Write the file."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         classes = class_names(data, len(self.rows[0][1]))
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow([FIRST[isinstance(self.rows[0][0], int)], *HEADER, *classes])
-        for name, p in self.rows:
-            best = int(p.argmax())
-            writer.writerow([_plain(name), classes[best], float(p[best]), *map(float, p)])
-        # Names may be any bytes: they stand there as they are.
-        atomic_write(self.path, text.getvalue().encode(errors="surrogateescape"))
+        head = [FIRST[isinstance(self.rows[0][0], int)], *HEADER, *classes]
+        lines = [
+            [name, classes[int(p.argmax())], float(p.max()), *p.tolist()] for name, p in self.rows
+        ]
+        content = _parquet if self.path.suffix == ".parquet" else _csv
+        atomic_write(self.path, content(head, lines))
+
+
+def _check_pyarrow() -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            "--output: pyarrow writes .parquet, and is not installed:\n"
+            'pip install "onelayer[arrays]"'
+        )
+
+
+def _csv(head: list[str], lines: list[list[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows([_plain(line[0]), *line[1:]] for line in lines)
+    # Names may be any bytes: they stand there as they are.
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _parquet(head: list[str], lines: list[list[Any]]) -> bytes:
+    import pyarrow.parquet
+
+    content = io.BytesIO()
+    columns = [pyarrow.array(column) for column in zip(*lines, strict=True)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, head), content)
+    return content.getvalue()
 
 
 def _is_predictions(path: Path) -> bool:
     if not path.is_file():  # such as /dev/stdout
         return True
+    if path.suffix == ".parquet":
+        return _columns(path)[1:3] == list(HEADER)
     starts = [",".join((first, *HEADER)).encode() for first in FIRST]
     with path.open("rb") as file:
         beginning = file.read(max(map(len, starts)))
     return not beginning or any(beginning.startswith(start) for start in starts)
+
+
+def _columns(path: Path) -> list[str]:
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_schema(path).names)
+    except (OSError, pyarrow.ArrowException):
+        return []
 
 
 def _plain(name: str | int) -> str | int:

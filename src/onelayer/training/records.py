@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onelayer.core.errors import InputError
-from onelayer.training.files import named
+from onelayer.training.files import atomic_write, named
 
 
 class Row(NamedTuple):
@@ -59,13 +60,22 @@ def is_finite(row: Row) -> bool:
 
 
 def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
-    """Write or append rows to a curves.csv; numbers in full, so that they read back exactly."""
+    """Write or append rows to a curves.csv; numbers in full, so that they read back exactly.
+
+    A kill leaves the rows whole: what is written anew replaces the file, what is appended is one
+    write. A run that was killed after its last checkpoint has nothing left that would mend it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named(path), path.open("a" if append else "w", newline="") as file:
-        writer = csv.writer(file)
-        if not append:
-            writer.writerow(Row._fields)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    if not append:
+        writer.writerow(Row._fields)
+    writer.writerows(rows)
+    if not append:
+        atomic_write(path, text.getvalue())
+        return
+    with named(path), path.open("ab", buffering=0) as file:
+        file.write(text.getvalue().encode())
 
 
 def read_rows(path: Path) -> list[Row]:

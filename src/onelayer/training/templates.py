@@ -15,8 +15,8 @@ GAP, LINE = 3, 14  # pixels between tiles, and for a name below each
 
 
 def is_picture(shape: Sequence[int], inputs: int) -> bool:
-    """Whether inputs are the pixels of an image of this shape: colours, height and width."""
-    return len(shape) == 3 and shape[0] in (1, 3) and int(np.prod(shape)) == inputs
+    """Whether inputs are the pixels of an image of this shape: channels, height and width."""
+    return len(shape) == 3 and int(np.prod(shape)) == inputs
 
 
 def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArray[np.uint8]:
@@ -24,7 +24,8 @@ def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArr
 
     Args:
         W: of the units, of which the first hundred are shown.
-        shape: colours, height and width of an image.
+        shape: channels, height and width of an image; other than 1 or 3 channels lie side by side,
+            grey.
         names: one per unit, written below its tile, or none.
     """
     tiles = _tiles(W[:MOST].detach().cpu().float().numpy(), shape)
@@ -48,6 +49,9 @@ def _tiles(W: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.uint8]:
     low, high = W.min(1, keepdims=True), W.max(1, keepdims=True)
     scaled = 255 * (W - low) / np.maximum(high - low, np.finfo(W.dtype).tiny)
     tiles = scaled.astype(np.uint8).reshape(len(W), *shape)
+    if shape[0] not in (1, 3):
+        tiles = tiles.transpose(0, 2, 1, 3).reshape(len(W), 1, shape[1], -1)
+        shape = (1, shape[1], tiles.shape[-1])
     tiles = np.broadcast_to(tiles, (len(W), 3, *shape[1:])).transpose(0, 2, 3, 1)
     large = max(1, 64 // shape[1]) if len(W) <= 10 else 1
     return np.ascontiguousarray(tiles.repeat(large, 1).repeat(large, 2))

@@ -25,6 +25,7 @@ from onelayer.training.population import Population
 from onelayer.training.records import Row, is_finite
 from onelayer.training.results import collect, network_name
 from onelayer.training.templates import is_picture, picture
+from onelayer.training.testing import TestReport
 
 CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
 """TensorBoard's custom scalars: training and validation of one quantity in one chart."""
@@ -235,6 +236,27 @@ def _end(trainer: Trainer, summary: dict[str, Any], l2: float) -> Iterator[tuple
         yield content, 0
     for tag, value in test.items():
         yield scalar(tag, value), summary["steps"]
+    if test and l2 == _best_l2(trainer):
+        yield from _looked_at(trainer, summary["steps"])
+
+
+def _best_l2(trainer: Trainer) -> float:
+    module = cast(Any, trainer.lightning_module)
+    return float(module.members[module.choose("best").members[0]].l2)
+
+
+def _looked_at(trainer: Trainer, step: int) -> Iterator[tuple[Summary, int]]:
+    """What a TestReport has found of the test split, by the networks that answer for the run."""
+    found = next((o for o in observers(trainer) if isinstance(o, TestReport)), None)
+    if found is None or found.report is None:
+        return
+    for name in ("top5_accuracy", "balanced_accuracy", "calibration_error"):
+        if (value := found.report[name]) is not None:
+            yield scalar(f"test/{name}", value), step
+    picture = (run_folder(trainer) or Path()) / "test.png"
+    if picture.is_file():
+        content = Summary.Image(encoded_image_string=picture.read_bytes(), colorspace=3)
+        yield Summary(value=[Summary.Value(tag="test", image=content)]), step
 
 
 def _with_columns(experiment: Summary) -> Summary:
