@@ -85,6 +85,17 @@ def test_every_gap_is_as_small_as_was_asked_for(dtype, gap):
     assert path.passes.min() >= 1
 
 
+def test_of_very_many_features_a_sample_is_decomposed(monkeypatch):
+    X, y = problem(n=120, d=40)
+    whole = solve(X, y, [0.01, 0.1], 1e-12)
+    few = solve(X[:30], y[:30], [0.01, 0.1], 1e-12)
+    monkeypatch.setattr("onelayer.core.optimum.MOST_FEATURES", 30)
+    monkeypatch.setattr("onelayer.core.optimum.CURVATURE_ROWS", 30)
+    wide = solve(X, y, [0.01, 0.1], 1e-12)
+    assert (torch.cat([wide.gap, few.gap]) <= 1e-12).all()
+    assert torch.allclose(wide.W, whole.W, atol=1e-5)
+
+
 def test_separable_data_have_an_optimum_with_a_penalty():
     X = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     path = onelayer.solve(X, torch.tensor([0, 0, 1, 1]), [1e-6])

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +105,26 @@ def test_folds_choose_and_all_rows_learn(tmp_path):
     chosen = [member.l2 for member in path.members].index(summary["l2"])
     assert torch.equal(last.W[0], path.W[chosen])
     assert path.learned_from == ["train", "val"]
+
+
+def test_processes_share_the_rows(tmp_path, solved):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = [sys.executable, "-m", "onelayer", *TINY, "--gap=1e-2", f"--output={tmp_path}"]
+    env = {**os.environ, **address, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(words, env={**env, "RANK": str(rank)}, stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=100)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "test" in said[0]
+    assert said[1] == ""
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (tmp_path, solved))
+    assert ours["final"]["cost"] == pytest.approx(theirs["final"]["cost"], abs=1e-2)
+    assert ours["final"]["gap"] <= 1e-2
+    assert ours["l2"] == theirs["l2"]
 
 
 def test_of_every_class_each_fold_has_as_many():

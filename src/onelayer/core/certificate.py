@@ -171,8 +171,7 @@ class _Balance:
             Q = P * w
             sums.G.add_((formulas.residual(Z.mT, y, 1.0).mT * w).sum(2))
             sums.S.sub_(Q @ P.mT).diagonal(dim1=1, dim2=2).add_(Q.sum(2))
-        for each in sums:
-            self.rows.total(each)
+        self.rows.totals(*sums)
         return sums
 
     def _weight(self, at: slice) -> Tensor | float:

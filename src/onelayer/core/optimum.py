@@ -238,59 +238,47 @@ class Covariance:
     """C = mean (x - μ)(x - μ)ᵀ of a sample of rows: eigenvectors V (d, r), eigenvalues e (r,).
 
     All d of them, or, of fewer rows than features, as many as there are; in all other directions C
-    is ``rest``. V is None where C is taken for diagonal.
+    is ``rest``.
     """
 
-    def __init__(self, mean: Tensor, V: Tensor | None, e: Tensor, rest: float = 0.0) -> None:
+    def __init__(self, mean: Tensor, V: Tensor, e: Tensor, rest: float = 0.0) -> None:
         self.mean, self.V, self.e, self.rest = mean, V, e, rest
 
     @classmethod
     def of(cls, rows: Rows, dtype: torch.dtype) -> Covariance:
         """Decompose C of so many rows that it is close, and that it is done in seconds."""
         wide = rows.d > MOST_FEATURES
-        most = CURVATURE_ROWS if wide else max(SAMPLE * rows.d, CURVATURE_ROWS)
-        some = rows.some(most)
+        some = rows.some(CURVATURE_ROWS if wide else max(SAMPLE * rows.d, CURVATURE_ROWS))
         total = torch.zeros(rows.d, dtype=torch.float64, device=rows.y.device)
         for _, X in some.chunks(rows.d, dtype):
             total += X.sum(0, dtype=torch.float64)
         mean = (some.total(total) / some.n).to(dtype)
-        if not rows.shared and some.n < rows.d:
+        if some.n < rows.d:
             return cls._of_few(some, mean, some.n == rows.n)
-        return cls._of_many(some, mean, diagonal=wide)
+        C = torch.zeros(rows.d, rows.d, dtype=dtype, device=mean.device)
+        for _, X in some.chunks(rows.d, dtype):
+            centred = X - mean
+            C.addmm_(centred.T, centred)
+        e, V = torch.linalg.eigh(some.total(C).div_(some.n))
+        return cls(mean, V, e.clamp_(min=0))
 
     @classmethod
     def _of_few(cls, some: Rows, mean: Tensor, whole: bool) -> Covariance:
         """By the Gram matrix (n, n): C and XXᵀ/n have the same eigenvalues but 0."""
-        X = torch.cat([X for _, X in some.chunks(some.d, mean.dtype)]) - mean
+        X = some.gathered(torch.cat([X for _, X in some.chunks(some.d, mean.dtype)])) - mean
         e, U = torch.linalg.eigh(X @ X.T / some.n)
         kept = e > 1e-6 * e[-1]
         e, U = e[kept], U[:, kept]
         rest = 0.0 if whole or not len(e) else float(e[0])
         return cls(mean, X.T @ (U / (e * some.n).sqrt()), e, rest)
 
-    @classmethod
-    def _of_many(cls, some: Rows, mean: Tensor, diagonal: bool) -> Covariance:
-        shape = (some.d,) if diagonal else (some.d, some.d)
-        C = torch.zeros(shape, dtype=mean.dtype, device=mean.device)
-        for _, X in some.chunks(some.d, mean.dtype):
-            centred = X - mean
-            C = C.add_(centred.square().sum(0)) if diagonal else C.addmm_(centred.T, centred)
-        C = some.total(C).div_(some.n)
-        if diagonal:
-            return cls(mean, None, C)
-        e, V = torch.linalg.eigh(C)
-        return cls(mean, V, e.clamp_(min=0))
-
     def double(self) -> Covariance:
         """The same in float64."""
-        V = None if self.V is None else self.V.double()
-        return Covariance(self.mean.double(), V, self.e.double(), self.rest)
+        return Covariance(self.mean.double(), self.V.double(), self.e.double(), self.rest)
 
     def solve(self, A: Tensor, s: Tensor, damping: Tensor) -> Tensor:
         """``A (s C + damping I)⁻¹`` of A (m, k, d), with s (m, k, 1) and damping (m, 1, 1)."""
         inverse = 1 / (s * self.e + damping)
-        if self.V is None:
-            return A * inverse
         R, rest = A @ self.V, 1 / (s * self.rest + damping)
         if len(self.V) == len(self.e):
             return (R * inverse) @ self.V.T
@@ -435,8 +423,7 @@ class _Descent:
             formulas.combine(g, G.mT, X, 1, 1.0, out=g)
             P = Z[:, :, ::every].softmax(1)
             S.baddbmm_(P, P.mT, alpha=-1).diagonal(dim1=1, dim2=2).add_(P.sum(2))
-        for sums in (g, g_b, S):
-            self.rows.total(sums)
+        self.rows.totals(g, g_b, S)
         g -= g_b.unsqueeze(2) * self.C.mean
         g += (2 * self.l2.view(-1, 1, 1) * self.θ[..., :-1]).to(self.dtype)
         return torch.cat([g, g_b.unsqueeze(2)], 2), S * (every / self.rows.n)

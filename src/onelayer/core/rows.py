@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import all_reduce
+from torch.distributed import all_gather, all_reduce, get_world_size
 
 from onelayer.core import formulas
 from onelayer.core.checks import check_labels
@@ -89,6 +89,13 @@ class Rows:
             all_reduce(sums)
         return sums
 
+    def totals(self, *sums: Tensor) -> None:
+        """:meth:`total` of several sums of one dtype, in one message."""
+        if self.shared:
+            flat = self.total(torch.cat([each.flatten() for each in sums]))
+            for each, whole in zip(sums, flat.split([s.numel() for s in sums]), strict=True):
+                each.copy_(whole.view_as(each))
+
     def chunks(self, units: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Rows and their features in a dtype; ``units`` numbers are made of each row."""
         size = max(1, CHUNK // units)
@@ -116,6 +123,17 @@ class Rows:
         folds = None if self.folds is None else self.folds[index]
         X = self.X.index_select(0, index)
         return Rows(X, self.y[index], self.k, folds, self.left_out, self.shared)
+
+    def gathered(self, X: Tensor) -> Tensor:
+        """Rows X (n, d) of all processes, laid end to end."""
+        if not self.shared:
+            return X
+        counts = [X.new_zeros(1, dtype=torch.int64) for _ in range(get_world_size())]
+        all_gather(counts, torch.full_like(counts[0], len(X)))
+        most = max(map(int, counts))
+        parts = [X.new_zeros(most, X.shape[1]) for _ in counts]
+        all_gather(parts, torch.cat([X, X.new_zeros(most - len(X), X.shape[1])]))
+        return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
 
     def _most(self, value: Tensor) -> Tensor:
         if self.shared:

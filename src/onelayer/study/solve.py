@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path as FilePath
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.optimum import Path, Progress, check_l2, solve
+from onelayer.core.update import processes
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import count_rows, has_split, name_of
 from onelayer.data.splits import Standardised
@@ -133,6 +136,10 @@ class Solve:
         Raises:
             InputError: for data that have no optimum, or a folder of other settings.
         """
+        with crew() as rank:
+            return self._run(rank)
+
+    def _run(self, rank: int) -> dict[str, Any]:
         data = make_data(with_arguments(self.data, batch_size=1))  # there are no batches
         if not self.grid.folds and not has_split(data, "val"):
             raise InputError("λ is chosen on a validation split: set data.val_size, or folds.")
@@ -140,10 +147,15 @@ class Solve:
             verify()
         settings = self.settings(name_of(data))
         self.output.mkdir(parents=True, exist_ok=True)
-        with alone_in(self.output):
+        with alone_in(self.output) if rank == 0 else nullcontext():
             summary = self._finished(settings)
+            wait_for_all()  # before anybody writes what the others look for
             if summary is None:
-                summary = _Work(self, data, settings).summary()
+                summary = _Work(self, data, settings, rank).summary()
+            elif rank == 0:
+                print("the path is finished: nothing was left to do.")
+        if rank > 0:
+            return summary
         print(f"\n{format_path(summary)}", flush=True)
         print(f"path: {self.output} (path.csv, path.png, summary.json, {FOLDER}/)", flush=True)
         return summary
@@ -155,7 +167,6 @@ class Solve:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         self.check_same(settings, before)
-        print("the path is finished: nothing was left to do.")
         return dict(kept)
 
     def check_same(self, here: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -167,10 +178,13 @@ class Solve:
 class _Work:
     """The parts of a solve in turn: the path, the choice, the network refitted, its figures."""
 
-    def __init__(self, asked: Solve, data: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, asked: Solve, data: Any, settings: dict[str, Any], rank: int = 0) -> None:
+        self.rank, self.processes = rank, processes()
         self.asked, self.grid, self.data, self.settings = asked, asked.grid, data, settings
         self.l2 = asked.grid.values()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         self.saved = asked.output / FOLDER / SAVED
         self.parts = self._saved_parts()
         data.setup("fit")
@@ -182,8 +196,6 @@ class _Work:
         at = chosen.index
         final, network = self._refit(path, at, model)
         rows = self._rows(path, model, candidates)
-        atomic_write(self.asked.output / "path.csv", format_csv(rows))
-        plot_path(rows, curve, chosen.l2, self.grid.gap, self.asked.output / "path.png", self.name)
         tested = has_split(self.data, "test")
         test = self._figures(network, self._tensors(["test"]))[0] if tested else None
         summary = {
@@ -204,8 +216,12 @@ class _Work:
                 **({} if test is None else {"test": test}),
             },
         }
-        write_json(self.asked.output / "summary.json", summary)
-        self.saved.unlink(missing_ok=True)
+        if self.rank == 0:
+            folder = self.asked.output
+            atomic_write(folder / "path.csv", format_csv(rows))
+            plot_path(rows, curve, chosen.l2, self.grid.gap, folder / "path.png", self.name)
+            write_json(folder / "summary.json", summary)
+            self.saved.unlink(missing_ok=True)
         return summary
 
     @property
@@ -293,15 +309,29 @@ class _Work:
             print(f"{part.name}: goes on after {len(part.curve)} passes", flush=True)
         before = 0 if part.passes is None else part.passes.to(self.device)
         each = l2 if folds is None else self.l2
-        with tqdm(total=len(l2), desc=part.name, unit=" λ", disable=None) as bar:
+        X, y, folds = self._share(*pair, folds)
+        hidden = True if self.rank else None  # None: unless standard error is a terminal
+        with tqdm(total=len(l2), desc=part.name, unit=" λ", disable=hidden) as bar:
             watch = _Watch(self, part, bar, before)
-            path = solve(*pair, each, self.grid.gap, folds=folds, start=start, report=watch)
+            path = solve(
+                X, y, each, self.grid.gap,
+                folds=folds, start=start, shared=self.processes > 1, report=watch,
+            )  # fmt: skip
         part.W, part.b, part.cost, part.gap = path.W, path.b, path.cost, path.gap
         part.passes = path.passes + before
         watch.save()
         far = int((path.gap > self.grid.gap).sum())
         if far:
             print(f"{far} of {len(l2)} networks kept a larger gap than {self.grid.gap:g}.")
+
+    def _share(
+        self, X: Features, y: Tensor, folds: Tensor | None
+    ) -> tuple[Features, Tensor, Tensor | None]:
+        """This process's rows."""
+        if self.processes == 1:
+            return X, y, folds
+        mine = torch.arange(self.rank, len(y), self.processes, device=self.device)
+        return X.index_select(0, mine), y[mine], None if folds is None else folds[mine]
 
     # ---- networks and figures
 
@@ -353,6 +383,8 @@ class _Work:
 
     def _write(self, model: OneLayer, name: str) -> None:
         """An ordinary checkpoint of networks, with what their data were."""
+        if self.rank > 0:
+            return
         content = {
             "state_dict": {k: v.cpu() for k, v in model.state_dict().items()},
             "hyper_parameters": dict(model.hparams),
@@ -370,6 +402,8 @@ class _Work:
 
     def save(self) -> None:
         """Keep what every part has found."""
+        if self.rank > 0:
+            return
         tensors = {
             f"{part.name}.{name}": getattr(part, name).cpu()
             for part in self.parts.values()
@@ -408,7 +442,6 @@ class _Watch:
     def __call__(self, now: Progress) -> None:
         self.part.W, self.part.b = now.W, now.b
         self.part.passes = now.passes + self.before
-        self.part.seconds = self.spent + time.monotonic() - self.started
         gaps = now.gap.tolist()
         self.part.curve.append(gaps)
         self.bar.n = sum(gap <= self.work.grid.gap for gap in gaps)
@@ -417,8 +450,28 @@ class _Watch:
             self.save()
 
     def save(self) -> None:
-        self.work.save()
         self.last = time.monotonic()
+        self.part.seconds = self.spent + self.last - self.started
+        self.work.save()
+
+
+@contextmanager
+def crew() -> Iterator[int]:
+    """This process's number among those that torchrun has started; they share the rows."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
+        yield torch.distributed.get_rank() if processes() > 1 else 0
+        return
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield torch.distributed.get_rank()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Wait until all processes are here."""
+    if processes() > 1:
+        torch.distributed.barrier()
 
 
 def stratified(y: Tensor, folds: int, seed: int = 0) -> Tensor:
