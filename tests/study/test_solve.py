@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import takewhile
 
 import numpy as np
 import pytest
@@ -55,7 +56,9 @@ def test_its_networks_are_tested_with_their_gaps(solved, name, capsys):
     assert main(["test", f"--ckpt_path={solved}/checkpoints/{name}.ckpt"]) == 0
     lines = capsys.readouterr().out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("above the least cost"))
-    gaps = [float(line.split()[-1]) for line in lines[head + 2 :] if "e-" in line.split()[-1]]
+    gaps = [
+        float(line.split()[-1]) for line in takewhile(str.strip, lines[head + 2 :]) if "e-" in line
+    ]
     assert len(gaps) == (2 if name == "path" else 1)
     assert all(gap <= 1e-6 for gap in gaps)
 
