@@ -11,9 +11,11 @@ from itertools import takewhile
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from onelayer import load_network
 from onelayer.__main__ import main
+from onelayer.configs import find_config
 from onelayer.data.features import Joined
 from onelayer.study import solve as study
 from onelayer.study.solve import Grid, stratified
@@ -29,6 +31,11 @@ def solved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("solve")
     assert main([*TINY, f"--output={folder / 'run'}"]) == 0
     return folder / "run"
+
+
+def test_the_shipped_config_is_understood():
+    shipped = yaml.safe_load(find_config("solve").read_text(encoding="utf-8"))
+    assert len(Grid(**shipped).values()) == 20
 
 
 def test_it_leaves_figures_and_networks(solved):
