@@ -33,6 +33,7 @@ TINY = {
     "test": SMALL,
     "predict": ["--trainer.enable_progress_bar=false"],
     "gradcheck": ["--hidden=3"],
+    "range": [*SMALL[:-1], "--steps=20", "--points=5"],
     "search": [
         *SMALL[:-1], *SHORT, "--search.number=2", "--search.stages=1", "--final.step_size=5",
         "--final.val_size=200", "--final.batch_size=30", "--final.seeds=[0]",
@@ -101,7 +102,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
     for line in COMMANDS:
         _, command, *words = shlex.split(line, comments=True)
         if command == "report":  # tests/study/test_report.py
