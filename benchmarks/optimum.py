@@ -283,7 +283,8 @@ def rows(name: str, contender: str, problem: Problem, l2: float, run: Run, D: fl
     for place, (seconds, gap, above) in enumerate(points):
         yield {
             "problem": name, "contender": contender, "l2": l2, "seconds": round(seconds, 2),
-            "gap": gap, "above": above, "cpu": round(run.cpu, 2), "last": place == len(points) - 1, "stopped": run.stopped,
+            "gap": gap, "above": above, "cpu": round(run.cpu, 2), "last": place == len(points) - 1,
+            "stopped": run.stopped,
         }  # fmt: skip
 
 

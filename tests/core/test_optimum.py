@@ -147,6 +147,9 @@ def test_it_goes_on_from_where_it_was():
     seen = []
     path = solve(X, y, L2, 1e-10, report=lambda p: seen.append((p.W.clone(), p.b.clone())))
     again = solve(X, y, L2, 1e-10, start=seen[-1])
+    assert torch.equal(
+        solve(X, y, torch.tensor([0.03], dtype=torch.float64), 1e-9).l2, path.l2[1:2]
+    )
     assert again.passes.sum() <= len(L2) + 3 < path.passes.sum()
     assert torch.allclose(again.W, path.W, atol=1e-4)
 
@@ -178,6 +181,7 @@ X, y = problem(n=30)
         ({"y": y[:-1]}, r"X must be \(n, d\)"),
         ({"X": X.clone().index_fill_(1, torch.tensor([2]), torch.nan)}, r"X\[0, 2\] = nan"),
         ({"X": X.long()}, "floating point"),
+        ({"X": X.numpy()}, "must be tensors, not a ndarray and a Tensor"),
         (
             {"folds": ((y == 1) | (torch.arange(30) % 2 == 0)).long()},
             "class 1 has no row to learn from without fold 1",
@@ -185,6 +189,7 @@ X, y = problem(n=30)
         ({"folds": torch.zeros_like(y)}, "folds must be 2"),
         ({"folds": y[:-1]}, "one for each of 30 rows"),
         ({"start": (torch.zeros(1, 2, 6), torch.zeros(1, 2))}, r"start must be W \(1, 3, 6\)"),
+        ({"start": (torch.full((1, 3, 6), torch.nan), torch.zeros(1, 3))}, "start must be finite"),
     ],
 )
 def test_what_has_no_optimum_is_refused(arguments, words):
@@ -223,3 +228,11 @@ def test_two_processes_find_what_one_does(tmp_path):
     for process in processes:
         _, error = process.communicate(timeout=100)
         assert process.returncode == 0, error.decode()
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same():
+    X, y = problem()
+    there = solve(X.cuda(), y.cuda(), L2, 1e-12)
+    assert there.W.device.type == "cuda"
+    assert torch.allclose(there.W.cpu(), solve(X, y, L2, 1e-12).W, atol=1e-5)

@@ -82,7 +82,7 @@ def certify(
 
 def _bytes(rows: Rows) -> float:
     """Of a member's logits, and of as much again for what is made of them."""
-    return 2.0 * 8 * rows.k * len(rows.y)
+    return 2.0 * 8 * rows.k * rows.share
 
 
 def _certify(balance: _Balance, b: Tensor, l2: Tensor) -> Certificate:

@@ -30,7 +30,7 @@ from onelayer.core import formulas
 from onelayer.core.certificate import certify
 from onelayer.core.checks import LARGEST, check_positive, check_whole, is_number
 from onelayer.core.errors import InputError
-from onelayer.core.rows import Rows
+from onelayer.core.rows import Rows, check_rows
 
 MEMORY = 15
 """Steps and changes of the gradient that L-BFGS knows; half as many where memory is short."""
@@ -44,6 +44,8 @@ MOST_FEATURES = 8192
 """Of more, C is not decomposed whole: that would take longer than the passes."""
 STEPS = 6
 """Of a line search, at most; nearly always it is one."""
+DEVICE_STEPS = 2
+"""Of one on a GPU, always: to ask whether one was enough would be to wait for it."""
 PATIENCE = {torch.float32: 8, torch.float64: 50}
 """Passes without a smaller gap after which no more is to be had in a precision."""
 ROUNDS = ((False, 0.2), (False, 0.1), (True, 0.5), (True, 0.05))
@@ -86,7 +88,7 @@ Report = Callable[[Progress], None]
 def solve(
     X: Any,
     y: Tensor,
-    l2: Sequence[float],
+    l2: float | Sequence[float] | Tensor,
     gap: float = 1e-6,
     *,
     folds: Tensor | None = None,
@@ -129,15 +131,19 @@ def solve(
 
     Source: the module's equations.
     """
+    l2 = l2.tolist() if isinstance(l2, Tensor) else l2
+    l2 = list(l2) if isinstance(l2, Sequence) else [l2]
     check_l2(l2)
     check_positive("gap", gap)
     check_whole("most_passes", most_passes, 1)
+    check_rows(X, y)
+    y = y.to(X.device)
     fold = torch.full((len(l2),), -1, device=y.device)
     if folds is not None:
         check_folds(folds, y)
         fold = torch.arange(int(folds.max()) + 1, device=y.device).repeat_interleave(len(l2))
     repeats = len(fold) // len(l2)
-    λ = torch.tensor(list(l2) * repeats, dtype=torch.float64, device=y.device)
+    λ = torch.tensor(l2 * repeats, dtype=torch.float64, device=y.device)
     rows = Rows(X, y, folds=folds, left_out=None if folds is None else fold, shared=shared)
     with torch.no_grad():
         return _Solver(rows, λ, fold, gap, most_passes, report).run(start)
@@ -182,6 +188,7 @@ class _Solver:
         self.passes = torch.zeros(m, dtype=torch.int64, device=device)
 
     def run(self, start: tuple[Tensor, Tensor] | None) -> Path:
+        self.fresh = start is None
         if start is not None:
             self._start_from(*start)
         double = self.rows.X.dtype == torch.float64
@@ -206,6 +213,8 @@ class _Solver:
                 f"start must be W {tuple(self.W.shape)} and b {tuple(self.b.shape)}, not "
                 f"{tuple(W.shape)} and {tuple(b.shape)}."
             )
+        if not bool(W.isfinite().all() and b.isfinite().all()):
+            raise InputError("start must be finite: W or b is not.")
         self.W.copy_(W)
         self.b.copy_(b)
 
@@ -216,7 +225,7 @@ class _Solver:
             members = members[self.l2[members].argsort(descending=True, stable=True)]
         before = None
         for group in members.split(size):
-            if before is not None and not bool(self.passes[group].any()):
+            if before is not None and self.fresh and not bool(self.passes[group].any()):
                 self.W[group], self.b[group] = self.W[before].clone(), self.b[before].clone()
             _Descent(self, group, C, gap).run()
             before = group[-1]
@@ -233,7 +242,7 @@ class _Solver:
 
 def _bytes(rows: Rows, itemsize: int) -> float:
     """Of a member: Z and Zp, and the pairs of L-BFGS."""
-    return itemsize * rows.k * (2.0 * len(rows.y) + 2 * MEMORY * (rows.d + 1))
+    return itemsize * rows.k * (2.0 * rows.share + 2 * MEMORY * (rows.d + 1))
 
 
 class Covariance:
@@ -463,21 +472,23 @@ class _Descent:
         """Where to, (m, k, d + 1): L-BFGS's, or -H⁻¹g where rounding has made that point uphill."""
         p = -self.history.solve(g, hessian)
         uphill = ~(_dot(g, p) < 0)
-        return torch.where(uphill.view(-1, 1, 1), -hessian.solve(g), p) if bool(uphill.any()) else p
+        if p.device.type == "cpu" and not bool(uphill.any()):
+            return p
+        return torch.where(uphill.view(-1, 1, 1), -hessian.solve(g), p)
 
     def _length(self, p: Tensor, slope0: Tensor) -> Tensor:
         """Each member's step along p to the least cost (m,): Newton's method in one unknown."""
         P = p[..., :-1].double()
         rise, bend = 2 * self.l2 * _dot(self.θ[..., :-1], P), 2 * self.l2 * _dot(P, P)
         t, low, high = torch.ones_like(rise), torch.zeros_like(rise), torch.full_like(rise, 1e9)
-        for _ in range(STEPS):
+        for _ in range(STEPS if p.device.type == "cpu" else DEVICE_STEPS):
             slope, curvature = self._slope(p, t)
             slope, curvature = slope + rise + t * bend, curvature + bend
             low, high = torch.where(slope < 0, t, low), torch.where(slope > 0, t, high)
             newton = t - slope / curvature
             inside = (newton > low) & (newton < high)
             t = torch.where(inside, newton, torch.minimum((low + high) / 2, 2 * low + 1e-3))
-            if bool((slope.abs() <= 0.1 * slope0.abs()).all()):
+            if p.device.type == "cpu" and bool((slope.abs() <= 0.1 * slope0.abs()).all()):
                 break
         return t
 

@@ -69,7 +69,12 @@ class Rows:
 
         All together then stay within about two and a half times the features in float32.
         """
-        return int(max(SHARE * 4 * self.d * len(self.y), LITTLE) / each)
+        return int(max(SHARE * 4 * self.d * self.share, LITTLE) / each)
+
+    @property
+    def share(self) -> int:
+        """Rows of a process: the same number in each, so that all decide the same."""
+        return -(-self.n // (get_world_size() if self.shared else 1))
 
     def shares(self, members: Tensor) -> Tensor:
         """Share ȳ of each class among the rows that a member learns from (m, k)."""
@@ -165,6 +170,9 @@ class Rows:
 
 def check_rows(X: Any, y: Tensor) -> None:
     """Raise :class:`InputError` unless X is floating and finite (n, d) and y int64 (n,)."""
+    if not isinstance(y, Tensor) or not hasattr(X, "split") or not hasattr(X, "device"):
+        kinds = f"a {type(X).__name__} and a {type(y).__name__}"
+        raise InputError(f"X and y must be tensors, not {kinds}: torch.from_numpy makes them.")
     given = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
     if len(X.shape) != 2 or y.shape != X.shape[:1] or not len(y) or not X.shape[1]:
         raise InputError(f"X must be (n, d) and y (n,) with n, d >= 1, not {given}.")
