@@ -137,7 +137,7 @@ def killed_and_resumed(folder: Path, fit: list[str], seconds: float, rng: random
     """Train with kills until it ends; how many hit it."""
     kills, words = 0, fit
     while True:
-        code = run(folder, words, rng.uniform(0.2, 1.0) * seconds if kills < 3 else None)
+        code = run(folder, words, rng.uniform(0.1, 0.6) * seconds if kills < 3 else None)
         if code == 0:
             return kills
         if code > 0:

@@ -145,3 +145,19 @@ def test_many_classes_are_shown_by_the_worst():
     assert len(lines) == 32
     assert "the 30 of lowest F1" in lines[1]
     assert lines[2].startswith("c0 ")
+
+
+def test_of_many_classes_the_file_has_the_mistakes_made_most(tmp_path):
+    k = 120
+    X, y = arrays(4 * k, 5, k)
+    data = ArraysDataModule((X, y), test=(X + 0.5, y), val_size=0, batch_size=16)
+    logger = TensorBoardLogger(tmp_path, name="run")
+    _, _, report = train_and_test(tmp_path, k, logger=logger, data=data)
+    kept = json.loads((tmp_path / "run" / "version_0" / "test.json").read_text())
+    assert kept["confusion"] is None
+    first = kept["mistakes"][0]
+    assert report["confusion"][int(first["class"])][int(first["guessed"])] == first["samples"]
+    wrong = np.array(report["confusion"])
+    np.fill_diagonal(wrong, 0)
+    assert first["samples"] == wrong.max()
+    assert len(kept["mistakes"]) == min(100, (wrong > 0).sum())

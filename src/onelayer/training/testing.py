@@ -26,6 +26,8 @@ from onelayer.training.results import write_json
 BINS = 15
 """Of confidence, in the calibration error: as in Guo et al., 2017."""
 FILE = "test.json"
+MOST_CLASSES = 100
+"""Of a confusion matrix in test.json, and pairs of classes in place of a larger one."""
 
 
 class Bin(NamedTuple):
@@ -106,9 +108,24 @@ class TestReport(Observer):
         if not trainer.is_global_zero or folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, self.report)
+        write_json(folder / FILE, _in_short(self.report))
         for observer in observers(trainer):
             observer.on_report(trainer, self.report, folder)
+
+
+def _in_short(report: dict[str, Any]) -> dict[str, Any]:
+    """The same for a file: of many classes not the matrix, but whom they are mistaken for most."""
+    if len(report["classes"]) <= MOST_CLASSES:
+        return report
+    confusion = torch.tensor(report["confusion"]).fill_diagonal_(0)
+    counts, places = confusion.flatten().topk(MOST_CLASSES)
+    names = [one["class"] for one in report["classes"]]
+    mistakes = [
+        {"class": names[place // len(names)], "guessed": names[place % len(names)], "samples": n}
+        for n, place in zip(counts.tolist(), places.tolist(), strict=True)
+        if n
+    ]
+    return {**report, "confusion": None, "mistakes": mistakes}
 
 
 def report_of(metrics: MetricCollection, names: list[str]) -> dict[str, Any]:

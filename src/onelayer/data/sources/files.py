@@ -102,7 +102,7 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
     if _are_arrays(given):
         arrays = given if isinstance(given, tuple | list) else [given]
         named = dict(zip(("X", "y"), arrays, strict=False))
-        return _of_arrays(named, Columns(), labelled, "the arrays")
+        return _of_arrays(named, Columns(), labelled, "the given table")
     paths = _paths(given)
     for path in paths:
         if not path.is_file():
