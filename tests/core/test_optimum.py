@@ -96,6 +96,18 @@ def test_of_very_many_features_a_sample_is_decomposed(monkeypatch):
     assert torch.allclose(wide.W, whole.W, atol=1e-5)
 
 
+def test_rows_that_repeat_a_pattern_are_sampled_well(monkeypatch):
+    X, y = problem(n=480, d=8, k=4, seed=5)
+    order = torch.cat([(y == k).nonzero().squeeze(1)[:60] for k in range(4)])
+    X, y = X[order], y[order]
+    monkeypatch.setattr("onelayer.core.optimum.CURVATURE_ROWS", 60)
+    periodic = torch.arange(len(y)) % 4 * 60 + torch.arange(len(y)) // 4 % 60
+    for index in (torch.arange(len(y)), periodic[: len(y)]):
+        path = solve(X[index], y[index], L2, 1e-9)
+        assert (path.gap <= 1e-9).all()
+        assert path.passes.max() <= 25
+
+
 def test_separable_data_have_an_optimum_with_a_penalty():
     X = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
     path = onelayer.solve(X, torch.tensor([0, 0, 1, 1]), [1e-6])

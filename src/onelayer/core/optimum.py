@@ -30,7 +30,7 @@ from onelayer.core import formulas
 from onelayer.core.certificate import certify
 from onelayer.core.checks import LARGEST, check_positive, check_whole, is_number
 from onelayer.core.errors import InputError
-from onelayer.core.rows import Rows, check_rows
+from onelayer.core.rows import Rows, check_rows, spread
 
 MEMORY = 15
 """Steps and changes of the gradient that L-BFGS knows; half as many where memory is short."""
@@ -383,6 +383,7 @@ class _Descent:
         self.dtype = C.mean.dtype
         self.active, self.l2 = members, solver.l2[members]
         self.units = len(members) * self.rows.k
+        self.every = max(1, self.rows.n // CURVATURE_ROWS)
         W, b = solver.W[members], solver.b[members]
         self.θ = torch.cat([W, (b + W @ self._mean).unsqueeze(2)], 2)
         fits = self.rows.at_once(_bytes(self.rows, self.dtype.itemsize)) > 0
@@ -432,18 +433,17 @@ class _Descent:
         g = self.θ.new_zeros(m, k, d, dtype=self.dtype)
         g_b = self.θ.new_zeros(m, k, dtype=self.dtype)
         S = self.θ.new_zeros(m, k, k, dtype=self.dtype)
-        every = max(1, self.rows.n // CURVATURE_ROWS)
         for (at, X), Z in zip(self.rows.chunks(self.units, self.dtype), self.Z, strict=True):
             G = formulas.residual(Z.mT, self.rows.y[at], 1.0).mT
             G *= self.rows.weight(at, self.active, self.dtype)
             g_b += G.sum(2)
             formulas.combine(g, G.mT, X, 1, 1.0, out=g)
-            P = Z[:, :, ::every].softmax(1)
+            P = Z.index_select(2, spread(Z.shape[2], self.every, Z.device)).softmax(1)
             S.baddbmm_(P, P.mT, alpha=-1).diagonal(dim1=1, dim2=2).add_(P.sum(2))
         self.rows.totals(g, g_b, S)
         g -= g_b.unsqueeze(2) * self.C.mean
         g += (2 * self.l2.view(-1, 1, 1) * self.θ[..., :-1]).to(self.dtype)
-        return torch.cat([g, g_b.unsqueeze(2)], 2), S * (every / self.rows.n)
+        return torch.cat([g, g_b.unsqueeze(2)], 2), S * (self.every / self.rows.n)
 
     def _arrived(self, g: Tensor, hessian: _Hessian) -> Tensor:
         """Which members need no further pass, bool (m,), or have none left; tells the solver."""

@@ -7,6 +7,7 @@ lie in memory as (m, k, n).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import torch
@@ -120,14 +121,15 @@ class Rows:
         return ((self.folds[rows] != out) / learned).to(dtype)
 
     def some(self, most: int) -> Rows:
-        """At most about so many of the rows, evenly spaced."""
-        step = max(1, self.n // most)
-        if step == 1:
+        """About so many of the rows, for what needs no labels."""
+        every = max(1, self.n // most)
+        if every == 1:
             return self
-        index = torch.arange(0, len(self.y), step, device=self.y.device)
-        folds = None if self.folds is None else self.folds[index]
-        X = self.X.index_select(0, index)
-        return Rows(X, self.y[index], self.k, folds, self.left_out, self.shared)
+        index = spread(len(self.y), every, self.y.device)
+        few = copy(self)
+        few.X, few.y = self.X.index_select(0, index), self.y[index]
+        few.n = int(self.total(torch.tensor(float(len(index)), dtype=torch.float64)))
+        return few
 
     def gathered(self, X: Tensor) -> Tensor:
         """Rows X (n, d) of all processes, laid end to end."""
@@ -166,6 +168,13 @@ class Rows:
                 f"class {k} has no row{where}: its bias would go to minus infinity.\n"
                 + ("Number the classes without a gap." if not where else "Choose fewer folds.")
             )
+
+
+def spread(n: int, every: int, device: torch.device) -> Tensor:
+    """One of every so many of n rows, at random, the same each time: rows may repeat a pattern."""
+    starts = torch.arange(0, n, every)
+    jump = torch.randint(every, starts.shape, generator=torch.Generator().manual_seed(0))
+    return (starts + jump).clamp_(max=n - 1).to(device)
 
 
 def check_rows(X: Any, y: Tensor) -> None:
