@@ -50,7 +50,7 @@ class Size:
 
 SIZES = (
     Size(20_000, 768, 20, 4000, "text.npz"),
-    Size(100_000, 1024, 1000, 2000, "[X.npy,y.npy]", np.float16),  # 1 GB in float32 at most
+    Size(100_000, 1024, 1000, 7200, "[X.npy,y.npy]", np.float16),  # 1 GB in float32 at most
 )
 
 

@@ -224,8 +224,7 @@ def test_a_run_is_not_resumed_with_other_rows(capfd):
     assert "rows is" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 1), (1000, 3)])
-@pytest.mark.parametrize("hidden", [0, 4])
+@pytest.mark.parametrize(("k", "d", "hidden"), [(2, 1, 0), (1000, 3, 4)])
 def test_few_and_many_classes_and_one_feature_train(k, d, hidden):
     X, y = arrays(n=3 * k + 30, d=d, k=k)
     np.savez("a.npz", X=X, y=y)

@@ -80,7 +80,8 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     on a CPU as the BLAS of torch's wheels; it reads A as it lies in memory.
     """
     n, d = A.shape
-    if n < MANY_ROWS or A.device.type != "cpu" or A.dtype != torch.float32:
+    many = len(W) > FEW_UNITS
+    if n < MANY_ROWS or many or A.device.type != "cpu" or A.dtype != torch.float32:
         return torch.addmm(b.unsqueeze(1), W, A.T)
     k = len(W)
     blank = -k % LANES
@@ -90,6 +91,7 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 MANY_ROWS = 1000  # where a convolution gets faster, of 1, 20 and 64 networks of either kind
+FEW_UNITS = 640  # of 1,000 and more the product is as fast, or faster, and need not be copied
 LANES = 16  # units that it takes at once: of 50 it needs a quarter more time than of 64
 
 
