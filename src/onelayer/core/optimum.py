@@ -44,6 +44,8 @@ MOST_FEATURES = 8192
 """Of more, C is not decomposed whole: that would take longer than the passes."""
 STEPS = 6
 """Of a line search, at most; nearly always it is one."""
+NEAR = 0.1
+"""Of the slope at 0, where one more step of Newton's, unchecked, ends a line search."""
 DEVICE_STEPS = 2
 """Of one on a GPU, always: to ask whether one was enough would be to wait for it."""
 PATIENCE = {torch.float32: 8, torch.float64: 50}
@@ -488,7 +490,7 @@ class _Descent:
             newton = t - slope / curvature
             inside = (newton > low) & (newton < high)
             t = torch.where(inside, newton, torch.minimum((low + high) / 2, 2 * low + 1e-3))
-            if p.device.type == "cpu" and bool((slope.abs() <= 0.1 * slope0.abs()).all()):
+            if p.device.type == "cpu" and bool((slope.abs() <= NEAR * slope0.abs()).all()):
                 break
         return t
 
@@ -498,12 +500,13 @@ class _Descent:
         t_ = t.to(self.dtype).view(-1, 1, 1)
         for (at, Zp), Z in zip(self._steps(p), self.Z, strict=True):
             w, y = self.rows.weight(at, self.active, self.dtype), self.rows.y[at]
-            P = torch.addcmul(Z, Zp, t_).softmax(1).mul_(Zp)
-            mean = P.sum(1, keepdim=True)
+            Q = torch.addcmul(Z, Zp, t_).softmax(1).mul_(Zp)
+            mean = Q.sum(1, keepdim=True)
             of_label = Zp.gather(1, y.expand(len(t), 1, -1))
-            spread = P.mul_(Zp).sum(1, keepdim=True).sub_(mean.square())
-            sums[0] += (mean.sub_(of_label) * w).sum((1, 2))
-            sums[1] += (spread * w).sum((1, 2))
+            sums[0] += ((mean - of_label) * w).sum((1, 2))
+            Q *= w
+            sums[1] += torch.bmm(Q.view(len(t), 1, -1), Zp.view(len(t), -1, 1)).view(-1)
+            sums[1] -= (mean.square_() * w).sum((1, 2))
         slope, curvature = self.rows.total(sums)
         return slope, curvature
 
