@@ -47,6 +47,11 @@ def initial_parameters(
     return {name: torch.stack([member[name] for member in members]) for name in shapes}
 
 
+def finite_members(parameters: Sequence[Tensor]) -> Tensor:
+    """Which members have finite weights and biases (m, …) alone, bool (m,)."""
+    return torch.stack([p.flatten(1).isfinite().all(1) for p in parameters]).all(0)
+
+
 def _one_member(
     seed: int, shapes: dict[str, tuple[int, ...]], init_std: float | None
 ) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +17,9 @@ from onelayer.study.runs import alone_in, make_trainer, sized
 from onelayer.training.choice import by_l2
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
-from onelayer.training.files import atomic_write
 from onelayer.training.module import OneLayer
 from onelayer.training.range import Proposal, RangeTest, propose
-from onelayer.training.records import Row
+from onelayer.training.records import Row, write_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Range:
     Args:
         model: arguments of OneLayer.
         data: settings of the data; there must be a validation split.
-        output: folder for range.csv and range.png.
+        output: folder for range.csv, as curves.csv, and range.png.
         min_lr: the first rate.
         max_lr: the last rate.
         steps: updates from the one to the other.
@@ -63,20 +60,11 @@ class Range:
         trainer.fit(model, datamodule=data)
         proposals = {float(l2 or 0.0): propose(points) for l2, points in test.points.items()}
         with alone_in(self.output):
-            atomic_write(self.output / "range.csv", format_rows(curves.rows))
+            write_rows(self.output / "range.csv", curves.rows, append=False)
             plot_range(curves.rows, proposals, self.output / "range.png", name_of(data))
         print(format_proposals(test, proposals))
         print(f"range: {self.output} (range.csv, range.png)", flush=True)
         return proposals
-
-
-def format_rows(rows: list[Row]) -> str:
-    """The rows of curves.csv, whose ``lr`` is that of the next update."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(Row._fields)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def format_proposals(test: RangeTest, proposals: Mapping[float, Proposal]) -> str:

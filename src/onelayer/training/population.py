@@ -21,7 +21,7 @@ from onelayer.core.checks import (
     check_whole,
 )
 from onelayer.core.errors import InputError
-from onelayer.core.network import initial_parameters, parameter_shapes
+from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import pair
@@ -144,7 +144,7 @@ class Population(LightningModule):
     @torch.no_grad()
     def finite_members(self) -> Tensor:
         """Which members have finite weights, bool (m,)."""
-        return torch.stack([p.flatten(1).isfinite().all(1) for p in self.weights]).all(0)
+        return finite_members(self.weights)
 
     def choose(self, member: int | str = "best") -> Choice:
         """The members that answer for ``member``, and in words which they are.

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from onelayer.core.checks import check_dense, is_number
 from onelayer.core.errors import InputError
+from onelayer.core.network import finite_members
 from onelayer.data.features import Statistics
 
 KINDS: dict[str, type] = {
@@ -126,8 +126,7 @@ def check_tensors(state_dict: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     parameters = [state_dict[name] for name in shapes if name not in ("mean", "std")]
     if len({parameter.dtype for parameter in parameters}) > 1:
         raise InputError("the checkpoint's weights are of several dtypes.")
-    finite = torch.stack([p.flatten(1).isfinite().all(1) for p in parameters]).all(0)
-    if not finite.any():
+    if not finite_members(parameters).any():
         raise InputError("the checkpoint's weights are not finite, in no network.")
     Statistics(state_dict["mean"], state_dict["std"])
 
