@@ -115,7 +115,7 @@ def plot_curves(
     figure, axes = new_figure(2, 2, (11, 7.5))
     updates = "updates"
     if train_rows is not None:
-        updates += f" (training: {train_rows:,} random rows between the first and last point)"
+        updates += f"\n(training: {train_rows:,} random rows between the first and last point)"
     lines = list(_lines(rows))
     for axis, quantity in zip(axes.flat, TITLES, strict=False):
         for line in lines:
@@ -128,7 +128,7 @@ def plot_curves(
         _add_scale(figure, axes, [row.l2 for row in rows])
     for axis in axes.flat:
         axis.legend(fontsize="small" if len(lines) > 4 else None)
-        axis.set_xlabel(updates)
+        axis.set_xlabel("updates" if axis is axes[1, 1] else updates)  # the rate is of no rows
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
     figure.suptitle(title_of(rows, dataset, title or "/".join(Path(curves).parent.parts[-2:])))
