@@ -24,6 +24,10 @@ from onelayer.core.autograd import gemm_input, plain
 from onelayer.core.errors import first_line
 
 
+CACHE = 2**24
+"""Bytes of weights that a CPU's caches keep from the logits to the update."""
+
+
 class Update(Protocol):
     """One update of a population by a batch."""
 
@@ -52,6 +56,7 @@ class FusedUpdate:
         if isinstance(l2, Tensor):  # as a number where all members share it: fewer operations
             shared = bool((l2 == l2[0]).all())
             self.l2 = float(l2[0]) if shared else l2.to(parameters[0].dtype)
+        self._groups = _groups(parameters)
 
     def __call__(
         self, X: Tensor, y: Tensor, lr: float, n: int | None = None, mask: Tensor | None = None
@@ -62,7 +67,23 @@ class FusedUpdate:
             self._descend(X, y, lr, n, mask)
 
     def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
-        formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask)
+        for some in self._groups:
+            l2 = self.l2[some] if isinstance(self.l2, Tensor) else self.l2
+            own = [p[some] for p in self.parameters]
+            M = None if mask is None else mask[some]
+            formulas.descend_(X, y, own, l2, lr, self.smoothing, M)
+
+
+def _groups(parameters: formulas.Parameters) -> list[slice]:
+    """Members that are updated together: all, or on a CPU as many as its caches hold.
+
+    An update reads and writes weights several times. Where those of all members do not fit the
+    caches, members in turn, each from its logits to its new weights, come by them once.
+    """
+    m = len(parameters[0])
+    each = sum(p.nbytes for p in parameters) / m
+    size = m if parameters[0].device.type != "cpu" or m * each <= CACHE else int(CACHE // each)
+    return [slice(start, start + max(size, 1)) for start in range(0, m, max(size, 1))]
 
 
 class SharedUpdate(FusedUpdate):
