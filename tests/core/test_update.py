@@ -42,6 +42,14 @@ def test_a_recorded_update_is_the_update(recorded, hidden, l2):
     assert len(recorded) == 2  # one for each size of batch
 
 
+@pytest.mark.parametrize("l2", [0.1, torch.tensor([0.0, 0.1, 0.2])], ids=["1", "each"])
+def test_members_in_turn_end_as_together(monkeypatch, l2):
+    together = train(FusedUpdate, 5, l2, p=0.4)
+    monkeypatch.setattr(update, "CACHE", 1)
+    for ours, wanted in zip(train(FusedUpdate, 5, l2, p=0.4), together, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
+
+
 def test_a_recorded_update_takes_each_updates_mask(recorded):
     both = {"hidden": 5, "l2": 0.1, "smoothing": 0.2, "p": 0.4}
     plain, others = train(FusedUpdate, **both), train(FusedUpdate, 5, 0.1)

@@ -23,7 +23,6 @@ from onelayer.core import formulas
 from onelayer.core.autograd import gemm_input, plain
 from onelayer.core.errors import first_line
 
-
 CACHE = 2**24
 """Bytes of weights that a CPU's caches keep from the logits to the update."""
 
