@@ -12,6 +12,7 @@ from onelayer.study.plan import (
     Plan,
     choose,
     draw_l2,
+    next_ranges,
     plan_stage,
     ranking,
     standard_error,
@@ -47,14 +48,14 @@ def test_a_grid_is_even_in_log_l2_and_holds_both_ends():
 
 
 def test_groups_hold_whole_l2_within_the_limit():
-    plan = plan_stage(Plan(number=7, seeds=[0, 1]), 2, 1e-4, 1e-3, members=5)
+    plan = plan_stage(Plan(number=7, seeds=[0, 1]), 2, {(): (1e-4, 1e-3)}, members=5)
     assert len(plan) == 14
     groups = {}
     for planned in plan:
         groups.setdefault(planned.group, []).append(planned)
     assert [len(group) for group in groups.values()] == [4, 4, 4, 2]
     assert all({p.seed for p in group} == {0, 1} for group in groups.values())
-    one_at_a_time = plan_stage(Plan(number=3, seeds=[0, 1]), 1, 1e-4, 1e-3, members=1)
+    one_at_a_time = plan_stage(Plan(number=3, seeds=[0, 1]), 1, {(): (1e-4, 1e-3)}, members=1)
     assert {planned.group for planned in one_at_a_time} == {0, 1, 2}
 
 
@@ -64,9 +65,11 @@ def test_the_next_range_spans_the_best_so_far():
     assert top_range(candidates, 99) == (pytest.approx(1e-7), pytest.approx(1e-1))
 
 
-def test_an_empty_top_list_says_what_to_do():
-    with pytest.raises(InputError, match="every network of the search diverged"):
-        top_range([], 5)
+@pytest.mark.parametrize(("axis", "remedy"), [(None, "schedule"), ([0.1, 9.0], "search")])
+def test_without_a_candidate_it_says_what_to_do(axis, remedy):
+    with pytest.raises(InputError, match="every network of the search diverged") as caught:
+        next_ranges(Plan(max_lr=axis), [])
+    assert f"Lower {remedy}.max_lr" in str(caught.value)
 
 
 def test_the_rules():
