@@ -72,9 +72,14 @@ def search(argv: list[str]) -> int:
     )
     parser.add_class_arguments(Plan, "search")
     parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
-    parser.add_argument("--model.dropout", type=float, default=0.0, help="Of hidden units.")
     parser.add_argument(
-        "--model.label_smoothing", type=float, default=0.0, help="Spread over all classes."
+        "--model.dropout", type=float, default=0.0, help="Probability p of a hidden unit."
+    )
+    parser.add_argument(
+        "--model.label_smoothing",
+        type=float,
+        default=0.0,
+        help="Share s of a label, for all classes.",
     )
     _add_data(parser, argv)
     parser.add_class_arguments(TriangularLR, "schedule")

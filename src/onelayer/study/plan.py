@@ -10,6 +10,7 @@ that was killed, or that several processes share, plans the same networks.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,19 +23,21 @@ from onelayer.core.checks import (
     check_among,
     check_number,
     check_positive,
+    check_share,
     check_whole,
-    is_number,
 )
 from onelayer.core.errors import InputError
 
 MOST = 10_000
 """Stages, and λ in one: more than anybody trains, few enough to be planned at once."""
+SHOWN = 40
+"""Settings that a table and a picture show: the best."""
 AXES = {
+    "flip": "data",  # the first: the images are then read anew only where it changes
     "hidden": "model",
     "max_lr": "schedule",
     "dropout": "model",
     "label_smoothing": "model",
-    "flip": "data",
 }
 """The arguments that may be searched beside λ, and the section that each belongs to."""
 
@@ -141,8 +144,8 @@ def _check_axis(name: str, values: Any) -> None:
                 check_number(name, value)
             case "flip":
                 check_among(name, value, (False, True))
-            case _ if not is_number(value) or not 0 <= value < 1:
-                raise InputError(f"{name} must be a number >= 0 and < 1, not {value!r}.")
+            case _:
+                check_share(name, value)
     if len(set(values)) < len(values):
         raise InputError(f"{name} must list different values, not {values!r}.")
 
@@ -269,6 +272,11 @@ def setting_of(row: Mapping[str, Any]) -> Setting:
     return tuple((name, row[name]) for name in AXES if name in row)
 
 
+def format_setting(setting: Setting) -> str:
+    """The searched arguments beside λ, as on a command line."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in setting)
+
+
 def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tuple[float, float]]:
     """The range of λ of the next stage, of every setting: from its own best λ so far.
 
@@ -284,8 +292,10 @@ def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tu
             "every network of the search diverged: no λ is left to go on from.\n"
             f"Lower {largest} or search.l2_max."
         )
-    sound = dict.fromkeys(c.setting for c in candidates)
-    return {s: top_range([c for c in candidates if c.setting == s], plan.top) for s in sound}
+    own: dict[Setting, list[Candidate]] = {}
+    for c in candidates:
+        own.setdefault(c.setting, []).append(c)
+    return {setting: top_range(its, plan.top) for setting, its in own.items()}
 
 
 def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
@@ -297,6 +307,14 @@ def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
 def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Best first; of equals the larger λ, then the earlier, whose setting is listed first."""
     return sorted(candidates, key=lambda c: (-c.mean, -c.l2, c.stage, c.index))
+
+
+def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The best λ of every setting, the best setting first."""
+    firsts: dict[Setting, Candidate] = {}
+    for c in ranking(candidates):
+        firsts.setdefault(c.setting, c)
+    return list(firsts.values())
 
 
 def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:

@@ -29,12 +29,13 @@ from onelayer.study.plan import (
     Setting,
     aggregate,
     choose,
+    format_setting,
     next_ranges,
     plan_stage,
 )
 from onelayer.study.plots import plot_search
 from onelayer.study.runs import alone_in, check_training, make_trainer, train_and_test
-from onelayer.study.tables import format_candidates, format_csv, format_setting
+from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.files import atomic_write
@@ -45,8 +46,6 @@ from onelayer.training.records import last_figures
 from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
 
-YOUNGER = {"model.dropout": 0.0, "model.label_smoothing": 0.0, "data.flip": False, "data.shift": 0}
-"""Arguments that older ledgers know nothing of, with the values that change nothing."""
 POLL = 1.0
 """Seconds between two questions for work while other processes train the rest of a stage."""
 
@@ -83,8 +82,8 @@ class Search:
         final: the final training.
         output: folder for search.csv, search.png, best.yaml, search.json, search.db and final/.
         storage: database of the ledger; SQLite in ``output`` by default.
-        dropout: share of the hidden units that an update drops.
-        label_smoothing: share of each label that is spread over all classes.
+        dropout: probability that a hidden unit is left out of an update.
+        label_smoothing: the share of every label that is spread over all classes.
     """
 
     plan: Plan
@@ -109,8 +108,7 @@ class Search:
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
         # The rule is applied afterwards: it may be changed without training anything again.
         unused = {"search.rule", "search.members", *(f"{AXES[n]}.{n}" for n in self.plan.axes())}
-        same = {k for k, v in YOUNGER.items() if flat.get(k) == v}
-        return {k: v for k, v in flat.items() if k not in unused | same}
+        return {k: v for k, v in flat.items() if k not in unused}
 
     def model(self, setting: Setting) -> dict[str, Any]:
         """The arguments of OneLayer that a setting decides."""
@@ -174,10 +172,11 @@ class Search:
     def _make_data(self) -> LightningDataModule:
         """The data module, if the axes suit it and the networks."""
         data, models = make_data(self.data), [self.model(s) for s in self.plan.settings()]
-        if self.plan.flip and "flip" not in inspect.signature(type(data)).parameters:
+        flips = "flip" in inspect.signature(type(data)).parameters
+        if self.plan.flip and not (flips and len(getattr(data, "shape", (1, 1, 1))) == 3):
             raise InputError(
-                f"search.flip is for images: {type(data).__name__} has no argument flip.\n"
-                "Leave search.flip out."
+                f"search.flip mirrors images: the samples of {type(data).__name__} are none, or it "
+                "has no argument flip.\nLeave search.flip out."
             )
         if any(model.get("dropout") and not model["hidden"] for model in models):
             raise InputError(
@@ -248,13 +247,22 @@ class Search:
         self, ledger: Ledger, plan: Sequence[Planned], data: LightningDataModule
     ) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
-        for setting, low, high in dict.fromkeys((p.setting, p.low, p.high) for p in plan):
+        ranges: dict[tuple[float, float], dict[Setting, None]] = {}
+        for planned in plan:
+            ranges.setdefault((planned.low, planned.high), {})[planned.setting] = None
+        for (low, high), settings in ranges.items():
             stage, span = f"stage {plan[0].stage} of {self.plan.stages}", f"[{low:.3g}, {high:.3g}]"
-            words = f", {format_setting(setting)}" if setting else ""
-            print(f"{stage}: {self.plan.number} l2 in {span}{words}", flush=True)
+            one = format_setting(next(iter(settings)))
+            whose = one if len(settings) == 1 else f"each of {len(settings)} settings"
+            words = ", ".join(filter(None, [f"{self.plan.number} l2 in {span}", whose]))
+            print(f"{stage}: {words}", flush=True)
+        made = dict[str, Any]()  # of the setting, what the data were made with
         while ledger.unfinished(plan):
             with ledger.claim(plan) as group:
                 if group is not None:
+                    if (own := _of("data", group[0].setting)) != made:
+                        gc.collect()  # trainer, module and data refer to each other
+                        data, made = sealed(make_data(self._data(group[0].setting))), own
                     ledger.record(group, self.train(group, data))
             if group is None:
                 time.sleep(POLL)  # others train the rest
@@ -262,9 +270,6 @@ class Search:
     def train(self, group: Sequence[Planned], data: LightningDataModule) -> list[dict[str, float]]:
         """Train a group as one population; each network's final figures."""
         l2s, setting = list(dict.fromkeys(planned.l2 for planned in group)), group[0].setting
-        if _of("data", setting):
-            gc.collect()  # of the group before, which its trainer and its module refer to
-            data = sealed(make_data(self._data(setting)))
         d, k = sizes(data)
         seeds = list(self.plan.seeds)
         model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)

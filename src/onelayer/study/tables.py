@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from onelayer.core.gradcheck import Check
-from onelayer.study.plan import Candidate, Setting, ranking, setting_of, standard_error
+from onelayer.study.plan import (
+    SHOWN,
+    Candidate,
+    Setting,
+    best_of_each,
+    format_setting,
+    ranking,
+    setting_of,
+    standard_error,
+)
 from onelayer.study.published import Published
 from onelayer.training.results import SPLITS, collect
 
@@ -31,19 +40,6 @@ def percent(mean: float, error: float) -> str:
     return f"{100 * mean:.2f} ± {100 * error:.2f}"
 
 
-def format_setting(setting: Setting) -> str:
-    """The searched arguments beside λ, as on a command line."""
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in setting)
-
-
-def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The best λ of every setting, best first."""
-    firsts: dict[Setting, Candidate] = {}
-    for c in ranking(candidates):
-        firsts.setdefault(c.setting, c)
-    return list(firsts.values())
-
-
 def format_candidates(
     rows: Sequence[Mapping[str, Any]],
     candidates: Sequence[Candidate],
@@ -56,7 +52,7 @@ def format_candidates(
 
     ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
     """
-    shown = {*ranking(candidates)[:10], *best_of_each(candidates), one_se}
+    shown = {*ranking(candidates)[:10], *best_of_each(candidates)[:SHOWN], one_se}
     columns = "".join(f" {name:>{_width(name)}}" for name, _ in best.setting)
     lines = [f"{'stage':>5}{columns} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
     for c in (c for c in ranking(candidates) if c in shown):
