@@ -328,7 +328,7 @@ def _draw_settings(
     beside.invert_yaxis()
     beside.set_xlabel("validation accuracy (%), mean ± standard error")
     left = len({c.setting for c in candidates}) - len(firsts)
-    more = f", of {left} others not shown" if left else ""
+    more = f"; {left} others are not shown" if left else ""
     beside.set_title(f"the best λ of each setting{more}", fontsize="medium")
     beside.grid(alpha=0.3)
 

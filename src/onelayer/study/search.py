@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
-from onelayer.core.checks import check_same
+from onelayer.core.checks import check_same, check_share
 from onelayer.core.errors import InputError
 from onelayer.data.foreign import count_rows, has_split, name_of, sizes
 from onelayer.study.data import make_data, sealed, with_arguments, without_locations
@@ -156,13 +156,10 @@ class Search:
         for setting in self.plan.settings():
             TriangularLR(**{**self.schedule, **_of("schedule", setting)})
             check_making(at_once, self.model(setting)["hidden"], *sizes(data))
-            settings, flip = (
-                self.final_settings(self.plan.l2_max, setting),
-                dict(setting).get("flip"),
-            )
+            final, flip = self.final_settings(self.plan.l2_max, setting), dict(setting).get("flip")
             try:
-                made[flip] = made.get(flip) or make_data(settings["data"])
-                check_training({**settings, "data": made[flip]})
+                made[flip] = made.get(flip) or make_data(final["data"])
+                check_training({**final, "data": made[flip]})
             except InputError as error:
                 raise InputError(f"of the final training, final.…: {error}") from error
         if verify := getattr(data, "verify_test", None):
@@ -170,7 +167,9 @@ class Search:
         return data
 
     def _make_data(self) -> LightningDataModule:
-        """The data module, if the axes suit it and the networks."""
+        """The data module, if what is searched suits it and the networks."""
+        check_share("model.dropout", self.dropout)
+        check_share("model.label_smoothing", self.label_smoothing)
         data, models = make_data(self.data), [self.model(s) for s in self.plan.settings()]
         flips = "flip" in inspect.signature(type(data)).parameters
         if self.plan.flip and not (flips and len(getattr(data, "shape", (1, 1, 1))) == 3):
@@ -247,14 +246,14 @@ class Search:
         self, ledger: Ledger, plan: Sequence[Planned], data: LightningDataModule
     ) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
-        ranges: dict[tuple[float, float], dict[Setting, None]] = {}
-        for planned in plan:
-            ranges.setdefault((planned.low, planned.high), {})[planned.setting] = None
-        for (low, high), settings in ranges.items():
+        by_range: dict[tuple[float, float], list[Setting]] = {}
+        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
+            by_range.setdefault((low, high), []).append(setting)
+        for (low, high), settings in by_range.items():
             stage, span = f"stage {plan[0].stage} of {self.plan.stages}", f"[{low:.3g}, {high:.3g}]"
-            one = format_setting(next(iter(settings)))
-            whose = one if len(settings) == 1 else f"each of {len(settings)} settings"
-            words = ", ".join(filter(None, [f"{self.plan.number} l2 in {span}", whose]))
+            several = len(settings) > 1
+            whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
+            words = f"{self.plan.number} l2 in {span}" + (f", {whose}" if whose else "")
             print(f"{stage}: {words}", flush=True)
         made = dict[str, Any]()  # of the setting, what the data were made with
         while ledger.unfinished(plan):
