@@ -7,6 +7,7 @@ batches to train on are changed. Rows are changed as a batch has them, standardi
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,7 @@ from torch.nn.functional import pad
 
 from onelayer.core.checks import check_among, check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.features import Statistics
+from onelayer.data.features import Features, Statistics
 from onelayer.data.streams import philox
 
 STREAM = 0xF119
@@ -47,6 +48,29 @@ def mirror(X: Tensor, shape: Shape) -> Tensor:
         shape: colours, height, width; their product is d.
     """
     return X.view(-1, *shape).flip(-1).flatten(1)
+
+
+class Mirrored:
+    """Features (n, d) of images as their mirror images; nothing is copied before it is used."""
+
+    def __init__(self, X: Features, shape: Shape) -> None:
+        self.X, self.image = X, shape
+        self.shape, self.dtype, self.device = X.shape, X.dtype, X.device
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Return these rows."""
+        return mirror(self.X.index_select(dim, index), self.image)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Give chunks of rows, in order."""
+        return (mirror(chunk, self.image) for chunk in self.X.split(size))
+
+    def to(self, device: torch.device | str) -> Mirrored:
+        """Return the same on a device."""
+        return Mirrored(self.X.to(device), self.image)
 
 
 class FlipAndShift:
@@ -164,6 +188,10 @@ class Transformed:
         return changed.to(image.dtype)
 
 
+def _lost(image: Tensor) -> Tensor:
+    raise InputError("a checkpoint does not keep a transform: name it again, data.transform.")
+
+
 @dataclass(frozen=True)
 class Augment:
     """What a data module changes in the images of its training batches.
@@ -209,6 +237,16 @@ class Augment:
         if self.transform is not None:
             found["transformed_by"] = repr(self.transform)
         return found
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Augment:
+        """What these :meth:`settings`, such as a checkpoint's, were made of.
+
+        Raises:
+            InputError: they were changed.
+        """
+        known = {k: settings[k] for k in ("flip", "shift", "border") if k in settings}
+        return cls(**known, transform=_lost if "transformed_by" in settings else None)
 
     def changes(
         self, shape: Shape, rows: int, seed: int, statistics: Statistics

@@ -196,6 +196,8 @@ class ResidentDataModule(LightningDataModule):
             here, saved = here | self._arguments(), saved | state["arguments"]
             advice = "Use the same data, or start a new run, without --ckpt_path."
         check_same("the checkpoint", here, saved, advice)
+        if not self._runs(TrainerFn.FITTING):
+            self.augment = Augment.of(state["arguments"])  # its cost is judged by what it learned
         statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
         if self._statistics is None or not statistics.equal(self._statistics):
             self._tensors.clear()
