@@ -110,7 +110,7 @@ def test_the_chosen_setting_is_trained_and_written(over_settings, tmp_path, monk
     chosen = {name: found["best"][name] for name in ("flip", "hidden")}
     assert {name: found[name] for name in chosen} == chosen
     best = yaml.safe_load((over_settings / "best.yaml").read_text())
-    typed = {"flip": best["data"].get("flip", False), "hidden": best["model"]["hidden"]}
+    typed = {"flip": best["data"]["flip"], "hidden": best["model"]["hidden"]}
     assert typed == chosen
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "-c", str(over_settings / "best.yaml")]) == 0

@@ -121,18 +121,10 @@ class Search:
         final, rates = self.final, {**self.schedule, **_of("schedule", setting)}
         return {
             "model": {**self.model(setting), "l2": l2, "seeds": list(final.seeds)},
-            "data": with_arguments(self._data(setting), **self._final_data()),
+            "data": with_arguments(_with_data(self.data, setting), **self._final_data()),
             "schedule": {**rates, "step_size": final.step_size, "cycles": final.cycles},
             **({} if "class_path" in self.data else {"curves": {"train_rows": None}}),
         }
-
-    def _data(self, setting: Setting) -> Mapping[str, Any]:
-        """The data's arguments, with those that the setting decides."""
-        if not (own := _of("data", setting)):
-            return self.data
-        if "class_path" not in self.data:
-            return {**self.data, **own}
-        return {**self.data, "init_args": {**(self.data.get("init_args") or {}), **own}}
 
     def _final_data(self) -> dict[str, Any]:
         """The arguments of data that the final training has of its own."""
@@ -261,7 +253,7 @@ class Search:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
                         gc.collect()  # trainer, module and data refer to each other
-                        data, made = sealed(make_data(self._data(group[0].setting))), own
+                        data, made = sealed(make_data(_with_data(self.data, group[0].setting))), own
                     ledger.record(group, self.train(group, data))
             if group is None:
                 time.sleep(POLL)  # others train the rest
@@ -293,7 +285,8 @@ class Search:
 
         setting, l2 = chosen.setting, chosen.l2
         settings = self.final_settings(l2, setting)
-        typed = {**settings, "data": without_locations(settings["data"])}
+        data = _with_data(without_locations(settings["data"]), setting)
+        typed = {**settings, "data": dict(data)}
         also = f" and {format_setting(setting)}" if setting else ""
         head = f"# The final networks of a search, with the λ it chose{also}.\n"
         atomic_write(self.output / "best.yaml", head + yaml.safe_dump(typed, sort_keys=False))
@@ -320,6 +313,15 @@ class Search:
 def _of(section: str, setting: Setting) -> dict[str, Any]:
     """The arguments of one section that a setting decides."""
     return {name: value for name, value in setting if AXES[name] == section}
+
+
+def _with_data(data: Mapping[str, Any], setting: Setting) -> Mapping[str, Any]:
+    """The arguments of data, with those that a setting decides."""
+    if not (own := _of("data", setting)):
+        return data
+    if "class_path" not in data:
+        return {**data, **own}
+    return {**data, "init_args": {**(data.get("init_args") or {}), **own}}
 
 
 def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:
