@@ -210,8 +210,9 @@ def combine(
         out = torch.mul(W, beta, out=out)
     D = cast(D, A.dtype)
     if A.dtype != W.dtype:  # autocast: the product in low precision, the sum in full
-        product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
-        return out.add_(product.to(W.dtype), alpha=alpha)
+        if A.ndim == 2:
+            return out.add_((D.mT.reshape(m * k, A.shape[0]) @ A).view_as(out), alpha=alpha)
+        return out.add_(torch.bmm(D.mT, A), alpha=alpha)
     if A.ndim == 2:
         out.view(m * k, d).addmm_(D.mT.reshape(m * k, A.shape[0]), A, alpha=alpha)
         return out
