@@ -204,8 +204,8 @@ class _Work:
             "hidden": 0,
             "seconds": round(sum(part.seconds for part in self.parts.values()), 3),
             "rule": self.grid.rule,
-            "best": asdict(best),
-            "one_se": asdict(one_se),
+            "best": best.row(),
+            "one_se": one_se.row(),
             "l2": chosen.l2,
             "members": rows,
             "final": {
