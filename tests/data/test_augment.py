@@ -104,10 +104,11 @@ def test_a_transform_gets_pixels_and_draws_by_row():
     assert not torch.equal(change(X, rows, 2), whole)
 
 
-def test_a_transform_must_keep_the_shape():
-    change = Transformed(torch.nn.Flatten(0), SHAPE, N, 0, no_statistics(D))
+def test_a_transform_must_work_and_keep_the_shape():
     with pytest.raises(InputError, match=r"Flatten made \(126,\) of an image \(3, 6, 7\)"):
-        change(images(2), torch.arange(2), 0)
+        Transformed(torch.nn.Flatten(0), SHAPE, N, 0, no_statistics(D))
+    with pytest.raises(InputError, match=r"Linear failed on an image \(3, 6, 7\): RuntimeError"):
+        Transformed(torch.nn.Linear(3, 4), SHAPE, N, 0, no_statistics(D))
 
 
 def test_only_training_batches_are_changed():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from onelayer.core.checks import check_among, check_whole
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 from onelayer.data.features import Features, Statistics
 from onelayer.data.streams import philox
 
@@ -163,6 +163,8 @@ class Transformed:
     ) -> None:
         self.transform, self.shape, self.rows, self.seed = transform, shape, rows, seed
         self.mean, self.std = statistics.mean, statistics.std
+        with torch.random.fork_rng([]):  # refused now, not in the midst of a training
+            self._one(torch.full(shape, 0.5), 0)
 
     def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """Return the changed batch X (n, d)."""
@@ -178,11 +180,18 @@ class Transformed:
 
     def _one(self, image: Tensor, seed: int) -> Tensor:
         torch.manual_seed(seed)
-        changed = self.transform(image)
-        if not isinstance(changed, Tensor) or changed.shape != image.shape:
-            kind = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        kind = type(self.transform).__name__
+        try:
+            changed = self.transform(image)
+        except Exception as error:  # whatever somebody's code may raise
             raise InputError(
-                f"data.transform {type(self.transform).__name__} made {kind} of an image "
+                f"data.transform {kind} failed on an image {tuple(image.shape)}: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        if not isinstance(changed, Tensor) or changed.shape != image.shape:
+            made = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise InputError(
+                f"data.transform {kind} made {made} of an image "
                 f"{tuple(image.shape)}: it must return one of the same shape."
             )
         return changed.to(image.dtype)

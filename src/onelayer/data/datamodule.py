@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -297,7 +297,7 @@ class CIFAR10DataModule(ResidentDataModule):
         flip: bool = False,
         shift: int = 0,
         border: Border = "reflect",
-        transform: torch.nn.Module | None = None,
+        transform: Callable[[Any], Any] | None = None,
     ) -> None:
         root = os.fspath(root) if root is not None else None
         check_among("source", source, ("cifar10", "synthetic", "auto"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from onelayer.data.arrays import Given
@@ -63,7 +63,7 @@ class DatasetDataModule(TableDataModule):
         flip: bool = False,
         shift: int = 0,
         border: Border = "reflect",
-        transform: torch.nn.Module | None = None,
+        transform: Callable[[Any], Any] | None = None,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
         super().__init__(
