@@ -33,6 +33,7 @@ from onelayer.training.checkpoint import (
     read_run,
 )
 from onelayer.training.curves import Curves
+from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import named
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
@@ -444,11 +445,12 @@ class OneLayerCLI(LightningCLI):
     def _print_figures(self, split: str) -> None:
         module, dataset = self.model, name_of(self.datamodule)
         figures = module.figures(module.measured)  # of all processes
+        ensembles = ensembles_of(module, split)
         if not self.trainer.is_global_zero:
             return
         what = {"val": "validation", "test": "test"}[split]
         print(f"{network_name(module.hidden)}, {dataset}, {what} split")
-        print(format_split(members_with(module, split, figures), split))
+        print(format_split(members_with(module, split, figures), split, ensembles))
         if split == "test" and not module.hidden:
             print(format_gaps(module, self.datamodule))
         if dataset == "synthetic":

@@ -26,7 +26,8 @@ from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
-from onelayer.training.choice import Choice, Figures, Member, choose
+from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
+from onelayer.training.ensembles import EnsembleMeasure, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
@@ -84,6 +85,7 @@ class Population(LightningModule):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
+        self.ensembles = EnsembleMeasure([*by_l2([m.l2 for m in self.members]).values()])
         self.validation: Figures | None = None  # of each member, measured last
         self.learned_from = ["train"]  # the splits that its cost is the mean over
         self.member: int | str = "best"  # which of them predict_step asks
@@ -170,8 +172,7 @@ class Population(LightningModule):
         """
         check_inputs(X, self.inputs)
         chosen = self.choose(member).members
-        weights = [p[chosen] for p in self.weights]
-        return formulas.logits(X.to(self.device), weights).softmax(-1).nanmean(0)
+        return mean_probabilities(X.to(self.device), [p[chosen] for p in self.weights])
 
     def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """One number for each figure (m,): what monitors see as ``val/accuracy`` and the like.
@@ -236,7 +237,7 @@ class Population(LightningModule):
         advice = "Use the run's own value, or start a new run."
         check_same("the checkpoint", here, there, advice, section="model")
         check_tensors(checkpoint["state_dict"], self.shapes)
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        if self._fits():
             check_resumable(checkpoint)
             if getattr(self.configure_optimizers, "__func__", None) is _PLAIN_SGD:
                 states = checkpoint["optimizer_states"]
@@ -250,11 +251,14 @@ class Population(LightningModule):
         """Add a batch to the figures."""
         if batch_idx == 0:
             self.measured.reset()
+            self.ensembles.reset()
         X, y = pair(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
             check_batch(X, y, classes=self.classes)
         self.measured.update(X, y, self.weights)
+        if self.ensembles.wanted and not self._fits():
+            self.ensembles.update(X, y, self.weights)
 
     test_step = validation_step
 
@@ -265,6 +269,9 @@ class Population(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log those of the λ that is best on validation as ``test/cost`` and so on."""
         self._log_figures("test")
+
+    def _fits(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def _log_figures(self, split: str) -> None:
         if self.trainer.barebones or not self.measured.update_called:
