@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.__main__ import main
+from onelayer.core.errors import InputError
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results, format_summary
 from onelayer.training.schedule import TriangularLR
-from tests.support.own import Theirs
+from onelayer.training.testing import TestReport
+from tests.support.own import Theirs, arrays
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
@@ -52,7 +56,7 @@ def test_their_figure_stands_beside_the_mean(tmp_path):
     cells = row.split()
     for split, place in (("val", 8), ("test", 12)):
         assert cells[place] == f"{100 * one[split]['accuracy']:.2f}"
-    assert words.startswith("ensemble: accuracy of the mean of the class probabilities")
+    assert words.startswith("ensemble: accuracy of the mean class probabilities")
 
 
 def test_single_networks_have_no_ensemble(tmp_path):
@@ -83,3 +87,75 @@ def test_a_foreign_loaders_batches_count_the_same(tmp_path):
         X, y = getattr(data, split).tensors
         P = model(X.flatten(1).float()).softmax(-1).detach().mean(0)
         assert one[split] == pytest.approx(by_hand(P, y))
+
+
+SHAPE = (1, 3, 4)
+
+
+class Images(SmallData):
+    """The same rows, as images of three lines of four pixels."""
+
+    shape = SHAPE
+
+
+def both_ways(model, X):
+    """Each network's probabilities (m, n, k), the mean over rows X and their mirror images."""
+    flipped = X.reshape(-1, *SHAPE)[..., [3, 2, 1, 0]].reshape(len(X), -1)
+    return (model(X).softmax(-1) + model(flipped).softmax(-1)).detach() / 2
+
+
+@pytest.mark.parametrize("seeds", [0, [0, 1]])
+def test_mirror_images_join_the_ensemble_and_leave_single_figures_alone(tmp_path, seeds):
+    model = OneLayer(4, seeds=seeds, inputs=PIXELS, classes=CLASSES)
+    report = TestReport(mirror=True)
+    model, summary = trained(tmp_path, model, Images(), [report])
+    (one,) = summary["ensembles"]
+    assert one["mirror"] is True
+    for split in ("val", "test"):
+        X, y = Images().tensors(split)
+        assert one[split] == pytest.approx(by_hand(both_ways(model, X).mean(0), y))
+        singly = model.evaluate(X, y)["accuracy"].tolist()
+        assert [member[split]["accuracy"] for member in summary["members"]] == singly
+    assert report.report["networks"].endswith(", over each image and its mirror image")
+    assert report.report["accuracy"] == pytest.approx(one["test"]["accuracy"])
+    assert "over images and their mirror images" in format_summary(summary)
+
+
+def test_predictions_take_mirror_images_too(tmp_path):
+    model = OneLayer(4, seeds=[0, 1], inputs=PIXELS, classes=CLASSES)
+    X, _ = Images().tensors("test")
+    expected = both_ways(model, X)
+    torch.testing.assert_close(model.predict_proba(X, mirror=SHAPE), expected.mean(0))
+    torch.testing.assert_close(model.predict_proba(X, 1, mirror=SHAPE), expected[1])
+    with pytest.raises(InputError, match="only images have mirror images"):
+        model.predict_proba(X, mirror=(3, 4))
+
+
+def test_what_is_no_image_has_no_mirror_image(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X, y = arrays()
+    np.savez("rows.npz", X=X, y=y)
+    fit = ["fit", "--data", "onelayer.ArraysDataModule", "--data.train", "rows.npz"]
+    assert main([*fit, "--trainer.max_steps=2", "--test.mirror=true"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "only images have mirror images" in line
+    assert "(6,)" in line
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_the_command_line_tests_and_predicts_with_mirror_images(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50"]
+    fit = ["fit", *small, "--data.batch_size=10", "--schedule.step_size=5"]
+    assert main([*fit, "--model.hidden=3", "--test.mirror=true"]) == 0
+    (out,) = {line for line in capfd.readouterr().out.splitlines() if line.startswith("ensemble")}
+    run = tmp_path / "lightning_logs" / "fit" / "version_0"
+    kept = json.loads((run / "summary.json").read_text())["ensembles"][0]["test"]["accuracy"]
+    again = ["--ckpt_path", str(run), "--test.mirror", "true"]
+    assert main(["test", *again]) == 0
+    printed = capfd.readouterr().out
+    assert out in printed
+    assert f" {100 * kept:.2f} " in printed
+    np.savez("bytes.npz", X=np.zeros((3, 3072), np.uint8))
+    assert main(["predict", *again, "--data.predict", "bytes.npz"]) == 0
+    assert "seed=0), over each image and its mirror image: pred" in capfd.readouterr().out

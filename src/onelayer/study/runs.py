@@ -25,8 +25,8 @@ from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule, of Curves under curves, and under trainer max_steps, where that is not the schedule's
-whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
+schedule, of Curves under curves, of TestReport under test, and under trainer max_steps, where that
+is not the schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 
 
 def check_training(settings: Settings) -> None:
@@ -82,7 +82,14 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
     max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
-    callbacks = [rates, results, curves, TestReport(), PlotCurves(title), Checkpoints()]
+    callbacks = [
+        rates,
+        results,
+        curves,
+        TestReport(**settings.get("test", {})),
+        PlotCurves(title),
+        Checkpoints(),
+    ]
     trainer = make_trainer(max_steps, callbacks, logger)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished and has_split(data, "test"):

@@ -10,15 +10,45 @@ import torch
 from torch import Tensor
 
 from onelayer.core import formulas
+from onelayer.core.errors import InputError
+from onelayer.data.augment import mirror as mirrored
 from onelayer.training.measure import Measure
 
+Shape = Sequence[int]
+"""Colours, height and width of an image."""
 
-def mean_probabilities(X: Tensor, parameters: formulas.Parameters) -> Tensor:
+
+def mean_probabilities(
+    X: Tensor, parameters: formulas.Parameters, mirror: Shape | None = None
+) -> Tensor:
     """Class probabilities (n, k) of X (n, d): the mean over the members of ``parameters``.
 
     Members whose logits are not finite know none and are left out.
+
+    Args:
+        X: standardised samples (n, d).
+        parameters: of the members, (m, …) each.
+        mirror: for the mean over each image and its mirror image, what shape images have.
     """
-    return formulas.logits(X, parameters).softmax(-1).nanmean(0)
+    P = formulas.logits(X, parameters).softmax(-1).nanmean(0)
+    if mirror is None:
+        return P
+    return (P + mean_probabilities(mirrored(X, tuple(mirror)), parameters)) / 2
+
+
+def check_image(shape: Any, inputs: int) -> tuple[int, ...]:
+    """The shape of images, as a tuple.
+
+    Raises:
+        InputError: it is not that of images of ``inputs`` numbers each.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != 3 or math.prod(sizes) != inputs:
+        raise InputError(
+            f"only images have mirror images: of shape (colours, height, width), {inputs} numbers "
+            f"each, not {shape!r}."
+        )
+    return sizes
 
 
 class EnsembleMeasure(Measure):
@@ -28,22 +58,25 @@ class EnsembleMeasure(Measure):
 
     Args:
         groups: the members of each ensemble.
+
+    Attributes:
+        mirror: shape of the images whose mirror images are asked, too; None for none.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], **kwargs: Any) -> None:
         super().__init__(len(groups), **kwargs)
         self.groups = [list(group) for group in groups]
+        self.mirror: tuple[int, ...] | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether one of them says anything else than a single network."""
-        return any(len(group) > 1 for group in self.groups)
+        return self.mirror is not None or any(len(group) > 1 for group in self.groups)
 
     def sums(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> tuple[Tensor, Tensor]:
         """Summed loss and number of correct predictions of each ensemble, (g,) float64 each."""
-        P = torch.stack(
-            [mean_probabilities(X, [p[group] for p in parameters]) for group in self.groups]
-        )
+        each = ([p[group] for p in parameters] for group in self.groups)
+        P = torch.stack([mean_probabilities(X, own, self.mirror) for own in each])
         true = P.gather(2, y.expand(len(P), -1).unsqueeze(2)).squeeze(2)
         loss = -true.clamp_min(torch.finfo(P.dtype).tiny).log()
         correct = (P.argmax(2) == y) & P.isfinite().all(2)
@@ -65,6 +98,7 @@ def ensembles_of(module: Any, split: str) -> list[dict[str, Any]]:
         {
             "l2": module.members[group[0]].l2,
             "networks": sum(finite[m] for m in group),
+            **({"mirror": True} if measure.mirror else {}),
             split: {name: figures[name][i] for name in ("loss", "accuracy")},
         }
         for i, group in enumerate(measure.groups)

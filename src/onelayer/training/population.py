@@ -27,7 +27,7 @@ from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
-from onelayer.training.ensembles import EnsembleMeasure, mean_probabilities
+from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
@@ -158,10 +158,14 @@ class Population(LightningModule):
         Raises:
             InputError: there is no such member.
         """
-        return choose(member, self.members, self.validation)
+        chosen = choose(member, self.members, self.validation)
+        mirror = ", over each image and its mirror image" if self.ensembles.mirror else ""
+        return chosen._replace(words=chosen.words + mirror)
 
     @torch.no_grad()
-    def predict_proba(self, X: Tensor, member: int | str = "best") -> Tensor:
+    def predict_proba(
+        self, X: Tensor, member: int | str = "best", mirror: Shape | None = None
+    ) -> Tensor:
         """Class probabilities (n, k) of standardised images, by the members that were chosen.
 
         Of several it is the mean. Members that have diverged know none and are left out.
@@ -169,10 +173,13 @@ class Population(LightningModule):
         Args:
             X: standardised images (n, d).
             member: as :meth:`choose` takes it.
+            mirror: for the mean over each image and its mirror image, left and right exchanged:
+                what shape images have, such as (3, 32, 32).
         """
         check_inputs(X, self.inputs)
-        chosen = self.choose(member).members
-        return mean_probabilities(X.to(self.device), [p[chosen] for p in self.weights])
+        mirror = mirror if mirror is None else check_image(mirror, self.inputs)
+        weights = [p[self.choose(member).members] for p in self.weights]
+        return mean_probabilities(X.to(self.device), weights, mirror)
 
     def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """One number for each figure (m,): what monitors see as ``val/accuracy`` and the like.
@@ -289,7 +296,7 @@ class Population(LightningModule):
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
         X = X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X
-        P = self.predict_proba(X, self.member)
+        P = self.predict_proba(X, self.member, self.ensembles.mirror)
         if not P.isfinite().all():
             raise InputError("the networks' logits are not finite: their weights are too large.")
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)

@@ -279,7 +279,8 @@ def _cells_of(ensembles: Sequence[dict[str, Any]], l2: float, split: str) -> str
 def _words_of(ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the columns are."""
     if ensembles:
-        yield "ensemble: accuracy of the mean of the class probabilities of a row's networks"
+        views = ", over images and their mirror images" if "mirror" in ensembles[0] else ""
+        yield f"ensemble: accuracy of the mean class probabilities of a row's networks{views}"
 
 
 def _kinds(ensembles: Sequence[dict[str, Any]]) -> list[str]:
