@@ -16,6 +16,7 @@ SECTIONS = {
     "TriangularLR": "schedule",
     "Curves": "curves",
     "Checkpoints": "checkpoints",
+    "Snapshots": "snapshots",
     "TestReport": "test",
 }
 """The callbacks that have a section of their own in a config."""

@@ -49,6 +49,7 @@ from onelayer.training.results import (
     network_name,
 )
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport, format_report
 from onelayer.training.trainer import (
     METRICS,
@@ -158,6 +159,8 @@ class OneLayerCLI(LightningCLI):
         parser.add_lightning_class_args(TriangularLR, "schedule")
         parser.add_lightning_class_args(Curves, "curves")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.set_defaults({"snapshots.last": 0})
         parser.add_lightning_class_args(TestReport, "test")
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments want the name, too

@@ -20,13 +20,15 @@ from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport
 from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule, of Curves under curves, of TestReport under test, and under trainer max_steps, where that
-is not the schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
+schedule, of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any,
+and under trainer max_steps, where that is not the schedule's whole cycles. Under data also
+``class_path`` and ``init_args``, or a data module."""
 
 
 def check_training(settings: Settings) -> None:
@@ -88,6 +90,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         curves,
         TestReport(**settings.get("test", {})),
         PlotCurves(title),
+        Snapshots(**settings.get("snapshots", {"last": 0})),
         Checkpoints(),
     ]
     trainer = make_trainer(max_steps, callbacks, logger)

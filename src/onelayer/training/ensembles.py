@@ -93,11 +93,13 @@ def ensembles_of(module: Any, split: str) -> list[dict[str, Any]]:
     if not measure.update_called:
         return []
     finite = module.finite_members().tolist()
+    steps = sorted({member.step for member in module.members if member.step is not None})
     figures = {name: value.reshape(-1).tolist() for name, value in measure.compute().items()}
     return [
         {
             "l2": module.members[group[0]].l2,
             "networks": sum(finite[m] for m in group),
+            **({"snapshots": steps} if steps else {}),
             **({"mirror": True} if measure.mirror else {}),
             split: {name: figures[name][i] for name in ("loss", "accuracy")},
         }

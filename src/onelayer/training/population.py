@@ -15,6 +15,7 @@ from torch.optim import SGD, Optimizer
 from onelayer.core import autograd, formulas
 from onelayer.core.checks import (
     LARGEST_SEED,
+    MOST_UPDATES,
     check_inputs,
     check_number,
     check_same,
@@ -55,9 +56,10 @@ class Population(LightningModule):
         cuda_graphs: bool = True,
         inputs: int = 3072,
         classes: int = 10,
+        snapshots: list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes)
+        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes, snapshots)
         check_number("lr", lr)
         if init_std is not None:
             check_number("init_std", init_std)
@@ -72,12 +74,20 @@ class Population(LightningModule):
             del self.hparams[name]
         self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
         self.fused, self.cuda_graphs = fused, cuda_graphs
-        self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
+        steps = [None] if snapshots is None else _as_list("snapshots", snapshots)
+        self.members = [
+            Member(float(value), seed, step)
+            for step in steps
+            for value in l2s
+            for seed in seed_list
+        ]
         if len(set(self.members)) < len(self.members):
-            raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
+            given = f"l2={l2}, seeds={seeds}" + (f", snapshots={snapshots}" if snapshots else "")
+            raise InputError(f"l2 and seeds must not repeat a value, not {given}.")
 
         check_making(len(self.members), hidden, inputs, classes)
-        start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
+        drawn = [member.seed for member in self.members]
+        start = initial_parameters(drawn, hidden, inputs, classes, init_std)
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
         self.names = list(parameter_shapes(hidden, inputs, classes))
@@ -307,7 +317,12 @@ _PLAIN_SGD = Population.configure_optimizers
 
 
 def shapes_of(
-    hidden: int = 0, l2: Any = 0.0, seeds: Any = 0, inputs: int = 3072, classes: int = 10
+    hidden: int = 0,
+    l2: Any = 0.0,
+    seeds: Any = 0,
+    inputs: int = 3072,
+    classes: int = 10,
+    snapshots: Any = None,
 ) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor in the checkpoint of such a population: (m, …), and (d,) of statistics.
 
@@ -318,6 +333,10 @@ def shapes_of(
     check_whole("inputs", inputs, at_least=1)
     check_whole("classes", classes, at_least=2)
     m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
+    if snapshots is not None:
+        for step in (steps := _as_list("snapshots", snapshots)):
+            check_whole("snapshots", step, at_least=1, at_most=MOST_UPDATES)
+        m *= len(steps)
     shapes = parameter_shapes(hidden, inputs, classes).items()
     return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
 

@@ -18,7 +18,7 @@ from onelayer.core.checks import check_number, check_whole
 from onelayer.data.foreign import batches, has_loader, name_of
 from onelayer.data.splits import Splits
 from onelayer.training.blocks import overridden
-from onelayer.training.choice import by_l2
+from onelayer.training.choice import by_l2, ends_of
 from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
@@ -79,7 +79,7 @@ class Results(Observer):
             self.summary, self.finished = kept, True
             return
         module = cast(Any, pl_module)
-        members: list[dict[str, Any]] = [m._asdict() for m in module.members]
+        members: list[dict[str, Any]] = [m.named() for m in module.members]
         for row in self._figures:
             if row.split != "test":
                 _enter(members[row.member], row)
@@ -91,7 +91,8 @@ class Results(Observer):
             "seconds": round(self._seconds, 3),
             "members": members,
         }
-        _enter_ensembles(self.summary, _on_validation(trainer, module))
+        for networks in _all_networks(trainer, module):
+            _enter_ensembles(self.summary, _on_validation(trainer, networks))
         self._write(trainer)
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
@@ -101,7 +102,8 @@ class Results(Observer):
             return
         for row in last_figures(rows, "test"):
             _enter(self.summary["members"][row.member], row)
-        _enter_ensembles(self.summary, ensembles_of(pl_module, "test"))
+        for networks in _all_networks(trainer, pl_module):
+            _enter_ensembles(self.summary, ensembles_of(networks, "test"))
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -158,7 +160,12 @@ def _enter_ensembles(summary: dict[str, Any], found: list[dict[str, Any]]) -> No
 
 
 def _which(ensemble: dict[str, Any]) -> tuple[Any, ...]:
-    return (ensemble["l2"],)
+    return ensemble["l2"], _kind(ensemble)
+
+
+def _all_networks(trainer: Trainer, module: LightningModule) -> list[LightningModule]:
+    """The module, and what observers have kept of its training."""
+    return [module, *(n for o in observers(trainer) for n in o.networks(trainer, module))]
 
 
 def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
@@ -182,10 +189,10 @@ def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
 
 def members_with(module: Population, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Each member with its figures (m,) over a split, as in summary.json."""
-    members: list[dict[str, Any]] = [member._asdict() for member in module.members]
+    members: list[dict[str, Any]] = [member.named() for member in module.members]
     values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
     for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
-        _enter(members[i], Row(0, split, i, *member, math.nan, *numbers))
+        _enter(members[i], Row(0, split, i, member.l2, member.seed, math.nan, *numbers))
     return members
 
 
@@ -278,9 +285,10 @@ def _cells_of(ensembles: Sequence[dict[str, Any]], l2: float, split: str) -> str
 
 def _words_of(ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the columns are."""
-    if ensembles:
-        views = ", over images and their mirror images" if "mirror" in ensembles[0] else ""
-        yield f"ensemble: accuracy of the mean class probabilities of a row's networks{views}"
+    for kind, one in {_kind(one): one for one in ensembles}.items():
+        ends = ends_of(len(one.get("snapshots", [])))
+        views = ", over images and their mirror images" if "mirror" in one else ""
+        yield f"{kind}: accuracy of the mean class probabilities of a row's networks{ends}{views}"
 
 
 def _kinds(ensembles: Sequence[dict[str, Any]]) -> list[str]:
@@ -288,7 +296,7 @@ def _kinds(ensembles: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _kind(ensemble: dict[str, Any]) -> str:
-    return "ensemble"
+    return "snapshots" if "snapshots" in ensemble else "ensemble"
 
 
 def _lines(
@@ -297,13 +305,14 @@ def _lines(
     cells: Callable[[Sequence[dict[str, Any]]], str],
 ) -> Iterator[str]:
     """A head, and a line for each λ with how many networks it has."""
-    yield f"{'l2':>9} {'seeds':>5} {columns}"
+    word = "networks" if any("step" in member for member in members) else "seeds"
+    yield f"{'l2':>9} {word} {columns}"
     for l2, places in by_l2([member["l2"] for member in members]).items():
         group = [members[place] for place in places]
         gone = sum(member.get("diverged", False) for member in group)
         seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
         note = f"  {gone} diverged, left out" if gone else ""
-        yield f"{l2:>9.3g} {seeds:>5} {cells(group)}{note}"
+        yield f"{l2:>9.3g} {seeds:>{len(word)}} {cells(group)}{note}"
 
 
 def network_name(hidden: int) -> str:
