@@ -213,3 +213,10 @@ def test_the_command_line_keeps_tests_and_predicts_with_them(tmp_path, capfd, mo
     assert "callbacks" not in capfd.readouterr().err
     assert main(["fit", "--ckpt_path", path]) == 2
     assert "snapshots" in capfd.readouterr().err
+
+
+def test_a_training_that_begins_anew_has_no_snapshots_of_the_one_before(tmp_path):
+    callback = Snapshots(dirpath=str(tmp_path))
+    train(tmp_path, snapshots=callback)
+    train(tmp_path / "again", max_steps=CYCLE, snapshots=callback)
+    assert load_network(tmp_path / FILE).hparams["snapshots"] == STEPS[:1]

@@ -33,7 +33,7 @@ class Snapshots(Observer):
     that is killed and resumed leaves the same.
 
     Args:
-        last: how many cycles' ends are kept, the last ones; by default all, 0 for none.
+        last: of how many cycles, the last ones; None for all, 0 for none.
         dirpath: folder of snapshots.ckpt; ``checkpoints/`` of the run by default.
 
     Raises:
@@ -55,14 +55,17 @@ class Snapshots(Observer):
         Raises:
             InputError: no cycle, or those in the checkpoint are not of these networks.
         """
-        self.network, self._kept = None, {}
+        # A training that goes on keeps those before; one that begins anew has none.
+        self._kept = {k: v for k, v in self._kept.items() if k <= trainer.global_step}
+        self._cycle, self.network = 0, None
+        saved, self._saved = self._saved, {}
         if self.last == 0 or not isinstance(pl_module, Population):
             return
         self._cycle = next((o.cycle for o in observers(trainer) if o.cycle), 0)
         if not self._cycle:
             raise InputError("snapshots are taken where cycles end: a TriangularLR makes them.")
-        if self._saved:
-            self._kept = _restored(self._saved, pl_module, self._cycle)
+        if saved:
+            self._kept = _restored(saved, pl_module, self._cycle)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse snapshots of later updates than the checkpoint's."""
