@@ -66,6 +66,7 @@ class Snapshots(Observer):
             raise InputError("snapshots are taken where cycles end: a TriangularLR makes them.")
         if saved:
             self._kept = _restored(saved, pl_module, self._cycle)
+            self._drop_old()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse snapshots of later updates than the checkpoint's."""
@@ -88,6 +89,9 @@ class Snapshots(Observer):
             return
         if bool(module.finite_members().any()):
             self._kept[step] = [p.detach().cpu().clone() for p in module.weights]
+            self._drop_old()
+
+    def _drop_old(self) -> None:
         while self.last is not None and len(self._kept) > self.last:
             del self._kept[min(self._kept)]
 
