@@ -188,7 +188,8 @@ class Population(LightningModule):
         """
         check_inputs(X, self.inputs)
         mirror = mirror if mirror is None else check_image(mirror, self.inputs)
-        weights = [p[self.choose(member).members] for p in self.weights]
+        chosen = self.choose(member).members
+        weights = [p[chosen] for p in self.weights]
         return mean_probabilities(X.to(self.device), weights, mirror)
 
     def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -178,7 +178,7 @@ def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
     if isinstance(data, Splits):
         pairs: Any = [pair] if (pair := data.tensors("val")) is not None else []
     elif has_loader(data, "val") and not overridden(module, ("validation_step",)):
-        pairs = batches(data, "val")
+        pairs = ((X.to(W.dtype), y) for X, y in batches(data, "val"))
     else:
         return []
     with torch.no_grad(), isolate_rng():  # a loader may shuffle
