@@ -203,7 +203,12 @@ def customary_lightning(task: Task, updates: int) -> float:
 
 
 def onelayer(
-    task: Task, updates: int, curves: bool = True, bar: bool = True, **arguments: bool
+    task: Task,
+    updates: int,
+    curves: bool = True,
+    bar: bool = True,
+    shift: int | None = None,
+    **arguments: bool,
 ) -> float:
     """(d) ``onelayer fit`` as shipped: TensorBoard, bar, TriangularLR, curves, checkpoints on.
 
@@ -214,6 +219,7 @@ def onelayer(
     from lightning.pytorch import LightningDataModule
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    from onelayer.data.augment import FlipAndShift
     from onelayer.data.loader import ResidentLoader
     from onelayer.study.runs import make_trainer
     from onelayer.training.checkpoint import Checkpoints
@@ -222,11 +228,16 @@ def onelayer(
     from onelayer.training.results import Results
     from onelayer.training.schedule import TriangularLR
 
+    changes = [] if shift is None else [FlipAndShift((3, 32, 32), len(task.X), 0, True, shift)]
+
+    def loader() -> ResidentLoader:
+        return ResidentLoader(task.X, task.y, task.batch_size, augment=changes)
+
     class Measured(LightningDataModule):
         name, classes = "cifar10", tuple("0123456789")
 
         def train_dataloader(self) -> ResidentLoader:
-            return ResidentLoader(task.X, task.y, task.batch_size)
+            return loader()
 
         def tensors(self, split: str) -> tuple[Tensor, Tensor] | None:
             return (task.X, task.y) if split == "train" else None
@@ -243,7 +254,7 @@ def onelayer(
         if curves:
             trainer.fit(model, datamodule=Measured())
         else:  # nothing to measure by
-            trainer.fit(model, ResidentLoader(task.X, task.y, task.batch_size))
+            trainer.fit(model, loader())
     assert results.summary is not None
     return float(results.summary["seconds"])
 
@@ -251,6 +262,11 @@ def onelayer(
 def without_curves(task: Task, updates: int) -> float:
     """(d) with everything on but the measurements, which no other contender makes."""
     return onelayer(task, updates, curves=False)
+
+
+def flipped_and_shifted(task: Task, updates: int) -> float:
+    """(d) as shipped, with flips and shifts of up to 2 pixels."""
+    return onelayer(task, updates, shift=2)
 
 
 def one_at_a_time(task: Task, updates: int) -> float:

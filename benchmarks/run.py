@@ -51,6 +51,7 @@ def jobs(args: argparse.Namespace):
         yield "b bare, autograd", c.bare_autograd, hidden, 1, args.updates
         yield "d onelayer", c.onelayer, hidden, 1, args.updates
         yield "d less curves", c.without_curves, hidden, 1, args.updates
+        yield "d flips and shifts", c.flipped_and_shifted, hidden, 1, args.updates
         yield "d one update at a time", c.one_at_a_time, hidden, 1, args.updates
         yield "c Lightning, customary", c.customary_lightning, hidden, 1, args.updates // 20
         yield "e scikit-learn", c.sklearn, hidden, 1, args.updates // 20

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -379,6 +380,10 @@ def a_file_of_that_name(place: Place) -> None:
     (place.folder / "out").write_text("")
 
 
+def a_table(place: Place) -> None:
+    np.savez(place.folder / "X.npz", X=np.eye(9, dtype=np.float32), y=np.arange(9) % 2)
+
+
 def slurm(place: Place) -> None:
     for name, value in {"NTASKS": "4", "JOB_ID": "7", "JOB_NAME": "train"}.items():
         place.patch.setenv(f"SLURM_{name}", value)
@@ -457,6 +462,34 @@ COMMANDS = [
         ["needs a validation split", "data.val_size"],
     ),
     Row("search-final-seeds", [*SEARCH, "--final.seeds=[]"], ["of the final training", "seeds"]),
+    Row(
+        "search-axis-empty", [*SEARCH, "--search.hidden=[]"], ["search.hidden must list one", "[]"]
+    ),
+    Row("search-axis-twice", [*SEARCH, "--search.max_lr=[1,1]"], ["search.max_lr", "different"]),
+    Row("search-axis-negative", [*SEARCH, "--search.hidden=[5,-1]"], ["search.hidden", "not -1"]),
+    Row("search-axis-one", [*SEARCH, "--search.dropout=[0,1]"], ["search.dropout", "below 1"]),
+    Row("search-axis-no-flip", [*SEARCH, "--search.flip=[2]"], ["search.flip", "bool"]),
+    Row("search-axis-a-number", [*SEARCH, "--search.hidden=5"], ["search.hidden", "list"]),
+    Row("search-smoothing", [*SEARCH, "--model.label_smoothing=1"], ["model.label_smoothing"]),
+    Row(
+        "search-rates-below-the-base",
+        [*SEARCH, "--schedule.base_lr=0.01", "--search.max_lr=[0.1,0.001]"],
+        ["base_lr must be <= max_lr", "0.001"],
+    ),
+    Row(
+        "search-dropout-of-the-linear-network",
+        [*SEARCH, "--search.hidden=[0,5]", "--search.dropout=[0,0.2]"],
+        ["hidden 0", "search.hidden", "search.dropout"],
+    ),
+    Row(
+        "search-flips-of-no-images",
+        [
+            *["search", "--data=ArraysDataModule", "--data.train=X.npz", "--output=out"],
+            "--search.flip=[false,true]",
+        ],
+        ["search.flip", "ArraysDataModule"],
+        a_table,
+    ),
     Row("search-storage", [*SEARCH, "--storage=mysql://x/y"], ["SQLite", "PostgreSQL"]),
     Row(
         "option-misspelt",

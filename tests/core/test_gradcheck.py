@@ -22,11 +22,17 @@ def failed(batch):
 def test_every_parameter_of_both_networks_passes_every_judge(batch):
     checks = check_gradients(*batch, hidden=6, members=(1, 2))
     assert [c for c in checks if not c.passed] == []
-    parameters = {"linear": ["W", "b"], "hidden 6": ["W1", "b1", "W2", "b2"]}
+    plain, both = (1, 2), (2,)
+    networks = {
+        "linear": (["W", "b"], plain),
+        "linear, s=0.1": (["W", "b"], both),
+        "hidden 6": (["W1", "b1", "W2", "b2"], plain),
+        "hidden 6, p=0.2, s=0.1": (["W1", "b1", "W2", "b2"], both),
+    }
     assert {(c.network, c.members, c.parameter, c.judge) for c in checks} == {
         (network, m, name, judge)
-        for network, names in parameters.items()
-        for m in (1, 2)
+        for network, (names, sizes) in networks.items()
+        for m in sizes
         for name, judges in [*((n, BOUNDS) for n in names), ("all", ["torch gradcheck"])]
         for judge in judges
     }
@@ -34,7 +40,7 @@ def test_every_parameter_of_both_networks_passes_every_judge(batch):
 
 def test_dropped_one_over_n(batch, monkeypatch):
     right = formulas.residual
-    monkeypatch.setattr(formulas, "residual", lambda Z, y, n=None: right(Z, y, n=1))
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, 1, s))
     assert {("linear", 1, "W"), ("hidden 6", 1, "W1"), ("linear", 2, "all")} <= failed(batch)
 
 
@@ -55,12 +61,27 @@ def test_penalised_bias(batch, monkeypatch):
 def test_wrong_mask(batch, monkeypatch, mask):
     monkeypatch.setattr(formulas, "relu_mask", mask)
     assert {("hidden 6", 1, "W1"), ("hidden 6", 1, "b1")} <= failed(batch)
-    assert not any(network == "linear" for network, *_ in failed(batch))
+    assert not any(network.startswith("linear") for network, *_ in failed(batch))
+
+
+def test_dropped_units_get_a_gradient(batch, monkeypatch):
+    right = formulas.residuals
+    monkeypatch.setattr(formulas, "residuals", lambda G, inputs, ps, mask: right(G, inputs, ps))
+    assert {network for network, *_ in failed(batch)} == {"hidden 6, p=0.2, s=0.1"}
+
+
+def test_labels_left_as_they_are(batch, monkeypatch):
+    right = formulas.residual
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, n))
+    assert {network for network, *_ in failed(batch)} == {
+        "linear, s=0.1",
+        "hidden 6, p=0.2, s=0.1",
+    }
 
 
 def test_members_averaged_instead_of_summed(batch, monkeypatch):
     right = formulas.residual
-    monkeypatch.setattr(formulas, "residual", lambda Z, y, n=None: right(Z, y, n) / len(Z))
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, n, s) / len(Z))
     found = failed(batch)
     assert {("linear", 2, "W"), ("hidden 6", 2, "W1")} <= found
     assert not any(members == 1 for _, members, _ in found)

@@ -17,17 +17,19 @@ from tests.support import recording
 STEPS = 12
 
 
-def train(kind, hidden, l2, dtype=torch.float64, device="cpu", steps=STEPS):
+def train(kind, hidden, l2, dtype=torch.float64, device="cpu", steps=STEPS, smoothing=0.0, p=0.0):
     """Updates with batches of two sizes, each with its own rate."""
     X, y, parameters = population(3, hidden, n=40)
     X, y = X.to(device, dtype), y.to(device)
     parameters = [p.detach().to(device, dtype) for p in parameters]
     l2 = l2.to(device, dtype) if isinstance(l2, torch.Tensor) else l2
-    make = kind(parameters, l2)
+    make = kind(parameters, l2, smoothing)
+    g = torch.Generator().manual_seed(0)
     for step in range(steps):
         n = 7 if step % 3 == 2 else 10
         rows = torch.arange(step, step + n, device=device)
-        make(X[rows], y[rows], 0.3 / (step + 1))
+        mask = (torch.rand(3, n, hidden, generator=g) >= p).to(device, dtype) / (1 - p)
+        make(X[rows], y[rows], 0.3 / (step + 1), mask=mask if p else None)
     return parameters
 
 
@@ -38,6 +40,22 @@ def test_a_recorded_update_is_the_update(recorded, hidden, l2):
     for ours, wanted in zip(train(RecordedUpdate, hidden, l2), plain, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
     assert len(recorded) == 2  # one for each size of batch
+
+
+@pytest.mark.parametrize("l2", [0.1, torch.tensor([0.0, 0.1, 0.2])], ids=["1", "each"])
+def test_members_in_turn_end_as_together(monkeypatch, l2):
+    together = train(FusedUpdate, 5, l2, p=0.4)
+    monkeypatch.setattr(update, "CACHE", 1)
+    for ours, wanted in zip(train(FusedUpdate, 5, l2, p=0.4), together, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_a_recorded_update_takes_each_updates_mask(recorded):
+    both = {"hidden": 5, "l2": 0.1, "smoothing": 0.2, "p": 0.4}
+    plain, others = train(FusedUpdate, **both), train(FusedUpdate, 5, 0.1)
+    for ours, wanted, other in zip(train(RecordedUpdate, **both), plain, others, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
+        assert not torch.allclose(ours, other)
 
 
 def test_what_starts_later_has_the_same_bits(recorded):

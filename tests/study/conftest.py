@@ -3,7 +3,7 @@
 import pytest
 
 from onelayer.__main__ import main
-from tests.study.tiny import TINY
+from tests.study.tiny import AXES, TINY
 from tests.support.postgres import Server
 
 
@@ -11,6 +11,14 @@ from tests.support.postgres import Server
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     assert main(["search", *TINY, "--output", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def over_settings(tmp_path_factory):
+    """The same with other arguments beside λ: the first setting is that of the tiny search."""
+    folder = tmp_path_factory.mktemp("settings")
+    assert main(["search", *TINY, *AXES, "--output", str(folder / "out")]) == 0
     return folder / "out"
 
 

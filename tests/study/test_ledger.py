@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -192,6 +193,17 @@ def test_optuna_reads_the_ledger(storage, ledger):
         [getattr(p, k) for k in known] for p in plan
     ]
     assert [t.user_attrs["val_accuracy"] for t in trials] == [t.value for t in trials]
+
+
+def test_what_is_searched_beside_l2_are_parameters_of_their_own(storage):
+    settings = {"search.hidden": [2, 9], "search.flip": [False, True]}
+    (planned, *_) = make_plan(1)
+    planned = replace(planned, setting=(("flip", True), ("hidden", 9)))
+    with closing(Ledger(storage, "out", settings)) as ledger:
+        ledger.record([planned], figures_of([planned]))
+    (trial,) = read_trials(storage)
+    assert trial.params == {"l2": planned.l2, "flip": True, "hidden": 9}
+    assert trial.distributions["hidden"].choices == (2, 9)
 
 
 @pytest.mark.parametrize("name", ["what?x=1", "a {b} 100%", "α#β", "c@d:e"])

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from onelayer.study import plots
-from onelayer.study.plots import plot_curves, title_of
+from onelayer.study.plan import aggregate, choose
+from onelayer.study.plots import plot_curves, plot_search, title_of
 from onelayer.training.records import Row, write_rows
 
 
@@ -99,6 +100,47 @@ def test_where_all_have_diverged_the_legend_says_so(tmp_path, figures):
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png")
     ((_, axes),) = figures
     assert labels(axes.flat[0]) == ["training: all diverged", "validation: all diverged"]
+
+
+def found(accuracies):
+    """Rows and candidates of a search: two λ of each setting, hidden 1, 2 and so on."""
+    rows = [
+        {
+            "stage": 1, "index": i, "hidden": 1 + i // 2, "l2": 10.0 ** -(1 + i % 2), "seed": 0,
+            "val_accuracy": accuracy - 0.01 * (i % 2), "diverged": False,
+        }
+        for i, accuracy in enumerate(a for a in accuracies for _ in range(2))
+    ]  # fmt: skip
+    return rows, aggregate(rows, 100)
+
+
+@pytest.mark.parametrize("number", [3, 10])
+def test_a_search_shows_every_setting_with_its_best_l2_the_best_in_colour(
+    tmp_path, figures, number
+):
+    rows, candidates = found([0.3 + 0.01 * i for i in range(number)])
+    best = choose(candidates, "best")
+    plot_search(rows, candidates, best, best, tmp_path / "search.png", "")
+    ((figure, axes),) = figures
+    axis, beside = axes.flat
+    names = [text.get_text() for text in beside.get_yticklabels()]
+    assert names == [f"hidden={h}, λ = 0.1" for h in range(number, 0, -1)]
+    *lines, _, _ = axis.lines  # the last are the marks of the best and of the choice
+    assert [line.get_ydata().tolist() for line in lines[-1:]] == [
+        pytest.approx([100 * best.mean - 1, 100 * best.mean])
+    ]
+    assert len({line.get_color() for line in lines}) == min(number, 9)
+    assert labels(axis) == ["best mean", "chosen"]
+    assert figure.get_suptitle() == f"search for λ, hidden, {2 * number} networks"
+
+
+def test_of_very_many_settings_a_search_shows_the_best(tmp_path, figures):
+    rows, candidates = found([0.3 + 0.01 * i for i in range(50)])
+    best = choose(candidates, "best")
+    plot_search(rows, candidates, best, best, tmp_path / "search.png", "")
+    ((_, axes),) = figures
+    assert len(axes[0, 1].get_yticklabels()) == 40
+    assert axes[0, 1].get_title() == "the best λ of each setting; 10 others are not shown"
 
 
 def test_the_built_in_images_are_told_in_the_title():

@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 
-from onelayer import load_network
+from onelayer import CIFAR10DataModule, load_network, solve
 from onelayer.__main__ import main
 from onelayer.configs import find_config
+from onelayer.data.augment import mirror
 from onelayer.data.features import Joined
 from onelayer.study import solve as study
 from onelayer.study.solve import Grid, stratified
+from onelayer.training.optimality import joined
 
 TINY = [
     "solve", "--data.source=synthetic", "--data.limit=60", "--data.val_size=60", "--l2=[0.1,1.0]",
@@ -115,6 +117,28 @@ def test_folds_choose_and_all_rows_learn(tmp_path):
     chosen = [member.l2 for member in path.members].index(summary["l2"])
     assert torch.equal(last.W[0], path.W[chosen])
     assert path.learned_from == ["train", "val"]
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_mirror_images_are_learned_from_too(folds, tmp_path, capsys):
+    asked = [*TINY, "--data.flip=true", f"--folds={folds}"]
+    assert main([*asked, f"--output={tmp_path}"]) == 0
+    data = CIFAR10DataModule(source="synthetic", limit=60, val_size=60)
+    X, y = joined(data, ["train", "val"] if folds else ["train"])
+    X = X.index_select(0, torch.arange(len(y)))
+    path = solve(torch.cat([X, mirror(X, (3, 32, 32))]), torch.cat([y, y]), [0.1, 1.0], 1e-8)
+    found = load_network(tmp_path / "checkpoints" / "path.ckpt")
+    torch.testing.assert_close(found.W.double(), path.W, atol=1e-3, rtol=0.01)
+    capsys.readouterr()
+    assert main(["test", f"--ckpt_path={tmp_path}/checkpoints/path.ckpt"]) == 0
+    gaps = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "e-" in line]
+    assert len(gaps) == 2
+    assert all(float(gap) <= 1e-6 for gap in gaps)
+
+
+def test_images_without_number_have_no_optimum(tmp_path, capsys):
+    assert main([*TINY, "--data.shift=1", f"--output={tmp_path}"]) == 2
+    assert "data.shift" in capsys.readouterr().err
 
 
 def test_processes_share_the_rows(tmp_path, solved):

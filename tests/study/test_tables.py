@@ -2,8 +2,9 @@
 
 import pytest
 
+from onelayer.study.plan import aggregate, choose
 from onelayer.study.published import Published
-from onelayer.study.tables import Result, main_table
+from onelayer.study.tables import Result, format_candidates, main_table
 
 
 def member(accuracy):
@@ -18,3 +19,22 @@ def test_a_published_figure_within_two_deviations_is_said_to_be(published, withi
     assert table.endswith(f"| test | {published:g} |  | 45.00 ± 7.07 | {within} |")
     alone = main_table([Result("an exercise", "linear", [member(0.4), member(0.5)], None)])
     assert alone.endswith("| test |  |  | 45.00 ± 7.07 |  |")
+
+
+def test_a_search_shows_the_best_of_every_setting_and_what_diverged_by_setting():
+    rows = [
+        {
+            "stage": 1, "index": i, "flip": i >= 12, "l2": 10.0 ** (i % 12 - 9),
+            "val_accuracy": (0.3 if i >= 12 else 0.5) + 0.01 * (i % 12), "diverged": i % 12 == 0,
+        }
+        for i in range(24)
+    ]  # fmt: skip
+    candidates = aggregate(rows, 100)
+    best, one_se = choose(candidates, "best"), choose(candidates, "one_se")
+    head, *lines = format_candidates(rows, candidates, best, one_se, best, "best").splitlines()
+    assert head.split() == ["stage", "flip", "l2", "seeds", "val", "accuracy"]
+    assert [line.split()[1] for line in lines[:11]] == ["false"] * 10 + ["true"]
+    assert lines[0].endswith("best, one_se, <- chosen")
+    assert lines[-3:-1] == [
+        f"diverged, and no choice: flip={flip} l2 = 1.000e-09" for flip in ("false", "true")
+    ]

@@ -9,6 +9,7 @@ TINY = [
     "--search.members=4", "--final.seeds=[0,1]", "--final.val_size=50", "--final.batch_size=10",
     "--final.step_size=4", "--final.cycles=1",
 ]  # fmt: skip
+AXES = ["--search.flip=[false,true]", "--search.hidden=[2,3]"]
 FIGURES = [f"{s}_{q}" for s in ("train", "val") for q in ("cost", "loss", "accuracy")]
 
 

@@ -29,6 +29,7 @@ FIT = [
     "fit", "--data.source=synthetic", "--data.limit=370", "--data.val_size=300",
     "--data.batch_size=10", "--schedule.step_size=100", "--schedule.cycles=3", "--model.hidden=4",
     "--model.l2=[0.0,0.01]", "--model.seeds=[0,1]", "--checkpoints.every=37",
+    "--model.dropout=0.2", "--model.label_smoothing=0.1", "--data.flip=true", "--data.shift=2",
     "--snapshots.last=2", "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
 """37 updates an epoch, and a checkpoint at every epoch's last batch: the hardest place."""

@@ -67,9 +67,20 @@ def search(argv: list[str]) -> int:
     from onelayer.study.plan import Plan
     from onelayer.study.search import Final, Search
 
-    parser = _parser("search", "Search the regulariser λ (l2) from coarse to fine.")
+    parser = _parser(
+        "search", "Search λ (l2) from coarse to fine, and a few values of other arguments."
+    )
     parser.add_class_arguments(Plan, "search")
     parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
+    parser.add_argument(
+        "--model.dropout", type=float, default=0.0, help="Probability p of a hidden unit."
+    )
+    parser.add_argument(
+        "--model.label_smoothing",
+        type=float,
+        default=0.0,
+        help="Share s of a label, for all classes.",
+    )
     _add_data(parser, argv)
     parser.add_class_arguments(TriangularLR, "schedule")
     parser.add_class_arguments(Final, "final")
@@ -79,7 +90,7 @@ def search(argv: list[str]) -> int:
     output = config.output or Path(RUNS, names_of(config.config) or "search")
     Search(
         plan=Plan(**config.search.as_dict()),
-        hidden=config.model.hidden,
+        **config.model.as_dict(),
         data=config.data.as_dict(),
         schedule=config.schedule.as_dict(),
         final=Final(**config.final.as_dict()),
@@ -91,7 +102,7 @@ def search(argv: list[str]) -> int:
 
 def report(argv: list[str]) -> int:
     """``onelayer report``."""
-    from onelayer.study.plan import Plan
+    from onelayer.study.plan import AXES, Plan
     from onelayer.study.report import Report
 
     parser = _parser("report", "Repeat the exercises beside their published figures.")
@@ -100,7 +111,7 @@ def report(argv: list[str]) -> int:
     parser.add_argument(
         "--seeds", type=list[int], default=list(range(10)), help="Of each training."
     )
-    parser.add_class_arguments(Plan, "search")
+    parser.add_class_arguments(Plan, "search", skip=set(AXES))
     for name, kind, what in (
         ("root", str | None, "Folder of CIFAR-10; ONELAYER_DATA or data."),
         ("source", str, "cifar10, synthetic or auto."),

@@ -22,23 +22,32 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from onelayer.core import formulas
-from onelayer.core.checks import check_labels, check_pair
+from onelayer.core.checks import check_labels, check_pair, check_share
 from onelayer.core.errors import InputError
 
 
 class _SoftmaxCost(Function):
-    """``apply(X, y, l2, n, W, b)`` or ``apply(X, y, l2, n, W1, b1, W2, b2)``: the cost ``J[m]``."""
+    """``apply(X, y, l2, n, smoothing, mask, *parameters)``: the cost ``J[m]``."""
 
     @staticmethod
     def forward(
-        ctx: Any, X: Tensor, y: Tensor, l2: Tensor, n: float, *parameters: Tensor
+        ctx: Any,
+        X: Tensor,
+        y: Tensor,
+        l2: Tensor,
+        n: float,
+        smoothing: float,
+        mask: Tensor | None,
+        *parameters: Tensor,
     ) -> Tensor:
         gemm_X = gemm_input(X)
         with plain(X):
-            inputs, Z = formulas.forward(gemm_X, parameters)
-            ctx.save_for_backward(formulas.residual(Z, y, n), l2, *parameters, *inputs)
+            inputs, Z = formulas.forward(gemm_X, parameters, mask)
+            G = formulas.residual(Z, y, n, smoothing)
+            ctx.save_for_backward(G, l2, mask, *parameters, *inputs)
             ctx.count, ctx.input_dtype = len(parameters), X.dtype
-            return formulas.cross_entropy(Z, y).sum(1) / n + formulas.penalty(parameters, l2)
+            loss = formulas.cross_entropy(Z, y, smoothing).sum(1) / n
+            return loss + formulas.penalty(parameters, l2)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -55,16 +64,16 @@ class _SoftmaxCost(Function):
     @once_differentiable
     def analytic_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """∂J/∂X where it is asked for, and ∂J/∂θ, each member's scaled by its upstream gradient."""
-        G, l2, *saved = ctx.saved_tensors
+        G, l2, mask, *saved = ctx.saved_tensors
         parameters, inputs = saved[: ctx.count], saved[ctx.count :]
         with plain(G):
             G = G * upstream.view(-1, 1, 1)
-            gradients = formulas.gradients(G, inputs, parameters, l2 * upstream)
+            gradients = formulas.gradients(G, inputs, parameters, l2 * upstream, mask)
             dX = None
             if ctx.needs_input_grad[0]:
-                D = formulas.residuals(G, inputs, parameters)[0]
+                D = formulas.residuals(G, inputs, parameters, mask)[0]
                 dX = formulas.input_gradient(D, parameters[0]).sum(0).to(ctx.input_dtype)
-        return dX, None, None, None, *gradients
+        return dX, None, None, None, None, None, *gradients
 
 
 class _Once(Function):
@@ -87,7 +96,12 @@ class _Once(Function):
 
 
 def linear_cost(
-    X: Tensor, y: Tensor, W: Tensor, b: Tensor, l2: float | Sequence[float] | Tensor = 0.0
+    X: Tensor,
+    y: Tensor,
+    W: Tensor,
+    b: Tensor,
+    l2: float | Sequence[float] | Tensor = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """``J[m] = mean_n -log softmax(X Wᵀ + b)[m,n,y[n]] + λ[m] Σ W[m]²``.
 
@@ -97,6 +111,7 @@ def linear_cost(
         W: weights (m, k, d).
         b: biases (m, k), not penalised.
         l2: λ, one for all members or one each (m,).
+        label_smoothing: s, from 0 to below 1: the labels are (1 - s) Y + s/k.
 
     Returns:
         The cost of each member (m,). Differentiate its sum. Differentiable once, with respect to
@@ -108,7 +123,7 @@ def linear_cost(
 
     Source: KTH DD2424, assignment 1, eq. 5; gradients there eq. 10-11.
     """
-    return cost(X, y, (W, b), l2)
+    return cost(X, y, (W, b), l2, label_smoothing=label_smoothing)
 
 
 def hidden_cost(
@@ -119,14 +134,17 @@ def hidden_cost(
     W2: Tensor,
     b2: Tensor,
     l2: float | Sequence[float] | Tensor = 0.0,
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """:func:`linear_cost` of a network with the hidden layer ``max(0, X W1ᵀ + b1)``.
 
-    W1 is (m, h, d), b1 (m, h), W2 (m, k, h), b2 (m, k); λ penalises W1 and W2.
+    W1 is (m, h, d), b1 (m, h), W2 (m, k, h), b2 (m, k); λ penalises W1 and W2. ``mask`` (m, n, h)
+    multiplies the hidden layer: of dropout with probability p it holds 0 and 1/(1 - p).
 
-    Source: KTH DD2424, assignment 2, eq. 1-5.
+    Source: KTH DD2424, assignment 2, eq. 1-5; :mod:`onelayer.core.formulas` for the mask.
     """
-    return cost(X, y, (W1, b1, W2, b2), l2)
+    return cost(X, y, (W1, b1, W2, b2), l2, label_smoothing=label_smoothing, mask=mask)
 
 
 def cost(
@@ -135,19 +153,30 @@ def cost(
     parameters: formulas.Parameters,
     l2: float | Sequence[float] | Tensor = 0.0,
     n: float | None = None,
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The cost (m,) of the network ``parameters``, whichever of the two it is.
 
     ``n`` is the size of the whole batch where this one is a share of it, which may be empty.
     """
     check_shapes(X, y, parameters, at_least=1 if n is None else 0)
+    check_share("label_smoothing", label_smoothing)
     W = parameters[-2]
+    hidden = (W.shape[0], len(X), W.shape[2]) if len(parameters) > 2 else None
+    if mask is not None and mask.shape != hidden:
+        raise InputError(
+            f"a mask of shape {tuple(mask.shape)} does not fit: "
+            + (f"it must be (m, n, h) = {hidden}." if hidden else "there is no hidden layer.")
+        )
     if y.device.type == "cpu":
         check_labels(y, classes=W.shape[1])
     if isinstance(l2, int | float):
         l2 = W.new_full((), l2)  # made on the device: no update waits for it
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
-    result: Tensor = _SoftmaxCost.apply(X, y, l2, n or len(X), *parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _SoftmaxCost.apply(  # type: ignore[no-untyped-call]
+        X, y, l2, n or len(X), label_smoothing, mask, *parameters
+    )
     return result
 
 

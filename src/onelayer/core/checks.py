@@ -48,6 +48,12 @@ def check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} must be at most {LARGEST:g}, not {value!r}.")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raise :class:`InputError` unless the value is a number from 0 to below 1."""
+    if not is_number(value) or not 0 <= value < 1:
+        raise InputError(f"{name} must be a number from 0 to below 1, not {value!r}.")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raise :class:`InputError` unless the value is a finite number above 0."""
     if not is_number(value) or not 0 < value < math.inf:

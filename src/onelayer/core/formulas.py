@@ -30,6 +30,17 @@ population is one GEMM.
 it is λ, not λ/2. Source: KTH DD2424, assignments 1 and 2; Bishop, *Pattern Recognition and Machine
 Learning* (2006), eq. 4.109.
 
+Two more regularisers, of training alone. Dropout with probability p (Srivastava et al., JMLR 2014)
+multiplies H by a mask M of 0 and 1/(1-p); label smoothing s (Szegedy et al., arXiv:1512.00567,
+section 7) trains towards Q instead of the labels Y:
+
+.. math::
+
+    H &= \max(0, X W_1^T + b_1) \odot M, \quad D = (G W_2) \odot M \odot [H > 0] \\
+    Q &= (1 - s) Y + s / k, \quad
+    J = \tfrac1n \sum_n \sum_k -Q_{nk} \log P_{nk} + \lambda \sum_l \lVert W_l \rVert^2, \quad
+    G = (P - Q) / n
+
 GEMMs run in the dtype of ``X`` (bfloat16 under autocast), everything else in that of the
 parameters. Nothing here checks values or reads them back from the device.
 
@@ -95,12 +106,18 @@ FEW_UNITS = 640  # of 1,000 and more the product is as fast, or faster, and need
 LANES = 16  # units that it takes at once: of 50 it needs a quarter more time than of 64
 
 
-def forward(X: Tensor, parameters: Parameters) -> tuple[list[Tensor], Tensor]:
-    """Each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k)."""
+def forward(
+    X: Tensor, parameters: Parameters, mask: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """Each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k).
+
+    ``mask`` is M (m, n, h) of dropout.
+    """
     inputs = [X]
     *hidden, (W, b) = layers(parameters)
     for W1, b1 in hidden:
-        inputs.append(cast(affine(inputs[-1], W1, b1).relu_(), X.dtype))
+        H = affine(inputs[-1], W1, b1).relu_()
+        inputs.append(cast(H if mask is None else H.mul_(mask), X.dtype))
     return inputs, affine(inputs[-1], W, b)
 
 
@@ -114,9 +131,14 @@ def logits(X: Tensor, parameters: Parameters) -> Tensor:
     return forward(X, parameters)[1]
 
 
-def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
-    """Each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits."""
-    return -Z.mT.log_softmax(1).gather(1, _label_index(Z, y)).squeeze(1)
+def cross_entropy(Z: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits.
+
+    With label smoothing s it is ``sum_k -Q[n,k] log P[m,n,k]``.
+    """
+    log_P = Z.mT.log_softmax(1)
+    loss = -log_P.gather(1, _label_index(Z, y)).squeeze(1)
+    return (1 - smoothing) * loss - smoothing * log_P.mean(1) if smoothing else loss
 
 
 def _label_index(Z: Tensor, y: Tensor) -> Tensor:
@@ -128,13 +150,16 @@ def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
     return l2 * sum(W.square().sum((1, 2)) for W, _ in layers(parameters))
 
 
-def residual(Z: Tensor, y: Tensor, n: float | None = None) -> Tensor:
-    """``G = (P - Y) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
+def residual(Z: Tensor, y: Tensor, n: float | None = None, smoothing: float = 0.0) -> Tensor:
+    """``G = (P - Q) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
 
-    ``n`` is the size of the whole batch where this one is a share of it.
+    Q are the labels Y, smoothed where ``smoothing`` is not 0. ``n`` is the size of the whole batch
+    where this one is a share of it.
     """
     G, index = Z.mT.softmax(1), _label_index(Z, y)
-    G.scatter_(1, index, -1.0, reduce="add")  # of a number: deterministic on a GPU, too
+    if smoothing:
+        G.sub_(smoothing / Z.shape[2])
+    G.scatter_(1, index, smoothing - 1.0, reduce="add")  # a number: deterministic on a GPU, too
     return G.div_(n or Z.shape[1]).mT
 
 
@@ -148,11 +173,14 @@ def relu_mask(D: Tensor, H: Tensor) -> Tensor:
     return D.mul_(H > 0)
 
 
-def residuals(G: Tensor, inputs: Sequence[Tensor], parameters: Parameters) -> list[Tensor]:
-    """Each layer's residual, first to last: ``[G]`` or ``[(G W2) * [H > 0], G]``."""
+def residuals(
+    G: Tensor, inputs: Sequence[Tensor], parameters: Parameters, mask: Tensor | None = None
+) -> list[Tensor]:
+    """Each layer's residual, first to last: ``[G]`` or ``[(G W2) * M * [H > 0], G]``."""
     D = [G]
     for (W, _), H in zip(layers(parameters)[:0:-1], inputs[:0:-1], strict=True):
-        D.insert(0, relu_mask(cast(input_gradient(cast(D[0], H.dtype), W), G.dtype), H))
+        dH = cast(input_gradient(cast(D[0], H.dtype), W), G.dtype)
+        D.insert(0, relu_mask(dH if mask is None else dH.mul_(mask), H))
     return D
 
 
@@ -182,8 +210,9 @@ def combine(
         out = torch.mul(W, beta, out=out)
     D = cast(D, A.dtype)
     if A.dtype != W.dtype:  # autocast: the product in low precision, the sum in full
-        product = torch.einsum("mnk,nd->mkd" if A.ndim == 2 else "mnk,mnd->mkd", D, A)
-        return out.add_(product.to(W.dtype), alpha=alpha)
+        if A.ndim == 2:
+            return out.add_((D.mT.reshape(m * k, A.shape[0]) @ A).view_as(out), alpha=alpha)
+        return out.add_(torch.bmm(D.mT, A), alpha=alpha)
     if A.ndim == 2:
         out.view(m * k, d).addmm_(D.mT.reshape(m * k, A.shape[0]), A, alpha=alpha)
         return out
@@ -201,27 +230,40 @@ def bias_gradient(D: Tensor, b: Tensor) -> Tensor:
 
 
 def gradients(
-    G: Tensor, inputs: Sequence[Tensor], parameters: Parameters, l2: Scalar
+    G: Tensor,
+    inputs: Sequence[Tensor],
+    parameters: Parameters,
+    l2: Scalar,
+    mask: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradient of the cost for each parameter, in the order and shapes of ``parameters``.
 
-    ``G`` is the :func:`residual` (m, n, k), ``inputs`` are those of :func:`forward`.
+    ``G`` is the :func:`residual` (m, n, k), ``inputs`` are those of :func:`forward`, which had the
+    same ``mask``.
     """
     result = []
-    D = residuals(G, inputs, parameters)
+    D = residuals(G, inputs, parameters, mask)
     for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
         result += [weight_gradient(D_, A, W, l2), bias_gradient(D_, b)]
     return result
 
 
-def descend_(X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scalar) -> None:
+def descend_(
+    X: Tensor,
+    y: Tensor,
+    parameters: Parameters,
+    l2: Scalar,
+    lr: Scalar,
+    smoothing: float = 0.0,
+    mask: Tensor | None = None,
+) -> None:
     """One SGD update in place: θ ← θ - η ∂J/∂θ of every member.
 
     The same residuals as :func:`gradients`; only the last GEMM writes into the weights
     (:func:`combine`) instead of into a gradient.
     """
-    inputs, Z = forward(X, parameters)
-    D = residuals(residual(Z, y), inputs, parameters)
+    inputs, Z = forward(X, parameters, mask)
+    D = residuals(residual(Z, y, smoothing=smoothing), inputs, parameters, mask)
     for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
         combine(W, D_, A, beta=1 - 2 * lr * l2, alpha=-lr, out=W)
         db = bias_gradient(D_, b)
@@ -234,6 +276,7 @@ def descend_(X: Tensor, y: Tensor, parameters: Parameters, l2: Scalar, lr: Scala
 def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """Summed loss and number of correct predictions of each member, (m,) float64 each.
 
+    Neither dropout nor label smoothing takes part: the loss is that of the labels.
     A sample whose logits are not all finite counts as wrong: argmax would call NaN the largest.
     """
     Z = logits(X, parameters)

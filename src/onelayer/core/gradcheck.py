@@ -2,7 +2,8 @@
 
 Four of them: torch's own autograd on torch's own layers, one-sided and central differences of the
 cost, and :func:`torch.autograd.gradcheck`. Every entry of every W and b is compared, for one member
-and for several, each with its own λ and its own upstream gradient.
+and for several, each with its own λ and its own upstream gradient; and once more with dropout and
+label smoothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,16 @@ L2 = (0.1, 0.3, 1.0)
 """λ of the members checked, in turn: large enough that a wrong factor shows in every entry."""
 
 
+class Regularised(NamedTuple):
+    """Dropout's mask of one member (n, h) or of all (m, n, h), and s of label smoothing."""
+
+    mask: Tensor | None = None
+    smoothing: float = 0.0
+
+
+PLAIN = Regularised()
+
+
 @dataclass(frozen=True)
 class Check:
     """One line of the table: the largest relative error over all entries of one parameter."""
@@ -58,41 +70,76 @@ def relative_error(a: Tensor, b: Tensor, eps: float = 1e-9) -> float:
 
 
 def check_gradients(
-    X: Tensor, y: Tensor, hidden: int = 50, members: Sequence[int] = (1, 3), seed: int = 0
+    X: Tensor,
+    y: Tensor,
+    hidden: int = 50,
+    members: Sequence[int] = (1, 3),
+    seed: int = 0,
+    dropout: float = 0.2,
+    label_smoothing: float = 0.1,
 ) -> list[Check]:
     """Check both networks on a batch, for populations of each size in ``members``.
 
-    X is (n, d) in float64 and y (n,) 0...9; ``seed`` is of the weights and upstream gradients.
+    The largest population is checked with dropout and label smoothing, too.
+
+    Args:
+        X: (n, d) in float64.
+        y: (n,) 0...9.
+        hidden: units of the network that has some.
+        members: sizes of populations.
+        seed: of the weights, masks and upstream gradients.
+        dropout: probability p of the networks with it.
+        label_smoothing: s of the same.
     """
-    return [
+    plain = [
         check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
+    ]
+    return plain + [
+        check
+        for h in (0, hidden)
+        for check in _check_network(X, y, h, max(members), seed, dropout, label_smoothing)
     ]
 
 
-def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iterator[Check]:
+def _check_network(
+    X: Tensor, y: Tensor, hidden: int, m: int, seed: int, p: float = 0.0, smoothing: float = 0.0
+) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(seed)
     l2 = torch.tensor([L2[i % len(L2)] for i in range(m)], dtype=X.dtype)
-    members = [comparable_parameters(X, y, hidden, float(l2[i]), generator) for i in range(m)]
+    mask = None
+    if p and hidden:
+        drawn = torch.rand(m, len(X), hidden, dtype=X.dtype, generator=generator)
+        mask = (drawn >= p).to(X.dtype) / (1 - p)
+    with_each = [Regularised(None if mask is None else mask[i], smoothing) for i in range(m)]
+    members = [
+        comparable_parameters(X, y, hidden, float(l2[i]), generator, with_each[i]) for i in range(m)
+    ]
     stacked = {name: torch.stack([p[name] for p in members]) for name in members[0]}
     parameters = {name: p.requires_grad_() for name, p in stacked.items()}
     # Different upstream gradients tell members apart, and show a backward that ignores its own.
     upstream = 0.5 + torch.rand(m, dtype=X.dtype, generator=generator)
     network = f"hidden {hidden}" if hidden else "linear"
+    network += (f", p={p:g}" if mask is not None else "") + (
+        f", s={smoothing:g}" if smoothing else ""
+    )
 
-    ours = _gradients((upstream * cost(X, y, list(parameters.values()), l2)).sum(), parameters)
-    judges: dict[str, Callable[[Tensor, Tensor, dict[str, Tensor], float], dict[str, Tensor]]] = {
+    def our_cost(*parameters: Tensor) -> Tensor:
+        return cost(X, y, parameters, l2, label_smoothing=smoothing, mask=mask)
+
+    ours = _gradients((upstream * our_cost(*parameters.values())).sum(), parameters)
+    judges: dict[str, Callable[..., dict[str, Tensor]]] = {
         "autograd": _by_autograd,
         "one-sided": partial(_by_differences, below=0.0),
         "central": partial(_by_differences, below=STEP),
     }
     for judge, judgement in judges.items():
-        theirs = [judgement(X, y, p, float(l2[i])) for i, p in enumerate(members)]
+        theirs = [judgement(X, y, one, float(l2[i]), with_each[i]) for i, one in enumerate(members)]
         for name, gradient in ours.items():
             expected = torch.stack([upstream[i] * g[name] for i, g in enumerate(theirs)])
             yield Check(network, m, name, judge, relative_error(gradient, expected), BOUNDS[judge])
 
     failed = not torch.autograd.gradcheck(
-        lambda *p: cost(X, y, p, l2),
+        our_cost,
         tuple(parameters.values()),
         raise_exception=False,
         fast_mode=True,  # along random directions: every entry is compared above
@@ -101,7 +148,12 @@ def _check_network(X: Tensor, y: Tensor, hidden: int, m: int, seed: int) -> Iter
 
 
 def comparable_parameters(
-    X: Tensor, y: Tensor, hidden: int, l2: float, generator: torch.Generator
+    X: Tensor,
+    y: Tensor,
+    hidden: int,
+    l2: float,
+    generator: torch.Generator,
+    regularised: Regularised = PLAIN,
 ) -> dict[str, Tensor]:
     """Random parameters of one member at which a comparison says something.
 
@@ -116,17 +168,19 @@ def comparable_parameters(
             for name, shape in parameter_shapes(hidden, X.shape[1]).items()
         }
         for _ in range(20):  # a few suffice, or two entries push each other to and fro: draw again
-            if not _move(X, y, parameters, l2):
+            if not _move(X, y, parameters, l2, regularised):
                 return parameters
 
 
-def _move(X: Tensor, y: Tensor, parameters: dict[str, Tensor], l2: float) -> bool:
+def _move(
+    X: Tensor, y: Tensor, parameters: dict[str, Tensor], l2: float, regularised: Regularised
+) -> bool:
     """Move the entries that are too close to a kink or to a gradient of 0; whether there were any.
 
     Along one entry the cost is convex between kinks, so a step along the gradient enlarges it.
     """
     moved = False
-    for name, g in _by_autograd(X, y, parameters, l2).items():
+    for name, g in _by_autograd(X, y, parameters, l2, regularised).items():
         curvature = 0.1 + 2 * l2 if g.ndim == 2 else 0.05  # of the data term: about 0.05 to 0.1
         small = (g != 0) & (g.abs() < SMALL * curvature)
         parameters[name] += 2 * SMALL * small * g.sign()
@@ -138,42 +192,56 @@ def _move(X: Tensor, y: Tensor, parameters: dict[str, Tensor], l2: float) -> boo
     return moved
 
 
-def _member_cost(X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float) -> Tensor:
+def _member_cost(
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, regularised: Regularised
+) -> Tensor:
     """One member's cost with torch's own layers: shares no code with formulas."""
     *hidden, W, b = parameters.values()
     H = F.relu(F.linear(X, *hidden)) if hidden else X
-    weights = [W, *hidden[:1]]
-    return F.cross_entropy(F.linear(H, W, b), y) + l2 * sum(w.pow(2).sum() for w in weights)
+    if regularised.mask is not None:
+        H = H * regularised.mask
+    loss = F.cross_entropy(F.linear(H, W, b), y, label_smoothing=regularised.smoothing)
+    return loss + l2 * sum(w.pow(2).sum() for w in [W, *hidden[:1]])
 
 
 def _by_autograd(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float
+    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, regularised: Regularised
 ) -> dict[str, Tensor]:
     leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
-    return _gradients(_member_cost(X, y, leaves, l2), leaves)
+    return _gradients(_member_cost(X, y, leaves, l2, regularised), leaves)
 
 
 def _by_differences(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, below: float
+    X: Tensor,
+    y: Tensor,
+    parameters: Mapping[str, Tensor],
+    l2: float,
+    regularised: Regularised,
+    below: float,
 ) -> dict[str, Tensor]:
     """``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
 
     Where ``below`` is 0 the entry is shifted by it all the same: so both costs are rounded alike.
     """
-    above = _shifted_costs(X, y, parameters, l2, STEP)
-    other = _shifted_costs(X, y, parameters, l2, -below)
+    above = _shifted_costs(X, y, parameters, l2, regularised, STEP)
+    other = _shifted_costs(X, y, parameters, l2, regularised, -below)
     return {name: (above[name] - other[name]) / (STEP + below) for name in parameters}
 
 
 def _shifted_costs(
-    X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, step: float
+    X: Tensor,
+    y: Tensor,
+    parameters: Mapping[str, Tensor],
+    l2: float,
+    regularised: Regularised,
+    step: float,
 ) -> dict[str, Tensor]:
     """The cost with one entry shifted by ``step``, for every entry of every parameter."""
     result = {}
     for name, parameter in parameters.items():
 
         def shifted(shift: Tensor, name: str = name, parameter: Tensor = parameter) -> Tensor:
-            return _member_cost(X, y, {**parameters, name: parameter + shift}, l2)
+            return _member_cost(X, y, {**parameters, name: parameter + shift}, l2, regularised)
 
         shifts = step * torch.eye(parameter.numel(), dtype=parameter.dtype)
         costs = torch.vmap(shifted, chunk_size=256)(shifts.view(-1, *parameter.shape))
@@ -187,9 +255,10 @@ def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Ten
 
 def format_table(checks: Sequence[Check]) -> str:
     """The checks as a text table, one line each."""
-    head = "network    members  parameter against         rel. error   bound"
+    wide = max(len(c.network) for c in checks)
+    head = f"{'network':<{wide}} members  parameter against         rel. error   bound"
     lines = [
-        f"{c.network:<10} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
+        f"{c.network:<{wide}} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
         f"{c.bound:>7.0e}  {'ok' if c.passed else 'MISSED'}"
         for c in checks
     ]

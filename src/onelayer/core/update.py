@@ -23,12 +23,20 @@ from onelayer.core import formulas
 from onelayer.core.autograd import gemm_input, plain
 from onelayer.core.errors import first_line
 
+CACHE = 2**24
+"""Bytes of weights that a CPU's caches keep from the logits to the update."""
+
 
 class Update(Protocol):
     """One update of a population by a batch."""
 
-    def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
-        """Update in place by (n', d) features, labels and η; n: rows over all processes."""
+    def __call__(
+        self, X: Tensor, y: Tensor, lr: float, n: int | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Update in place by (n', d) features, labels and η.
+
+        ``n`` is the number of rows over all processes, ``mask`` (m, n', h) that of dropout.
+        """
 
 
 class FusedUpdate:
@@ -37,22 +45,44 @@ class FusedUpdate:
     Args:
         parameters: updated in place.
         l2: λ, number or (m,).
+        smoothing: s of label smoothing.
     """
 
-    def __init__(self, parameters: formulas.Parameters, l2: formulas.Scalar) -> None:
-        self.parameters, self.l2 = parameters, l2
+    def __init__(
+        self, parameters: formulas.Parameters, l2: formulas.Scalar, smoothing: float = 0.0
+    ) -> None:
+        self.parameters, self.l2, self.smoothing = parameters, l2, smoothing
         if isinstance(l2, Tensor):  # as a number where all members share it: fewer operations
             shared = bool((l2 == l2[0]).all())
             self.l2 = float(l2[0]) if shared else l2.to(parameters[0].dtype)
+        self._groups = _groups(parameters)
 
-    def __call__(self, X: Tensor, y: Tensor, lr: float, n: int | None = None) -> None:
+    def __call__(
+        self, X: Tensor, y: Tensor, lr: float, n: int | None = None, mask: Tensor | None = None
+    ) -> None:
         """Update in place, with products in autocast's dtype where autocast is on."""
         X = gemm_input(X)
         with torch.no_grad(), plain(X):
-            self._descend(X, y, lr, n)
+            self._descend(X, y, lr, n, mask)
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
-        formulas.descend_(X, y, self.parameters, self.l2, lr)
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+        for some in self._groups:
+            l2 = self.l2[some] if isinstance(self.l2, Tensor) else self.l2
+            own = [p[some] for p in self.parameters]
+            M = None if mask is None else mask[some]
+            formulas.descend_(X, y, own, l2, lr, self.smoothing, M)
+
+
+def _groups(parameters: formulas.Parameters) -> list[slice]:
+    """Members that are updated together: all, or on a CPU as many as its caches hold.
+
+    An update reads and writes weights several times. Where those of all members do not fit the
+    caches, members in turn, each from its logits to its new weights, come by them once.
+    """
+    m = len(parameters[0])
+    each = sum(p.nbytes for p in parameters) / m
+    size = m if parameters[0].device.type != "cpu" or m * each <= CACHE else int(CACHE // each)
+    return [slice(start, start + max(size, 1)) for start in range(0, m, max(size, 1))]
 
 
 class SharedUpdate(FusedUpdate):
@@ -61,10 +91,10 @@ class SharedUpdate(FusedUpdate):
     The gradients are summed over the processes before the update: each ends with the same bits.
     """
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
-        inputs, Z = formulas.forward(X, self.parameters)
-        G = formulas.residual(Z, y, n or samples_of_all(X))
-        shares = formulas.gradients(G, inputs, self.parameters, self.l2 / processes())
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+        inputs, Z = formulas.forward(X, self.parameters, mask)
+        G = formulas.residual(Z, y, n or samples_of_all(X), self.smoothing)
+        shares = formulas.gradients(G, inputs, self.parameters, self.l2 / processes(), mask)
         flat = torch.cat([share.flatten() for share in shares])
         dist.all_reduce(flat)
         sizes = [p.numel() for p in self.parameters]
@@ -87,15 +117,17 @@ def samples_of_all(X: Tensor) -> int:
 class RecordedUpdate(FusedUpdate):
     """The fused update as a CUDA graph for each shape of batch that it meets."""
 
-    def __init__(self, parameters: formulas.Parameters, l2: formulas.Scalar) -> None:
-        super().__init__(parameters, l2)
+    def __init__(
+        self, parameters: formulas.Parameters, l2: formulas.Scalar, smoothing: float = 0.0
+    ) -> None:
+        super().__init__(parameters, l2, smoothing)
         self._recordings: dict[Any, _Recording] = {}
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None) -> None:
-        key = X.shape, X.dtype, *(p.data_ptr() for p in self.parameters)
+    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+        key = X.shape, X.dtype, mask is None, *(p.data_ptr() for p in self.parameters)
         if key not in self._recordings:
-            self._recordings[key] = _Recording(X, y, self.parameters, self.l2)
-        self._recordings[key](X, y, lr)
+            self._recordings[key] = _Recording(X, y, self.parameters, self.l2, self.smoothing, mask)
+        self._recordings[key](X, y, lr, mask)
 
 
 def has_graphs(device: torch.device) -> bool:
@@ -133,15 +165,24 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
 class _Recording:
     """:func:`formulas.descend_` for batches of one shape, recorded.
 
-    Nothing but the batch and the rate may change: they are copied to where the graph reads them.
+    Nothing but the batch, the mask and the rate may change: they are copied to where the graph
+    reads them.
     The recording is compared with what it recorded before it is used. Where there is none to be
     had, a warning says so, and the same update is launched kernel by kernel.
     """
 
     def __init__(
-        self, X: Tensor, y: Tensor, parameters: formulas.Parameters, l2: formulas.Scalar
+        self,
+        X: Tensor,
+        y: Tensor,
+        parameters: formulas.Parameters,
+        l2: formulas.Scalar,
+        smoothing: float,
+        mask: Tensor | None,
     ) -> None:
         self.X, self.y, self.lr = X.clone(), y.clone(), parameters[0].new_ones(1)
+        self.mask = None if mask is None else mask.clone()
+        self.smoothing = smoothing
         self.parameters, self.l2 = parameters, l2  # a graph does not keep what it reads
         self._replay: Callable[[], None] | None = None
         try:
@@ -153,14 +194,18 @@ class _Recording:
                 stacklevel=3,
             )
 
-    def __call__(self, X: Tensor, y: Tensor, lr: formulas.Scalar) -> None:
+    def __call__(self, X: Tensor, y: Tensor, lr: formulas.Scalar, mask: Tensor | None) -> None:
         self.X.copy_(X)
         self.y.copy_(y)
+        if self.mask is not None and mask is not None:
+            self.mask.copy_(mask)
         self.lr.fill_(lr)
         (self._replay or self._descend)()
 
     def _descend(self) -> None:
-        formulas.descend_(self.X, self.y, self.parameters, self.l2, self.lr)
+        formulas.descend_(
+            self.X, self.y, self.parameters, self.l2, self.lr, self.smoothing, self.mask
+        )
 
     def _recorded(self) -> Callable[[], None]:
         start = [p.clone() for p in self.parameters]

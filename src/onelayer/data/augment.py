@@ -1,11 +1,46 @@
-"""Images changed on their way into a batch, and mirrored."""
+"""Images changed on their way into a batch: flips, shifts, and other people's transforms.
+
+What happens to a row is a pure function of (seed, epoch, row): all networks of a population see the
+same pixels, a run that is resumed goes on with the same bits, and a GPU has those of a CPU. Only
+batches to train on are changed. Rows are changed as a batch has them, standardised.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from onelayer.core.checks import check_among, check_whole
+from onelayer.core.errors import InputError, first_line
+from onelayer.data.features import Features, Statistics
+from onelayer.data.streams import philox
+
+STREAM = 0xF119
+"""Of the draws of flips and shifts; no other use of Philox has it."""
+TRANSFORM_STREAM = 0x72A5
+"""Of the seeds of other people's transforms."""
+
+Border = Literal["reflect", "zero"]
+"""What comes in where an image is shifted away: its own pixels, mirrored, or zeros (the mean)."""
+
+Shape = tuple[int, ...]
+"""Of an image: colours, height, width."""
 
 
-def mirror(X: Tensor, shape: tuple[int, ...]) -> Tensor:
+class Augmentation(Protocol):
+    """Something that changes the images of a batch to train on."""
+
+    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Return the changed batch X (n, d), whose rows have the numbers ``rows`` (n,)."""
+
+
+def mirror(X: Tensor, shape: Shape) -> Tensor:
     """Return the mirror images, left and right exchanged, of X (n, d), which are ``shape`` each.
 
     Args:
@@ -13,3 +48,223 @@ def mirror(X: Tensor, shape: tuple[int, ...]) -> Tensor:
         shape: colours, height, width; their product is d.
     """
     return X.view(-1, *shape).flip(-1).flatten(1)
+
+
+class Mirrored:
+    """Features (n, d) of images as their mirror images; nothing is copied before it is used."""
+
+    def __init__(self, X: Features, shape: Shape) -> None:
+        self.X, self.image = X, shape
+        self.shape, self.dtype, self.device = X.shape, X.dtype, X.device
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Return these rows."""
+        return mirror(self.X.index_select(dim, index), self.image)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Give chunks of rows, in order."""
+        return (mirror(chunk, self.image) for chunk in self.X.split(size))
+
+    def to(self, device: torch.device | str) -> Mirrored:
+        """Return the same on a device."""
+        return Mirrored(self.X.to(device), self.image)
+
+
+class FlipAndShift:
+    """Flips half of the images left to right, and shifts each by a few pixels either way.
+
+    Args:
+        shape: colours, height, width.
+        rows: how many there are.
+        seed: of the draws.
+        flip: whether an image is mirrored, with probability 1/2.
+        shift: s: an image is shifted by -s to s pixels, down and to the right, all equally likely.
+        border: what comes in at the other side.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        rows: int,
+        seed: int,
+        flip: bool = False,
+        shift: int = 0,
+        border: Border = "reflect",
+    ) -> None:
+        self.rows, self.seed, self.flip, self.shift, self.border = rows, seed, flip, shift, border
+        self._sources = _sources(shape, flip, shift, border)  # (ways, d)
+        self._ways = torch.empty(0, dtype=torch.int64)  # of each row, this epoch's
+        self._epoch = -1
+
+    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Return the changed batch X (n, d)."""
+        if epoch != self._epoch or self._ways.device != X.device:
+            self._ways, self._epoch = self.ways(epoch).to(X.device), epoch
+            self._sources = self._sources.to(X.device)
+        if self.border == "zero" and self.shift:
+            X = pad(X, (0, 1))
+        return X.gather(1, self._sources.index_select(0, self._ways.index_select(0, rows)))
+
+    def ways(self, epoch: int) -> Tensor:
+        """Return what happens to each row in an epoch, int64 (rows,), a place in the table."""
+        drawn = philox(self.rows, self.seed, STREAM, epoch)
+        # The product with 32 random bits, less its fraction: equally likely, but for 1 in 10^8.
+        way = ((drawn >> np.uint64(32)) * np.uint64(len(self._sources))) >> np.uint64(32)
+        return torch.from_numpy(way.astype(np.int64))
+
+
+def _sources(shape: Shape, flip: bool, shift: int, border: Border) -> Tensor:
+    """Where each pixel of a changed image comes from, int64 (ways, d); d is a zero pixel."""
+    colours, height, width = shape
+    plane = torch.arange(colours).view(-1, 1, 1) * (height * width)
+    table = []
+    for mirrored in (False, True)[: 1 + flip]:
+        for down in range(-shift, shift + 1):
+            for right in range(-shift, shift + 1):
+                y = torch.arange(height) - down
+                x = torch.arange(width) - right
+                y, x = (
+                    _reflected(i, n) if border == "reflect" else i
+                    for i, n in ((y, height), (x, width))
+                )
+                inside = ((y >= 0) & (y < height)).view(-1, 1) & ((x >= 0) & (x < width))
+                if mirrored:
+                    x = width - 1 - x
+                source = plane + y.view(-1, 1) * width + x
+                table.append(torch.where(inside, source, colours * height * width).flatten())
+    return torch.stack(table)
+
+
+def _reflected(i: Tensor, n: int) -> Tensor:
+    """Places outside 0 … n-1 mirrored at the first and the last, which are not repeated."""
+    return (n - 1) - ((n - 1) - i.abs()).abs()
+
+
+class Transformed:
+    """Images changed one by one by a transform that draws from torch's generator.
+
+    It gets an image (colours, height, width) with pixels as torchvision's transforms have them,
+    0 to 1, and returns one of the same shape. The generator is seeded anew for each row, and left
+    as it was.
+
+    Args:
+        transform: such as one of torchvision.transforms.v2.
+        shape: colours, height, width.
+        rows: how many there are.
+        seed: of the draws.
+        statistics: those that the rows are standardised with.
+    """
+
+    def __init__(
+        self, transform: Any, shape: Shape, rows: int, seed: int, statistics: Statistics
+    ) -> None:
+        self.transform, self.shape, self.rows, self.seed = transform, shape, rows, seed
+        self.mean, self.std = statistics.mean, statistics.std
+        with torch.random.fork_rng([]):  # refused now, not in the midst of a training
+            self._one(torch.full(shape, 0.5), 0)
+
+    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Return the changed batch X (n, d)."""
+        mean, std = (T.to(X.device, X.dtype) for T in (self.mean, self.std))
+        images = (X * std + mean).view(-1, *self.shape)
+        seeds = philox(self.rows, self.seed, TRANSFORM_STREAM, epoch)[rows.cpu().numpy()]
+        devices = [X.device] if X.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            changed = [
+                self._one(image, int(seed)) for image, seed in zip(images, seeds, strict=True)
+            ]
+        return torch.stack(changed).flatten(1).sub_(mean).div_(std)
+
+    def _one(self, image: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        kind = type(self.transform).__name__
+        try:
+            changed = self.transform(image)
+        except Exception as error:  # whatever somebody's code may raise
+            raise InputError(
+                f"data.transform {kind} failed on an image {tuple(image.shape)}: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        if not isinstance(changed, Tensor) or changed.shape != image.shape:
+            made = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise InputError(
+                f"data.transform {kind} made {made} of an image "
+                f"{tuple(image.shape)}: it must return one of the same shape."
+            )
+        return changed.to(image.dtype)
+
+
+def _lost(image: Tensor) -> Tensor:
+    raise InputError("a checkpoint does not keep a transform: name it again, data.transform.")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What a data module changes in the images of its training batches.
+
+    Args:
+        flip: whether half of them, drawn anew in every epoch, are mirrored left to right.
+        shift: each is shifted by up to so many pixels, up or down and left or right.
+        border: what comes in at the other side.
+        transform: called for each image, after these.
+
+    Raises:
+        InputError: naming the argument and what is legal.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    border: Border = "reflect"
+    transform: Any = None
+
+    def __post_init__(self) -> None:
+        check_among("flip", self.flip, (True, False))
+        check_whole("shift", self.shift, 0)
+        check_among("border", self.border, ("reflect", "zero"))
+        if self.transform is not None and not callable(self.transform):
+            raise InputError(f"transform must be something to call, not {self.transform!r}.")
+
+    def check(self, shape: Shape) -> None:
+        """Raise :class:`InputError` unless images of this shape can be changed so."""
+        asked = [name for name, value in self.settings().items() if name != "border" and value]
+        if asked and len(shape) != 3:
+            raise InputError(
+                f"data.{asked[0]} needs images (colours, height, width), and a sample of these "
+                f"data has the shape {shape}: leave it out."
+            )
+        if asked:
+            check_whole("shift", self.shift, 0, min(shape[1:]) - 1)
+
+    def settings(self) -> dict[str, Any]:
+        """What a run must be resumed with: nothing where nothing is changed."""
+        found: dict[str, Any] = {"flip": True} if self.flip else {}
+        if self.shift:
+            found |= {"shift": self.shift, "border": self.border}
+        if self.transform is not None:
+            found["transformed_by"] = repr(self.transform)
+        return found
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Augment:
+        """What these :meth:`settings`, such as a checkpoint's, were made of.
+
+        Raises:
+            InputError: they were changed.
+        """
+        known = {k: settings[k] for k in ("flip", "shift", "border") if k in settings}
+        return cls(**known, transform=_lost if "transformed_by" in settings else None)
+
+    def changes(
+        self, shape: Shape, rows: int, seed: int, statistics: Statistics
+    ) -> list[Augmentation]:
+        """Return what changes the batches of a split of so many rows."""
+        self.check(shape)
+        made: list[Augmentation] = []
+        if self.flip or self.shift:
+            made.append(FlipAndShift(shape, rows, seed, self.flip, self.shift, self.border))
+        if self.transform is not None:
+            made.append(Transformed(self.transform, shape, rows, seed, statistics))
+        return made

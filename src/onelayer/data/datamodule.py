@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
+from onelayer.data.augment import Augment, Border
 from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
@@ -45,6 +46,7 @@ class ResidentDataModule(LightningDataModule):
         splits: the rows of each split, as :func:`onelayer.data.splits.split_rows` gives them.
         batch_size: images of an update, over all processes.
         seed: of the order of the batches, 0 or more.
+        augment: what is changed in the images of the training batches.
     """
 
     decisive: tuple[str, ...] = ("batch_size", "seed")
@@ -56,10 +58,12 @@ class ResidentDataModule(LightningDataModule):
         splits: Mapping[Split, Sequence[range]],
         batch_size: int = 100,
         seed: int = 0,
+        augment: Augment = Augment(),  # noqa: B008 - it is frozen
     ) -> None:
         super().__init__()
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
+        self.augment = augment
         self.data_set, self.splits = data_set, splits
         self.batch_size, self.seed = batch_size, seed
         self._begun = False  # whether there were batches to train on since the setup
@@ -100,6 +104,7 @@ class ResidentDataModule(LightningDataModule):
         self._begun = False
         if stage == "fit":
             self.check_batch_size()
+            self.augment.check(self.shape)
         elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: val_size is 0.")
         for split in _NEEDED.get(stage, ()):
@@ -191,6 +196,8 @@ class ResidentDataModule(LightningDataModule):
             here, saved = here | self._arguments(), saved | state["arguments"]
             advice = "Use the same data, or start a new run, without --ckpt_path."
         check_same("the checkpoint", here, saved, advice)
+        if not self._runs(TrainerFn.FITTING):
+            self.augment = Augment.of(state["arguments"])  # its cost is judged by what it learned
         statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
         if self._statistics is None or not statistics.equal(self._statistics):
             self._tensors.clear()
@@ -199,7 +206,8 @@ class ResidentDataModule(LightningDataModule):
     def _arguments(self) -> dict[str, Any]:
         """Return what decides which images come when, in types that checkpoints may hold."""
         processes = 1 if self.trainer is None else self.trainer.world_size
-        return {name: getattr(self, name) for name in self.decisive} | {"processes": processes}
+        decisive = {name: getattr(self, name) for name in self.decisive}
+        return {**decisive, **self.augment.settings(), "processes": processes}
 
     def _runs(self, function: TrainerFn) -> bool:
         return self.trainer is not None and self.trainer.state.fn == function
@@ -212,7 +220,10 @@ class ResidentDataModule(LightningDataModule):
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        return self._loader("train", self.batch_size, seed=self.seed, rank=rank, world_size=world)
+        augment = self.augment.changes(self.shape, self.size("train"), self.seed, self.statistics)
+        return self._loader(
+            "train", self.batch_size, seed=self.seed, rank=rank, world_size=world, augment=augment
+        )
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
@@ -253,6 +264,11 @@ class CIFAR10DataModule(ResidentDataModule):
         images: image files, or folders of them, to predict.
         download_seconds: that a download should take. A source too slow for it is left for the
             next, and asked again, for less, when all have been tried.
+        flip: whether half of the training images, drawn anew in every epoch, are mirrored.
+        shift: pixels that training images are shifted by at most, up or down and left or right.
+        border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
+        transform: changes each training image (3, 32, 32), pixels from 0 to 1: a transform of
+            torchvision.transforms.v2, or any other module, by class path. Slower by far.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -278,6 +294,10 @@ class CIFAR10DataModule(ResidentDataModule):
         images: str | list[str] | None = None,
         download_seconds: float = 600.0,
         predict: str | list[str] | None = None,
+        flip: bool = False,
+        shift: int = 0,
+        border: Border = "reflect",
+        transform: Callable[[Any], Any] | None = None,
     ) -> None:
         root = os.fspath(root) if root is not None else None
         check_among("source", source, ("cifar10", "synthetic", "auto"))
@@ -299,8 +319,10 @@ class CIFAR10DataModule(ResidentDataModule):
         self.source, self.root = source, cifar10.root_folder(root)
         val = _rows(val_batches, n) if val_batches else val_size
         splits = split_rows(_rows(train_batches, n), val, [range(n)], limit)
-        super().__init__(self._source(self._here(), seed), splits, batch_size, seed)
-        self.save_hyperparameters()
+        augment = Augment(flip, shift, border, transform)
+        super().__init__(self._source(self._here(), seed), splits, batch_size, seed, augment)
+        augment.check(self.shape)
+        self.save_hyperparameters(ignore=["transform"])
         self.mirror, self.download, self.download_seconds = mirror, download, download_seconds
         self.train_batches = list(train_batches)
         self.val_batches = None if val_batches is None else list(val_batches)

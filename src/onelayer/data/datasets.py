@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from onelayer.data.arrays import Given
+from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.sources.datasets import read_dataset
 from onelayer.data.tables import TableDataModule
@@ -33,6 +35,12 @@ class DatasetDataModule(TableDataModule):
             rows of length 1; none.
         batch_size: samples of an update, over all processes.
         seed: of the order of the batches and of the validation split; 0 or more.
+        flip: whether half of the training images, drawn anew in every epoch, are mirrored.
+        shift: pixels that training images are shifted by at most, up or down and left or right.
+        border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
+        transform: changes each training image (colours, height, width), pixels from 0 to 1: a
+            transform of torchvision.transforms.v2, or any other module, by class path. Slower by
+            far than flip and shift.
 
     Raises:
         InputError: a value out of its range; and, when they are read, for samples that would train
@@ -52,6 +60,10 @@ class DatasetDataModule(TableDataModule):
         standardise: Standard = "feature",
         batch_size: int = 100,
         seed: int = 0,
+        flip: bool = False,
+        shift: int = 0,
+        border: Border = "reflect",
+        transform: Callable[[Any], Any] | None = None,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
         super().__init__(
@@ -67,6 +79,7 @@ class DatasetDataModule(TableDataModule):
             batch_size,
             seed,
             predict=predict,
+            augment=Augment(flip, shift, border, transform),
         )
         self.x, self.y = x, y
 

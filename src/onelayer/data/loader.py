@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch.utils.data import SequentialSampler
 
 from onelayer.core.checks import check_labels, check_pair, check_whole
 from onelayer.core.errors import InputError
+from onelayer.data.augment import Augmentation
 from onelayer.data.features import Features
 from onelayer.data.streams import permutation
 
@@ -78,6 +79,7 @@ class ResidentLoader:
             what torch.distributed says when an epoch begins.
         world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
+        augment: what changes the images of each batch, one after the other.
 
     Raises:
         InputError: a value out of its range, or what :func:`check_batch` refuses.
@@ -94,6 +96,7 @@ class ResidentLoader:
         rank: int | None = None,
         world_size: int | None = None,
         classes: int | None = None,
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         check_batch(X, y, classes)
         if (rank is None) != (world_size is None):
@@ -101,7 +104,7 @@ class ResidentLoader:
         if rank is not None and world_size is not None:
             check_whole("rank", rank, 0, world_size - 1)
         check_whole("seed", seed, 0)
-        self.X, self.y = X, y
+        self.X, self.y, self.augment = X, y, augment
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._processes = None if rank is None or world_size is None else (rank, world_size)
         self._check_batch_size()
@@ -126,7 +129,13 @@ class ResidentLoader:
                 batch = batch[rank::world_size]
             # before the yield: Lightning saves state while it works on the batch
             self._position = position + 1
-            yield self.X.index_select(0, batch), self.y.index_select(0, batch)
+            yield self._changed(batch, epoch), self.y.index_select(0, batch)
+
+    def _changed(self, rows: Tensor, epoch: int) -> Tensor:
+        X = self.X.index_select(0, rows)
+        for change in self.augment:
+            X = change(X, rows, epoch)
+        return X
 
     @property
     def sampler(self) -> _Sampler:

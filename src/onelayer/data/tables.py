@@ -16,6 +16,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_among, check_positive, check_whole, is_number
 from onelayer.core.errors import InputError
+from onelayer.data.augment import Augment
 from onelayer.data.datamodule import ResidentDataModule
 from onelayer.data.features import (
     Features,
@@ -54,6 +55,7 @@ class TableDataModule(ResidentDataModule):
         max_memory: gigabytes that features of an .npy may take in memory.
         predict: what is to be classified: a table, or image files and folders.
         columns: what is called what in that table.
+        augment: what is changed in the images of the training batches.
     """
 
     decisive = ("batch_size", "seed", "standardise", "val_size", "rows")
@@ -72,8 +74,9 @@ class TableDataModule(ResidentDataModule):
         max_memory: float = 1.0,
         predict: Any = None,
         columns: Columns | None = None,
+        augment: Augment = Augment(),  # noqa: B008 - it is frozen
     ) -> None:
-        super().__init__(cast(Any, None), {}, batch_size, seed)
+        super().__init__(cast(Any, None), {}, batch_size, seed, augment)
         check_among("standardise", standardise, STANDARDS)
         check_positive("max_memory", max_memory)
         _check_val_size(val_size)
@@ -224,6 +227,7 @@ class TableDataModule(ResidentDataModule):
         if stage == "fit":
             self.check_batch_size()
             self._check_all()
+            self.augment.check(self.shape)
         elif stage == "predict":
             find_images(self.predicted) if self._are_images() else self.table("predict")
         elif stage == "test" and "test" not in self.readers:

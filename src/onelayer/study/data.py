@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,10 @@ from lightning.pytorch import LightningDataModule
 
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+
+LATER = ("flip", "shift", "border", "transform")
+"""Arguments that older ledgers and runs know nothing of: they are told apart by them only where
+these have not their defaults."""
 
 Settings = Mapping[str, Any] | LightningDataModule
 """Arguments of CIFAR10DataModule, or ``class_path`` and ``init_args``, or a data module."""
@@ -50,12 +55,19 @@ def with_arguments(settings: Settings, **arguments: Any) -> Settings:
 def without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without the arguments that say where data lie, which change no figure."""
     if "class_path" not in settings:
-        return {k: v for k, v in settings.items() if k not in LOCATION_ARGUMENTS}
+        return _decisive(CIFAR10DataModule, LOCATION_ARGUMENTS, settings)
     module, _, name = settings["class_path"].rpartition(".")
-    locations = getattr(getattr(import_module(module), name), "locations", ())
-    arguments = settings.get("init_args") or {}
-    kept = {k: v for k, v in arguments.items() if k not in locations}
+    kind = getattr(import_module(module), name)
+    kept = _decisive(kind, getattr(kind, "locations", ()), settings.get("init_args") or {})
     return {"class_path": settings["class_path"], "init_args": kept}
+
+
+def _decisive(kind: Any, locations: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(kind).parameters
+    usual = {k: known[k].default for k in LATER if k in known}
+    return {
+        k: v for k, v in arguments.items() if k not in locations and (k, v) not in usual.items()
+    }
 
 
 class _Seal:

@@ -1,8 +1,8 @@
 """The ledger of a search: an Optuna study in a database that several processes may share.
 
-One trial is one network, entered once, when it is finished: its λ is the parameter l2, its
-validation accuracy the value; stage, index, group, seed and every figure are user attributes, for
-Optuna's own tools to read.
+One trial is one network, entered once, when it is finished: its λ is the parameter l2, what else is
+searched parameters of their own names, its validation accuracy the value; stage, index, group, seed
+and every figure are user attributes, for Optuna's own tools to read.
 
 Networks are trained in groups (see :mod:`onelayer.study.plan`). To claim a group is to hold its
 lock: a file's where the database is SQLite, an advisory lock of the session where it is PostgreSQL.
@@ -23,7 +23,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -34,7 +34,7 @@ from sqlalchemy.pool import NullPool
 
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
-from onelayer.study.plan import Planned, groups_of
+from onelayer.study.plan import AXES, Planned, groups_of
 
 Lock = Callable[[str, bool], AbstractContextManager[bool]]
 """(name, wait) to a context that holds this lock; entering it says whether it does."""
@@ -87,6 +87,8 @@ class Ledger:
         with ExitStack() as otherwise:
             otherwise.callback(self.close)
             self._check(settings)
+            searched = {name: settings.get(f"search.{name}") for name in AXES}
+            self._axes = {k: CategoricalDistribution(v) for k, v in searched.items() if v}
             otherwise.pop_all()
 
     def _check(self, settings: Mapping[str, Any]) -> None:
@@ -161,7 +163,7 @@ class Ledger:
             there = self.trials()
             for planned, values in zip(group, figures, strict=True):
                 if planned.key not in there:
-                    self.study.add_trial(_trial(planned, values))
+                    self.study.add_trial(_trial(planned, values, self._axes))
 
 
 def is_finite(figures: Mapping[str, float | None]) -> bool:
@@ -169,14 +171,16 @@ def is_finite(figures: Mapping[str, float | None]) -> bool:
     return all(value is not None and math.isfinite(value) for value in figures.values())
 
 
-def _trial(planned: Planned, figures: Mapping[str, float]) -> FrozenTrial:
+def _trial(
+    planned: Planned, figures: Mapping[str, float], axes: Mapping[str, CategoricalDistribution]
+) -> FrozenTrial:
     known = {k: getattr(planned, k) for k in ("stage", "index", "group", "seed")}
     # JSON in databases knows neither NaN nor infinity: null is what diverged.
     known |= {k: value if math.isfinite(value) else None for k, value in figures.items()}
     return create_trial(
         state=TrialState.COMPLETE,
-        params={"l2": planned.l2},
-        distributions={"l2": FloatDistribution(planned.low, planned.high, log=True)},
+        params={"l2": planned.l2, **dict(planned.setting)},
+        distributions={"l2": FloatDistribution(planned.low, planned.high, log=True), **axes},
         user_attrs=known,
         # Optuna has no ranking for NaN either: a diverged network counts as 0.
         value=figures["val_accuracy"] if is_finite(figures) else 0.0,

@@ -1,5 +1,8 @@
 """The search for λ from coarse to fine: what is tried, and what is chosen.
 
+Of other arguments a few values each may be tried as well. A *setting* is one combination of them;
+every setting has its own search for λ, with as many λ and the same seeds as any other.
+
 All of it is a pure function of the settings and of the figures of the stages before, so a search
 that was killed, or that several processes share, plans the same networks.
 """
@@ -7,23 +10,45 @@ that was killed, or that several processes share, plans the same networks.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
-from onelayer.core.checks import LARGEST_SEED, check_among, check_positive, check_whole
+from onelayer.core.checks import (
+    LARGEST_SEED,
+    check_among,
+    check_number,
+    check_positive,
+    check_share,
+    check_whole,
+)
 from onelayer.core.errors import InputError
 
 MOST = 10_000
 """Stages, and λ in one: more than anybody trains, few enough to be planned at once."""
+SHOWN = 40
+"""Settings that a table and a picture show: the best."""
+AXES = {
+    "flip": "data",  # the first: the images are then read anew only where it changes
+    "hidden": "model",
+    "max_lr": "schedule",
+    "dropout": "model",
+    "label_smoothing": "model",
+}
+"""The arguments that may be searched beside λ, and the section that each belongs to."""
+
+Setting = tuple[tuple[str, Any], ...]
+"""The searched arguments with one value each, in the order of :data:`AXES`; empty where λ alone is
+searched."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which λ are tried.
+    """Which λ are tried, and which values of other arguments.
 
     Args:
         stages: number of stages; each but the first searches between the smallest and the largest
@@ -36,8 +61,15 @@ class Plan:
         seeds: of the initial weights; every λ is trained with each.
         seed: of the draws.
         rule: how the final λ is chosen: one_se, the largest λ whose mean is within one standard
-            error of the best; or best.
+            error of the best; or best. Of other arguments, those of the best mean are chosen.
         members: most networks trained at once; chosen from the free memory by default.
+        hidden: numbers of hidden units to try; by default model.hidden alone. As with the
+            following, every combination has stages of its own, with as many λ as any other.
+        max_lr: largest rates of the schedule to try; by default schedule.max_lr alone.
+        dropout: shares of hidden units to drop; by default model.dropout alone.
+        label_smoothing: values to try; by default model.label_smoothing alone.
+        flip: whether images are mirrored at random, [false, true] for both; by default data.flip
+            alone.
 
     Raises:
         InputError: naming the argument and its range.
@@ -53,6 +85,11 @@ class Plan:
     seed: int = 0
     rule: str = "one_se"
     members: int | None = None
+    hidden: list[int] | None = None
+    max_lr: list[float] | None = None
+    dropout: list[float] | None = None
+    label_smoothing: list[float] | None = None
+    flip: list[bool] | None = None
 
     def __post_init__(self) -> None:
         for name in ("stages", "number", "top"):
@@ -71,6 +108,46 @@ class Plan:
         for seed in self.seeds:
             check_whole("search.seeds", seed, 0, LARGEST_SEED)
         check_among("search.rule", self.rule, ("one_se", "best"))
+        for name, values in self.axes().items():
+            _check_axis(f"search.{name}", values)
+        number = math.prod(map(len, self.axes().values()))
+        if number * self.number > MOST:
+            raise InputError(
+                f"search.{', search.'.join(self.axes())} make {number} settings of {self.number} λ "
+                f"each (search.number), but a stage trains at most {MOST} λ."
+            )
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The arguments that are searched beside λ, with their values."""
+        return {name: v for name in AXES if (v := getattr(self, name)) is not None}
+
+    def settings(self) -> list[Setting]:
+        """Every combination of the axes' values; an empty one where λ alone is searched."""
+        axes = self.axes()
+        return [tuple(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments, less the axes that are not searched."""
+        unused = AXES.keys() - self.axes().keys()
+        return {name: v for name, v in vars(self).items() if name not in unused}
+
+
+def _check_axis(name: str, values: Any) -> None:
+    """Raise :class:`InputError` unless these are different values that the argument may have."""
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{name} must list one value or more, or be null, not {values!r}.")
+    for value in values:
+        match name.removeprefix("search."):
+            case "hidden":
+                check_whole(name, value, 0)
+            case "max_lr":
+                check_number(name, value)
+            case "flip":
+                check_among(name, value, (False, True))
+            case _:
+                check_share(name, value)
+    if len(set(values)) < len(values):
+        raise InputError(f"{name} must list different values, not {values!r}.")
 
 
 @dataclass(frozen=True)
@@ -78,16 +155,17 @@ class Planned:
     """One network to train; those of one stage and group are trained as one population."""
 
     stage: int  # from 1
-    index: int  # of its λ in the stage, from 0
+    index: int  # of its setting and λ in the stage, from 0: setting after setting
     group: int
     l2: float
     seed: int  # of the initial weights
     low: float  # smallest λ of the stage's range
     high: float  # largest
+    setting: Setting = ()
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Stage, index of its λ and seed, by which a search knows it."""
+        """Stage, index and seed, by which a search knows it."""
         return self.stage, self.index, self.seed
 
 
@@ -105,16 +183,33 @@ def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> floa
     return min(max(math.pow(10.0, log_l2), low), high)
 
 
-def plan_stage(plan: Plan, stage: int, low: float, high: float, members: int) -> list[Planned]:
-    """All networks of a stage, group by group.
+def plan_stage(
+    plan: Plan, stage: int, ranges: Mapping[Setting, tuple[float, float]], members: int
+) -> list[Planned]:
+    """All networks of a stage, setting by setting and group by group.
 
-    A group holds whole λ, with all seeds, and at most ``members`` networks (but one λ at least).
+    A group holds whole λ of one setting, with all seeds, and at most ``members`` networks (but one
+    λ at least). Settings that have one range try the same λ.
+
+    Args:
+        plan: of the search.
+        stage: its number.
+        ranges: of λ, of every setting that is still searched.
+        members: most networks of a group.
     """
     l2s_per_group = max(1, members // len(plan.seeds))
+    groups = math.ceil(plan.number / l2s_per_group)
     networks = []
-    for index in range(plan.number):
-        group, l2 = index // l2s_per_group, draw_l2(plan, stage, index, low, high)
-        networks += [Planned(stage, index, group, l2, seed, low, high) for seed in plan.seeds]
+    for place, setting in enumerate(plan.settings()):
+        if setting not in ranges:
+            continue
+        low, high = ranges[setting]
+        for i in range(plan.number):
+            l2, group = draw_l2(plan, stage, i, low, high), place * groups + i // l2s_per_group
+            networks += [
+                Planned(stage, place * plan.number + i, group, l2, seed, low, high, setting)
+                for seed in plan.seeds
+            ]
     return networks
 
 
@@ -125,7 +220,7 @@ def groups_of(networks: Sequence[Planned]) -> list[list[Planned]]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One λ tried: its mean validation accuracy over the seeds and the mean's standard error."""
+    """One λ of a setting: its mean validation accuracy over the seeds, and the standard error."""
 
     stage: int
     index: int
@@ -133,6 +228,12 @@ class Candidate:
     mean: float
     error: float
     seeds: int
+    setting: Setting = ()
+
+    def row(self) -> dict[str, Any]:
+        """As a search keeps it: its setting's arguments stand before λ."""
+        rest = {name: getattr(self, name) for name in ("l2", "mean", "error", "seeds")}
+        return {"stage": self.stage, "index": self.index, **dict(self.setting), **rest}
 
 
 def standard_error(accuracies: Sequence[float], images: int) -> float:
@@ -149,7 +250,7 @@ def standard_error(accuracies: Sequence[float], images: int) -> float:
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]:
-    """One candidate per λ: the mean over seeds. A λ with a diverged network is none.
+    """One candidate per setting and λ: the mean over seeds. One with a diverged network is none.
 
     Args:
         rows: as in search.csv and in its order.
@@ -162,32 +263,66 @@ def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]
             accuracies = [float(row["val_accuracy"]) for row in members]
             mean = sum(accuracies) / len(accuracies)
             error = standard_error(accuracies, images)
-            result.append(Candidate(*key, mean, error, len(accuracies)))
+            result.append(Candidate(*key, mean, error, len(accuracies), setting_of(members[0])))
     return result
 
 
-def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
-    """Smallest and largest of the ``top`` best λ so far.
+def setting_of(row: Mapping[str, Any]) -> Setting:
+    """The setting of a row of search.csv."""
+    return tuple((name, row[name]) for name in AXES if name in row)
+
+
+def format_setting(setting: Setting) -> str:
+    """The searched arguments beside λ, as on a command line."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in setting)
+
+
+def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tuple[float, float]]:
+    """The range of λ of the next stage, of every setting: from its own best λ so far.
+
+    The best λ is not the same for all: more hidden units or a higher rate may want another. A
+    setting of which every λ diverged is searched no further.
 
     Raises:
         InputError: if every network diverged.
     """
-    best = ranking(candidates)[:top]
-    if not best:
+    if not candidates:
+        largest = "search.max_lr" if plan.max_lr else "schedule.max_lr"
         raise InputError(
             "every network of the search diverged: no λ is left to go on from.\n"
-            "Lower schedule.max_lr or search.l2_max."
+            f"Lower {largest} or search.l2_max."
         )
+    own: dict[Setting, list[Candidate]] = {}
+    for c in candidates:
+        own.setdefault(c.setting, []).append(c)
+    return {setting: top_range(its, plan.top) for setting, its in own.items()}
+
+
+def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
+    """Smallest and largest of the ``top`` best λ so far."""
+    best = ranking(candidates)[:top]
     return min(c.l2 for c in best), max(c.l2 for c in best)
 
 
 def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; of equals the larger λ, then the earlier."""
+    """Best first; of equals the larger λ, then the earlier, whose setting is listed first."""
     return sorted(candidates, key=lambda c: (-c.mean, -c.l2, c.stage, c.index))
 
 
+def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The best λ of every setting, the best setting first."""
+    firsts: dict[Setting, Candidate] = {}
+    for c in ranking(candidates):
+        firsts.setdefault(c.setting, c)
+    return list(firsts.values())
+
+
 def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:
-    """The chosen λ: the best mean, or the largest λ within one standard error of it.
+    """The chosen setting and λ: the best mean, or the largest λ within one standard error of it.
+
+    The setting is that of the best mean, by either rule; one_se chooses among its own λ alone. The
+    rule prefers the simplest of what cannot be told from the best, and a larger λ is simpler. For
+    settings there is no such order: fewer hidden units may go with a higher rate.
 
     Source of the one-standard-error rule: Breiman et al., *Classification and Regression Trees*
     (1984), section 3.4.3; Hastie et al., *The Elements of Statistical Learning*, section 7.10.
@@ -195,5 +330,6 @@ def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:
     best = ranking(candidates)[0]
     if rule == "best":
         return best
-    near = [c for c in candidates if c.mean >= best.mean - best.error]
+    own = [c for c in candidates if c.setting == best.setting]
+    near = [c for c in own if c.mean >= best.mean - best.error]
     return max(near, key=lambda c: (c.l2, c.mean))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onelayer.study.plan import SHOWN, best_of_each, format_setting, setting_of
 from onelayer.training.choice import best_l2
 from onelayer.training.divergence import diverged
 from onelayer.training.files import atomic_write
@@ -249,12 +250,37 @@ def plot_search(
 ) -> None:
     """Validation accuracy against λ: every trial, each λ's mean and standard error, the choice.
 
+    Where other arguments are searched as well, each setting has a colour, and stands with its best
+    λ in a second chart.
+
     ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
     """
+    if chosen.setting:
+        firsts = best_of_each(candidates)[:SHOWN]
+        figure, axes = new_figure(1, 2, (14, max(5.5, 1.5 + 0.25 * len(firsts))))
+        _draw_settings(axes[0, 0], axes[0, 1], rows, candidates, firsts)
+    else:
+        figure, axes = new_figure(1, 1, (9, 5.5))
+        _draw_stages(axes[0, 0], rows, candidates)
+    axis = axes[0, 0]
+    axis.plot(best.l2, 100 * best.mean, "s", ms=12, mfc="none", color="black", label="best mean")
+    axis.plot(chosen.l2, 100 * chosen.mean, "*", ms=16, color="#d62728", label="chosen")
+    axis.set_xscale("log")
+    axis.set_xlabel("λ")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    gone = sum(bool(row["diverged"]) for row in rows)
+    searched = ", ".join(["λ", *(name for name, _ in chosen.setting)])
+    figure.suptitle(describe(f"search for {searched}, {len(rows)} networks", dataset, gone))
+    save(figure, output)
+
+
+def _draw_stages(
+    axis: Axes, rows: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]
+) -> None:
+    """Every λ of a search, a colour for each stage."""
     from matplotlib import colormaps
 
-    figure, axes = new_figure(1, 1, (9, 5.5))
-    axis = axes[0, 0]
     stages = sorted({row["stage"] for row in rows})
     for stage, shade in zip(stages, np.linspace(0, 0.85, len(stages)), strict=True):
         colour = colormaps["viridis"](shade)
@@ -268,16 +294,43 @@ def plot_search(
             [100 * c.error for c in points],
             fmt="o", ms=4, lw=1, capsize=2, color=colour, label=f"stage {stage}",
         )  # fmt: skip
-    axis.plot(best.l2, 100 * best.mean, "s", ms=12, mfc="none", color="black", label="best mean")
-    axis.plot(chosen.l2, 100 * chosen.mean, "*", ms=16, color="#d62728", label="chosen")
-    axis.set_xscale("log")
-    axis.set_xlabel("λ")
     axis.set_ylabel("validation accuracy (%), mean ± standard error")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    gone = sum(bool(row["diverged"]) for row in rows)
-    figure.suptitle(describe(f"search for λ, {len(rows)} networks", dataset, gone))
-    save(figure, output)
+
+
+def _draw_settings(
+    axis: Axes,
+    beside: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
+    firsts: Sequence[Candidate],
+) -> None:
+    """Every λ of the settings, a colour for each of the best, and beside it their best λ.
+
+    ``firsts`` are the best λ of each setting that is shown, the best first.
+    """
+    from matplotlib import colormaps
+
+    shades = {c.setting: colormaps["Dark2"](i) for i, c in enumerate(firsts[:MOST_COLOURS])}
+    for place, first in reversed(list(enumerate(firsts))):  # the best above the others
+        colour = shades.get(first.setting, "#bbbbbb")
+        trials = [r for r in rows if not r["diverged"] and setting_of(r) == first.setting]
+        accuracies = [100 * float(row["val_accuracy"]) for row in trials]
+        axis.scatter([row["l2"] for row in trials], accuracies, s=6, color=colour, alpha=0.35)
+        own = sorted((c for c in candidates if c.setting == first.setting), key=lambda c: c.l2)
+        means = [100 * c.mean for c in own]
+        axis.plot([c.l2 for c in own], means, "o-", ms=4, lw=0.8, color=colour)
+        mean, error = 100 * first.mean, 100 * first.error
+        beside.errorbar(mean, place, xerr=error, fmt="o", ms=5, capsize=3, color=colour)
+    axis.set_ylabel("validation accuracy (%): networks, and means over seeds")
+    axis.margins(y=0.12)  # room for the legend
+    names = [f"{format_setting(c.setting)}, λ = {c.l2:.2g}" for c in firsts]
+    beside.set_yticks(range(len(firsts)), names, fontsize="small")
+    beside.invert_yaxis()
+    beside.set_xlabel("validation accuracy (%), mean ± standard error")
+    left = len({c.setting for c in candidates}) - len(firsts)
+    more = f"; {left} others are not shown" if left else ""
+    beside.set_title(f"the best λ of each setting{more}", fontsize="medium")
+    beside.grid(alpha=0.3)
 
 
 def plot_path(

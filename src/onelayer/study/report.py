@@ -221,7 +221,7 @@ class Report:
         """Of a run: other settings, or images, make another name."""
         settings = {**command.settings, "dataset": self._data.name}
         if command.subcommand == "search":  # the rule and the members are applied afterwards
-            settings["search"] = {**asdict(self.search), "rule": None, "members": None}
+            settings["search"] = {**self.search.as_dict(), "rule": None, "members": None}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,23 @@ from lightning.pytorch import LightningDataModule
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
-from onelayer.core.checks import check_same
+from onelayer.core.checks import check_same, check_share
 from onelayer.core.errors import InputError
 from onelayer.data.foreign import count_rows, has_split, name_of, sizes
 from onelayer.study.data import make_data, sealed, with_arguments, without_locations
 from onelayer.study.ledger import Ledger, is_finite
-from onelayer.study.plan import Candidate, Plan, Planned, aggregate, choose, plan_stage, top_range
+from onelayer.study.plan import (
+    AXES,
+    Candidate,
+    Plan,
+    Planned,
+    Setting,
+    aggregate,
+    choose,
+    format_setting,
+    next_ranges,
+    plan_stage,
+)
 from onelayer.study.plots import plot_search
 from onelayer.study.runs import alone_in, check_training, make_trainer, train_and_test
 from onelayer.study.tables import format_candidates, format_csv
@@ -39,7 +52,7 @@ POLL = 1.0
 
 @dataclass(frozen=True)
 class Final:
-    """The final training, with the chosen λ.
+    """The final training, with the chosen setting and λ.
 
     Args:
         seeds: of the initial weights; one network each.
@@ -62,13 +75,15 @@ class Search:
     """One search: everything that decides its outcome, and where it is kept.
 
     Args:
-        plan: which λ.
+        plan: which λ, and which values of other arguments; the following hold where it has none.
         hidden: hidden units.
         data: arguments of CIFAR10DataModule, or class_path and init_args of another data module.
         schedule: arguments of TriangularLR, of the stages.
         final: the final training.
         output: folder for search.csv, search.png, best.yaml, search.json, search.db and final/.
         storage: database of the ledger; SQLite in ``output`` by default.
+        dropout: probability that a hidden unit is left out of an update.
+        label_smoothing: the share of every label that is spread over all classes.
     """
 
     plan: Plan
@@ -78,27 +93,36 @@ class Search:
     final: Final
     output: Path
     storage: str | None = None
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """What the ledger is compared by: all but where the images come from."""
         data = without_locations(self.data)
         groups = {
-            "search": asdict(self.plan),
+            "model": self.model(()),
+            "search": self.plan.as_dict(),
             "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
         # The rule is applied afterwards: it may be changed without training anything again.
-        del flat["search.rule"], flat["search.members"]
-        return {"model.hidden": self.hidden, **flat}
+        unused = {"search.rule", "search.members", *(f"{AXES[n]}.{n}" for n in self.plan.axes())}
+        return {k: v for k, v in flat.items() if k not in unused}
 
-    def final_settings(self, l2: float) -> dict[str, Any]:
+    def model(self, setting: Setting) -> dict[str, Any]:
+        """The arguments of OneLayer that a setting decides."""
+        usual = {"dropout": self.dropout, "label_smoothing": self.label_smoothing}
+        given = {"hidden": self.hidden, **{name: v for name, v in usual.items() if v}}
+        return given | _of("model", setting)
+
+    def final_settings(self, l2: float, setting: Setting = ()) -> dict[str, Any]:
         """Of the final training, as :data:`onelayer.study.runs.Settings`."""
-        final = self.final
+        final, rates = self.final, {**self.schedule, **_of("schedule", setting)}
         return {
-            "model": {"hidden": self.hidden, "l2": l2, "seeds": list(final.seeds)},
-            "data": with_arguments(self.data, **self._final_data()),
-            "schedule": {**self.schedule, "step_size": final.step_size, "cycles": final.cycles},
+            "model": {**self.model(setting), "l2": l2, "seeds": list(final.seeds)},
+            "data": with_arguments(_with_data(self.data, setting), **self._final_data()),
+            "schedule": {**rates, "step_size": final.step_size, "cycles": final.cycles},
             **({} if "class_path" in self.data else {"curves": {"train_rows": None}}),
         }
 
@@ -109,25 +133,48 @@ class Search:
         return usual | {k: v for k, v in asked.items() if v is not None}
 
     def check(self) -> LightningDataModule:
-        """The data, if they, the schedule and the final training can be had with these settings.
+        """The data, if they, the schedule and the final training can be had with every setting.
 
         Raises:
             InputError: now, not after all stages, for settings that something would refuse.
         """
-        data = sealed(make_data(self.data))
+        data = sealed(self._make_data())
         if check_batch_size := getattr(data, "check_batch_size", None):
             check_batch_size()
         if not has_split(data, "val"):
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
-        TriangularLR(**self.schedule)
         at_once = min(self.plan.members or 1, self.plan.number * len(self.plan.seeds))
-        check_making(at_once, self.hidden, *sizes(data))
-        try:
-            check_training(self.final_settings(self.plan.l2_max))
-        except InputError as error:
-            raise InputError(f"of the final training, final.…: {error}") from error
+        made: dict[bool | None, LightningDataModule] = {}  # of the final training, by flip
+        for setting in self.plan.settings():
+            TriangularLR(**{**self.schedule, **_of("schedule", setting)})
+            check_making(at_once, self.model(setting)["hidden"], *sizes(data))
+            final, flip = self.final_settings(self.plan.l2_max, setting), dict(setting).get("flip")
+            try:
+                made[flip] = made.get(flip) or make_data(final["data"])
+                check_training({**final, "data": made[flip]})
+            except InputError as error:
+                raise InputError(f"of the final training, final.…: {error}") from error
         if verify := getattr(data, "verify_test", None):
             verify()
+        return data
+
+    def _make_data(self) -> LightningDataModule:
+        """The data module, if what is searched suits it and the networks."""
+        check_share("model.dropout", self.dropout)
+        check_share("model.label_smoothing", self.label_smoothing)
+        data, models = make_data(self.data), [self.model(s) for s in self.plan.settings()]
+        flips = "flip" in inspect.signature(type(data)).parameters
+        if self.plan.flip and not (flips and len(getattr(data, "shape", (1, 1, 1))) == 3):
+            raise InputError(
+                f"search.flip mirrors images: the samples of {type(data).__name__} are none, or it "
+                "has no argument flip.\nLeave search.flip out."
+            )
+        if any(model.get("dropout") and not model["hidden"] for model in models):
+            raise InputError(
+                "dropout drops hidden units, but a setting with dropout has none (hidden 0):\n"
+                "leave 0 out of search.hidden (model.hidden), or all but 0 out of search.dropout "
+                "(model.dropout)."
+            )
         return data
 
     def run(self) -> dict[str, Any]:
@@ -154,34 +201,35 @@ class Search:
         with closing(ledger):
             rows, candidates = self._run_stages(ledger, data)
             with alone_in(self.output):
-                content = self._finish(rows, candidates, name_of(data))
-        left = f"search.csv, search.png, best.yaml, {self._final_folder(content['l2']).name}/"
+                content, folder = self._finish(rows, candidates, name_of(data))
+        left = f"search.csv, search.png, best.yaml, {folder.name}/"
         print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
         return content
 
     def _run_stages(
         self, ledger: Ledger, data: LightningDataModule
     ) -> tuple[list[dict[str, Any]], list[Candidate]]:
-        """The rows of search.csv, and the λ to choose from."""
+        """The rows of search.csv, and the settings and λ to choose from."""
         members, images = self._members(ledger, data), count_rows(data, "val")
-        low, high = self.plan.l2_min, self.plan.l2_max
+        ranges = dict.fromkeys(self.plan.settings(), (self.plan.l2_min, self.plan.l2_max))
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
         for stage in range(1, self.plan.stages + 1):
-            if stage > 1:
-                low, high = top_range(candidates, self.plan.top)
-            plan = plan_stage(self.plan, stage, low, high, members)
+            plan = plan_stage(self.plan, stage, ranges, members)
             self._train_stage(ledger, plan, data)
             rows += rows_of(ledger.trials(), plan)
             candidates = aggregate(rows, images)
             with alone_in(self.output):
                 atomic_write(self.output / "search.csv", format_csv(rows))
+            ranges = next_ranges(self.plan, candidates)  # refuses if nothing is left
         return rows, candidates
 
     def _members(self, ledger: Ledger, data: LightningDataModule) -> int:
         """Networks trained at once: kept in the ledger, because the groups are planned by it."""
         wanted = self.plan.members
-        kept = int(ledger.keep("members", wanted or members_in_memory(self.hidden, *sizes(data))))
+        hidden = {self.model(setting)["hidden"] for setting in self.plan.settings()}
+        fit = min(members_in_memory(h, *sizes(data)) for h in hidden)
+        kept = int(ledger.keep("members", wanted or fit))
         here, saved = {"search.members": wanted or kept}, {"search.members": kept}
         check_same("the ledger", here, saved, "Leave it out.")
         return kept
@@ -190,22 +238,34 @@ class Search:
         self, ledger: Ledger, plan: Sequence[Planned], data: LightningDataModule
     ) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished."""
-        stage, span = f"stage {plan[0].stage} of", f"[{plan[0].low:.3g}, {plan[0].high:.3g}]"
-        print(f"{stage} {self.plan.stages}: {self.plan.number} l2 in {span}", flush=True)
+        by_range: dict[tuple[float, float], list[Setting]] = {}
+        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
+            by_range.setdefault((low, high), []).append(setting)
+        for (low, high), settings in by_range.items():
+            stage, span = f"stage {plan[0].stage} of {self.plan.stages}", f"[{low:.3g}, {high:.3g}]"
+            several = len(settings) > 1
+            whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
+            words = f"{self.plan.number} l2 in {span}" + (f", {whose}" if whose else "")
+            print(f"{stage}: {words}", flush=True)
+        made = dict[str, Any]()  # of the setting, what the data were made with
         while ledger.unfinished(plan):
             with ledger.claim(plan) as group:
                 if group is not None:
+                    if (own := _of("data", group[0].setting)) != made:
+                        gc.collect()  # trainer, module and data refer to each other
+                        data, made = sealed(make_data(_with_data(self.data, group[0].setting))), own
                     ledger.record(group, self.train(group, data))
             if group is None:
                 time.sleep(POLL)  # others train the rest
 
     def train(self, group: Sequence[Planned], data: LightningDataModule) -> list[dict[str, float]]:
         """Train a group as one population; each network's final figures."""
-        l2s = list(dict.fromkeys(planned.l2 for planned in group))
+        l2s, setting = list(dict.fromkeys(planned.l2 for planned in group)), group[0].setting
         d, k = sizes(data)
         seeds = list(self.plan.seeds)
-        model = OneLayer(self.hidden, l2=l2s, seeds=seeds, inputs=d, classes=k)
-        schedule, curves = TriangularLR(**self.schedule), Curves(per_cycle=1)
+        model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)
+        schedule = TriangularLR(**{**self.schedule, **_of("schedule", setting)})
+        curves = Curves(per_cycle=1)
         trainer = make_trainer(schedule.total_steps, [schedule, curves, Divergence(stop=False)])
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
@@ -217,36 +277,51 @@ class Search:
 
     def _finish(
         self, rows: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate], dataset: str
-    ) -> dict[str, Any]:
-        """Choose λ, train with it, measure once on the test split, and write what is left."""
-        top_range(candidates, self.plan.top)  # refuses if nothing is left to choose from
+    ) -> tuple[dict[str, Any], Path]:
+        """Choose, train with the choice, measure once on the test split, and write what is left."""
         best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.plan.rule))
         plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
-        gone = sorted({row["l2"] for row in rows if row["diverged"]})
-        print(format_candidates(candidates, best, one_se, chosen, self.plan.rule, gone), flush=True)
+        print(format_candidates(rows, candidates, best, one_se, chosen, self.plan.rule), flush=True)
 
-        l2 = chosen.l2
-        settings = self.final_settings(l2)
-        typed = {**settings, "data": without_locations(settings["data"])}
-        head = "# The final networks of a search, with the λ it chose.\n"
+        setting, l2 = chosen.setting, chosen.l2
+        settings = self.final_settings(l2, setting)
+        data = _with_data(without_locations(settings["data"]), setting)
+        typed = {**settings, "data": dict(data)}
+        also = f" and {format_setting(setting)}" if setting else ""
+        head = f"# The final networks of a search, with the λ it chose{also}.\n"
         atomic_write(self.output / "best.yaml", head + yaml.safe_dump(typed, sort_keys=False))
-        summary = train_and_test(settings, self._final_folder(l2), "final networks")
-        print(f"\nfinal networks, l2 = {l2:.4g}\n{format_summary(summary)}", flush=True)
+        words = format_setting(setting).split()
+        # Another rule may choose another λ later.
+        folder = self.output / "-".join(["final", *words, f"{l2:.6g}"])
+        summary = train_and_test(settings, folder, "final networks")
+        chose = ", ".join([f"l2 = {l2:.4g}", *words])
+        print(f"\nfinal networks, {chose}\n{format_summary(summary)}", flush=True)
         content = {
             "settings": self.settings(),
-            "candidates": [asdict(c) for c in candidates],
-            "best": asdict(best),
-            "one_se": asdict(one_se),
+            "candidates": [c.row() for c in candidates],
+            "best": best.row(),
+            "one_se": one_se.row(),
             "rule": self.plan.rule,
+            **dict(setting),
             "l2": l2,
             "final": summary,
         }
         write_json(self.output / "search.json", content)
-        return content
+        return content, folder
 
-    def _final_folder(self, l2: float) -> Path:
-        """Another rule may choose another λ later."""
-        return self.output / f"final-{l2:.6g}"
+
+def _of(section: str, setting: Setting) -> dict[str, Any]:
+    """The arguments of one section that a setting decides."""
+    return {name: value for name, value in setting if AXES[name] == section}
+
+
+def _with_data(data: Mapping[str, Any], setting: Setting) -> Mapping[str, Any]:
+    """The arguments of data, with those that a setting decides."""
+    if not (own := _of("data", setting)):
+        return data
+    if "class_path" not in data:
+        return {**data, **own}
+    return {**data, "init_args": {**(data.get("init_args") or {}), **own}}
 
 
 def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:
@@ -255,6 +330,7 @@ def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[
     rows = []
     for planned in plan:
         figures = {name: trials[planned.key].user_attrs[name] for name in names}
-        known = {k: getattr(planned, k) for k in ("stage", "index", "l2", "seed")}
+        known = {"stage": planned.stage, "index": planned.index, **dict(planned.setting)}
+        known |= {"l2": planned.l2, "seed": planned.seed}
         rows.append({**known, **figures, "diverged": not is_finite(figures)})
     return rows

@@ -34,7 +34,7 @@ from onelayer.training.files import atomic_write
 from onelayer.training.folder import FOLDER, last_of
 from onelayer.training.measure import QUANTITIES, Measure
 from onelayer.training.module import OneLayer, checkpoint_of
-from onelayer.training.optimality import joined
+from onelayer.training.optimality import joined, learned
 from onelayer.training.results import write_json
 
 SAVED = "passes.ckpt"
@@ -203,8 +203,8 @@ class _Work:
             "hidden": 0,
             "seconds": round(sum(part.seconds for part in self.parts.values()), 3),
             "rule": self.grid.rule,
-            "best": asdict(best),
-            "one_se": asdict(one_se),
+            "best": best.row(),
+            "one_se": one_se.row(),
             "l2": chosen.l2,
             "members": rows,
             "final": {
@@ -231,7 +231,7 @@ class _Work:
 
     def _by_split(self) -> tuple[Path, OneLayer, list[Candidate], list[list[float]]]:
         """The path of the training split, and each λ's accuracy on validation."""
-        path, curve = self._solve("path", self._tensors(["train"]))
+        path, curve = self._solve("path", self._learned(["train"]))
         model = self._network(path)
         figures = self._figures(model, self._tensors(["val"]))
         model.validation = {q: [member[q] for member in figures] for q in QUANTITIES}
@@ -244,7 +244,9 @@ class _Work:
         """Each λ's accuracy on the folds left out, and the path of all rows."""
         X, y = self._tensors(["train", "val"])
         folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
-        path, _ = self._solve("folds", (X, y), folds=folds)
+        pair = self._learned(["train", "val"])
+        copies = len(pair[1]) // len(y)  # a mirrored image is in the fold of the image
+        path, _ = self._solve("folds", pair, folds=folds.repeat(copies))
         accuracies: list[list[float]] = [[] for _ in self.l2]
         losses: list[list[float]] = [[] for _ in self.l2]
         for fold in range(self.grid.folds):
@@ -256,7 +258,7 @@ class _Work:
                     one.append(float(value))
         shape = (self.grid.folds, len(self.l2), *path.W.shape[1:])
         start = path.W.view(shape).mean(0), path.b.view(shape[:-1]).mean(0)
-        whole, curve = self._solve("path", (X, y), start=start)
+        whole, curve = self._solve("path", pair, start=start)
         model = self._network(whole, ["train", "val"])
         loss, accuracy = ([statistics.fmean(v) for v in found] for found in (losses, accuracies))
         penalties = [l2 * float(W.square().sum()) for l2, W in zip(self.l2, whole.W, strict=True)]
@@ -270,7 +272,7 @@ class _Work:
         final = path
         start = path.W[at : at + 1], path.b[at : at + 1]
         if not self.grid.folds:
-            pair = self._tensors(["train", "val"])
+            pair = self._learned(["train", "val"])
             final, _ = self._solve("refit", pair, l2=[self.l2[at]], start=start)
             start = final.W, final.b
         network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.classes)
@@ -338,6 +340,10 @@ class _Work:
         if splits == ["test"]:
             self.data.setup("test")
         X, y = joined(self.data, splits)
+        return X.to(self.device), y.to(self.device)
+
+    def _learned(self, splits: Sequence[Any]) -> tuple[Features, Tensor]:
+        X, y = learned(self.data, splits)
         return X.to(self.device), y.to(self.device)
 
     def _network(self, path: Path, learned_from: Sequence[str] = ("train",)) -> OneLayer:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onelayer.core.gradcheck import Check
-from onelayer.study.plan import Candidate, ranking, standard_error
+from onelayer.study.plan import (
+    SHOWN,
+    Candidate,
+    Setting,
+    best_of_each,
+    format_setting,
+    ranking,
+    setting_of,
+    standard_error,
+)
 from onelayer.study.published import Published
 from onelayer.training.results import SPLITS, collect
 
@@ -31,24 +41,44 @@ def percent(mean: float, error: float) -> str:
 
 
 def format_candidates(
+    rows: Sequence[Mapping[str, Any]],
     candidates: Sequence[Candidate],
     best: Candidate,
     one_se: Candidate,
     chosen: Candidate,
     rule: str,
-    diverged: Sequence[float],
 ) -> str:
-    """The ten best λ, the choice by either rule, and the λ of which a network diverged."""
-    lines = [f"{'stage':>5} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
-    for c in dict.fromkeys([*ranking(candidates)[:10], one_se]):
+    """The ten best λ, every setting's best, the choice by either rule, and what diverged.
+
+    ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
+    """
+    shown = {*ranking(candidates)[:10], *best_of_each(candidates)[:SHOWN], one_se}
+    columns = "".join(f" {name:>{_width(name)}}" for name, _ in best.setting)
+    lines = [f"{'stage':>5}{columns} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
+    for c in (c for c in ranking(candidates) if c in shown):
         marks = {"best": c == best, "one_se": c == one_se, "<- chosen": c == chosen}
         notes = ", ".join(mark for mark, holds in marks.items() if holds)
         value = percent(c.mean, c.error)
-        lines.append(f"{c.stage:>5} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {notes}".rstrip())
-    if diverged:
-        lines.append(f"diverged, and no choice: l2 = {', '.join(f'{l2:.3e}' for l2 in diverged)}")
+        cells = "".join(f" {json.dumps(v):>{_width(name)}}" for name, v in c.setting)
+        line = f"{c.stage:>5}{cells} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {notes}"
+        lines.append(line.rstrip())
+    lines += _diverged_lines(rows)
     lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
     return "\n".join(lines)
+
+
+def _width(name: str) -> int:
+    return max(len(name), 6)
+
+
+def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    gone: dict[Setting, set[float]] = {}
+    for row in (row for row in rows if row["diverged"]):
+        gone.setdefault(setting_of(row), set()).add(row["l2"])
+    for setting, l2s in gone.items():
+        words = [*format_setting(setting).split(), "l2 ="]
+        listed = ", ".join(f"{l2:.3e}" for l2 in sorted(l2s))
+        yield f"diverged, and no choice: {' '.join(words)} {listed}"
 
 
 def format_path(summary: Mapping[str, Any]) -> str:

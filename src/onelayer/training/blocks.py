@@ -290,6 +290,7 @@ class _Hooks:
         self.loader: ResidentLoader = trainer.train_dataloader
         self.update = _choose_update(module, trainer.world_size > 1)
         self.shared = 1 < trainer.world_size == self.loader.processes[1]
+        self.share = self.loader.processes if self.shared else (0, 1)
         self.schedules = [
             o for o in observers(trainer) if _function(o, "rate") is not Observer.rate
         ]
@@ -327,10 +328,11 @@ class _Hooks:
                 X, y = self._next(batches)
                 if step + done + 1 >= stop or batches.done:
                     with torch.set_grad_enabled(self.plain):
-                        cost = self.module.batch_cost(X, y)
+                        cost = self.module.batch_cost(X, y, step + done)
                 if not self.plain:
                     n = self.loader.last_batch_size() if self.shared else None
-                    self.update(X, y, self._rate(step + done), n)
+                    mask = self.module.dropout_mask(n or len(X), step + done, 0, self.share)
+                    self.update(X, y, self._rate(step + done), n, mask)
                 done += 1
         except BaseException:
             self._count(batches, done)
@@ -390,4 +392,4 @@ def _choose_update(module: Any, together: bool) -> Update:
         kind = SharedUpdate
     elif module.cuda_graphs and has_graphs(module.device):
         kind = RecordedUpdate
-    return kind(module.weights, module.l2)
+    return kind(module.weights, module.l2, module.label_smoothing)

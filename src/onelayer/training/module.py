@@ -47,6 +47,11 @@ class OneLayer(Population):
             kernel. The same formulas once more; nothing changes on a CPU.
         inputs: d, pixels of an image.
         classes: k.
+        dropout: probability p, from 0 to below 1, that a hidden unit is left out of an update, for
+            each row anew; the others count 1/(1 - p) times. Measurements and predictions are by
+            all units.
+        label_smoothing: s, from 0 to below 1: training's labels are (1 - s) Y + s/k. The measured
+            loss and cost are those of the labels themselves.
         snapshots: of a checkpoint with networks at the ends of cycles, the updates after which they
             were taken (:class:`~onelayer.training.snapshots.Snapshots`); a training has none.
 

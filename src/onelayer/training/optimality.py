@@ -11,6 +11,7 @@ from torch import Tensor
 from onelayer.core.certificate import certify
 from onelayer.core.errors import InputError, first_line
 from onelayer.core.rows import Rows
+from onelayer.data.augment import Augment, Mirrored
 from onelayer.data.features import Features, Joined
 from onelayer.data.splits import Split, Splits
 from onelayer.training.population import Population
@@ -32,12 +33,32 @@ def joined(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
     return Joined([X for X, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
+def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
+    """Features and labels that are learned from; with ``data.flip`` the mirror images come after.
+
+    The mean over both is the cost that training with flips expects.
+
+    Raises:
+        InputError: as :func:`joined`, and for other changes of images, whose cost is no sum.
+    """
+    X, y = joined(data, splits)
+    asked = getattr(data, "augment", Augment()).settings()
+    if others := asked.keys() - {"flip"}:
+        raise InputError(
+            f"with data.{min(others - {'border'})} the images that are learned from are without "
+            "number, and so their least cost is not known: only data.flip is taken."
+        )
+    if not asked:
+        return X, y
+    return Joined([X, Mirrored(X, data.shape)]), torch.cat([y, y])
+
+
 def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
     """Cost and gap to the optimum (m,) of linear networks over all that they learned from.
 
     NaN for a network of λ = 0 or one that has diverged: they have no certificate.
     """
-    X, y = joined(data, module.learned_from)  # type: ignore[arg-type]
+    X, y = learned(data, module.learned_from)  # type: ignore[arg-type]
     some = ((module.l2 > 0) & module.finite_members()).nonzero().squeeze(1)
     result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
     if len(some):

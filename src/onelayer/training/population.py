@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from onelayer.core.checks import (
     check_inputs,
     check_number,
     check_same,
+    check_share,
     check_whole,
 )
 from onelayer.core.errors import InputError
@@ -28,6 +30,7 @@ from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
+from onelayer.training.dropout import dropout_mask
 from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
@@ -56,11 +59,20 @@ class Population(LightningModule):
         cuda_graphs: bool = True,
         inputs: int = 3072,
         classes: int = 10,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
         snapshots: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.shapes = shapes_of(hidden, l2, seeds, inputs, classes, snapshots)
         check_number("lr", lr)
+        check_share("dropout", dropout)
+        check_share("label_smoothing", label_smoothing)
+        if dropout and not hidden:
+            raise InputError(
+                f"dropout = {dropout:g} acts on the hidden layer, and hidden is 0: the linear "
+                "network has none. Set dropout to 0, or hidden above 0."
+            )
         if init_std is not None:
             check_number("init_std", init_std)
         l2s, seed_list = _as_list("l2", l2), _as_list("seeds", seeds)
@@ -74,6 +86,7 @@ class Population(LightningModule):
             del self.hparams[name]
         self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
         self.fused, self.cuda_graphs = fused, cuda_graphs
+        self.dropout, self.label_smoothing = dropout, label_smoothing
         steps = [None] if snapshots is None else _as_list("snapshots", snapshots)
         self.members = [
             Member(float(value), seed, step)
@@ -110,13 +123,32 @@ class Population(LightningModule):
         return [getattr(self, name) for name in self.names]
 
     def forward(self, X: Tensor) -> Tensor:
-        """Logits (m, n, k) of standardised images X (n, d)."""
+        """Logits (m, n, k) of standardised images X (n, d); dropout takes no part."""
         check_inputs(X, self.inputs)
         return formulas.logits(X, self.weights)
 
-    def cost(self, X: Tensor, y: Tensor) -> Tensor:
-        """Cost J (m,), differentiable with the analytic gradient. Differentiate its sum."""
-        return autograd.cost(X, y, self.weights, self.l2)
+    def cost(self, X: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Cost J (m,), differentiable with the analytic gradient. Differentiate its sum.
+
+        The labels are smoothed by ``label_smoothing``; ``mask`` is that of dropout, see
+        :meth:`dropout_mask`.
+        """
+        smoothing = self.label_smoothing
+        return autograd.cost(X, y, self.weights, self.l2, None, smoothing, mask)
+
+    def dropout_mask(
+        self, rows: int, update: int, part: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Tensor | None:
+        """Dropout's mask M (m, n, h) of an update, float32 or the weights' own; None without.
+
+        The arguments are those of :func:`onelayer.training.dropout.dropout_mask`.
+        """
+        if not self.dropout:
+            return None
+        seeds = [member.seed for member in self.members]
+        W1 = self.weights[0]
+        mask = dropout_mask(self.dropout, seeds, self.hidden, rows, update, part, share)
+        return mask.to(W1.device, W1.dtype, non_blocking=True)
 
     @torch.no_grad()
     def evaluate(self, X: Features | SomeRows, y: Tensor) -> dict[str, Tensor]:
@@ -217,20 +249,36 @@ class Population(LightningModule):
         loader = None if self._trainer is None else self._trainer.train_dataloader
         if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
             check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
-        return self.batch_cost(X, y)
+        if self._trainer is None:
+            return self.batch_cost(X, y, batch_idx)
+        # Batches whose gradients are accumulated make one update together.
+        part = batch_idx % self._trainer.accumulate_grad_batches
+        return self.batch_cost(X, y, self._trainer.global_step, part)
 
-    def batch_cost(self, X: Tensor, y: Tensor) -> Tensor:
+    def batch_cost(self, X: Tensor, y: Tensor, update: int | None = None, part: int = 0) -> Tensor:
         """The sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
 
         Of several processes each has a share of the batch. DistributedDataParallel averages their
         gradients, so each share counts as many times as there are processes.
+
+        Args:
+            X: the batch, or this process's share of it.
+            y: its labels.
+            update: the number of the update, which dropout's mask depends on; by default the
+                trainer's.
+            part: of the update, where gradients are accumulated.
         """
         if self._forward_hooks or self._forward_pre_hooks:
             self(X)  # for torch's pruning and the like, which wait for a call of the module
+        if update is None:
+            update = 0 if self._trainer is None else self._trainer.global_step
         if processes() == 1:
-            return self.cost(X, y).sum()
-        n = samples_of_all(X) / processes()
-        return autograd.cost(X, y, self.weights, self.l2, n).sum()
+            mask = self.dropout_mask(len(X), update, part)
+            return (self.cost(X, y) if mask is None else self.cost(X, y, mask)).sum()
+        rows = samples_of_all(X)
+        mask = self.dropout_mask(rows, update, part, (dist.get_rank(), processes()))
+        n, smoothing = rows / processes(), self.label_smoothing
+        return autograd.cost(X, y, self.weights, self.l2, n, smoothing, mask).sum()
 
     # ---- hooks
 
