@@ -102,7 +102,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
     for line in COMMANDS:
         _, command, *words = shlex.split(line, comments=True)
         if command == "report":  # tests/study/test_report.py
@@ -112,7 +112,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
             tiny = SHORT
         assert main([command, *words, *tiny]) == 0, line
     assert (tmp_path / "predictions.csv").is_file()
-    assert len(list(tmp_path.glob("lightning_logs/*/version_*/summary.json"))) == 3
+    assert len(list(tmp_path.glob("lightning_logs/*/version_*/summary.json"))) == 4
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from onelayer.training.range import RangeTest as RangeTest
     from onelayer.training.results import Results as Results
     from onelayer.training.schedule import TriangularLR as TriangularLR
+    from onelayer.training.snapshots import Snapshots as Snapshots
     from onelayer.training.testing import TestReport as TestReport
 
     __version__: str
@@ -50,6 +51,7 @@ _HOMES = {
     "RangeTest": "training.range",
     "ResidentLoader": "data.loader",
     "Results": "training.results",
+    "Snapshots": "training.snapshots",
     "TestReport": "training.testing",
     "TriangularLR": "training.schedule",
     "exp_range": "core.schedule",

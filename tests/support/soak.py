@@ -27,10 +27,10 @@ from tests.support.killing import attempt, fork, load_everything
 
 FIT = [
     "fit", "--data.source=synthetic", "--data.limit=370", "--data.val_size=300",
-    "--data.batch_size=10", "--schedule.step_size=300", "--model.hidden=4",
+    "--data.batch_size=10", "--schedule.step_size=100", "--schedule.cycles=3", "--model.hidden=4",
     "--model.l2=[0.0,0.01]", "--model.seeds=[0,1]", "--checkpoints.every=37",
     "--model.dropout=0.2", "--model.label_smoothing=0.1", "--data.flip=true", "--data.shift=2",
-    "--trainer.enable_progress_bar=false",
+    "--snapshots.last=2", "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
 """37 updates an epoch, and a checkpoint at every epoch's last batch: the hardest place."""
 SEARCH = ["search", *TINY, "--output=out"]
@@ -103,6 +103,10 @@ def _digest_run(run):
         **{
             f"bits of {name}": _bits(value.numpy().tobytes())
             for name, value in checkpoint["state_dict"].items()
+        },
+        **{
+            f"bits of {path.name}": _bits(path.read_bytes())
+            for path in (run / "checkpoints").glob("snapshots.ckpt")
         },
         "updates": str(checkpoint["global_step"]),
         "curves.csv": (run / "curves.csv").read_text(),

@@ -17,6 +17,7 @@ from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
 from onelayer.training import blocks
 from onelayer.training.checkpoint import Checkpoints
+from onelayer.training.choice import Member
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
@@ -130,8 +131,8 @@ def test_members_end_as_they_would_alone_in_any_company_and_order(tmp_path, hidd
     assert len(many) == 9
     for member, weights in reordered.items():
         torch.testing.assert_close(many[member], weights, rtol=1e-10, atol=1e-12)
-    for member in [(0.1, 7), (0.0, 0)]:
-        (alone,) = train(*member).values()
+    for member in [Member(0.1, 7), Member(0.0, 0)]:
+        (alone,) = train(member.l2, member.seed).values()
         torch.testing.assert_close(many[member], alone, rtol=1e-10, atol=1e-12)
 
 

@@ -16,6 +16,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer, load_network
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.snapshots import Snapshots
 from tests.support.small import CLASSES, PIXELS, SAFELY, images, trainer
 
 STEPS = 12
@@ -44,7 +45,8 @@ def network():
 def train(folder, max_steps, path=None):
     """A training from the start, or from the checkpoint; the module."""
     model = network()
-    callbacks = [TriangularLR(step_size=3), Curves(), Results(), Checkpoints(dirpath=folder)]
+    callbacks = [TriangularLR(step_size=3), Curves(), Results(), Snapshots()]
+    callbacks.append(Checkpoints(dirpath=folder))
     run = trainer(folder, max_steps, callbacks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

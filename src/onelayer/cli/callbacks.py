@@ -12,7 +12,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from onelayer.core.errors import InputError
 from onelayer.training.measure import QUANTITIES
 
-SECTIONS = {"TriangularLR": "schedule", "Curves": "curves", "Checkpoints": "checkpoints"}
+SECTIONS = {
+    "TriangularLR": "schedule",
+    "Curves": "curves",
+    "Checkpoints": "checkpoints",
+    "Snapshots": "snapshots",
+    "TestReport": "test",
+}
 """The callbacks that have a section of their own in a config."""
 
 

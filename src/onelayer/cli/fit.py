@@ -33,6 +33,7 @@ from onelayer.training.checkpoint import (
     read_run,
 )
 from onelayer.training.curves import Curves
+from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import named
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
@@ -48,6 +49,7 @@ from onelayer.training.results import (
     network_name,
 )
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport, format_report
 from onelayer.training.trainer import (
     METRICS,
@@ -122,7 +124,7 @@ class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names."""
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
-        self.results, self.report = Results(), TestReport()
+        self.results = Results()
         argv = _with_data_of_checkpoint(argv)
         self._argv, self._images = argv, list(images)
         self._any_data = names_a_class(argv)
@@ -137,7 +139,7 @@ class OneLayerCLI(LightningCLI):
             parser_class=Parser,
             trainer_defaults={
                 **trainer_defaults(),
-                "callbacks": [self.results, self.report, PlotCurves()],
+                "callbacks": [self.results, PlotCurves()],
             },
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
@@ -157,6 +159,11 @@ class OneLayerCLI(LightningCLI):
         parser.add_lightning_class_args(TriangularLR, "schedule")
         parser.add_lightning_class_args(Curves, "curves")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.set_defaults({"snapshots.last": 0})
+        parser.add_lightning_class_args(TestReport, "test")
+        groups: Any = parser.groups
+        groups.pop("test")  # Trainer.test's own arguments want the name, too
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args`` as if typed, without LightningCLI's warning about sys.argv."""
@@ -199,7 +206,7 @@ class OneLayerCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         fits = self.config.subcommand == "fit"
         if self.config.subcommand == "test" and config.output is not None:
-            self.report.folder = Path(config.output)
+            config.test.folder = config.output
         if self._images:
             (config.data.init_args if self._any_data else config.data).images = self._images
         if fits:
@@ -438,17 +445,19 @@ class OneLayerCLI(LightningCLI):
     def after_test(self) -> None:
         """Print the figures of the test split."""
         self._print_figures("test")
-        if self.report.report and self.trainer.is_global_zero:
-            print(f"\n{format_report(self.report.report)}")
+        report = self._get(self.config_init, "test").report
+        if report and self.trainer.is_global_zero:
+            print(f"\n{format_report(report)}")
 
     def _print_figures(self, split: str) -> None:
         module, dataset = self.model, name_of(self.datamodule)
         figures = module.figures(module.measured)  # of all processes
+        ensembles = ensembles_of(module, split)
         if not self.trainer.is_global_zero:
             return
         what = {"val": "validation", "test": "test"}[split]
         print(f"{network_name(module.hidden)}, {dataset}, {what} split")
-        print(format_split(members_with(module, split, figures), split))
+        print(format_split(members_with(module, split, figures), split, ensembles))
         if split == "test" and not module.hidden:
             print(format_gaps(module, self.datamodule))
         if dataset == "synthetic":

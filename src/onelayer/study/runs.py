@@ -20,14 +20,15 @@ from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport
 from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule, of Curves under curves, and under trainer flags of the Trainer, such as precision, and
-max_steps where that is not the schedule's whole cycles. Under data also ``class_path`` and
-``init_args``, or a data module."""
+schedule; of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any;
+and under trainer flags of the Trainer, such as precision, and max_steps where that is not the
+schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 
 
 def check_training(settings: Settings) -> None:
@@ -83,7 +84,15 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
     flags = {"max_steps": rates.total_steps, **settings.get("trainer", {})}
-    callbacks = [rates, results, curves, TestReport(), PlotCurves(title), Checkpoints()]
+    callbacks = [
+        rates,
+        results,
+        curves,
+        TestReport(**settings.get("test", {})),
+        PlotCurves(title),
+        Snapshots(**settings.get("snapshots", {"last": 0})),
+        Checkpoints(),
+    ]
     trainer = make_trainer(flags.pop("max_steps"), callbacks, logger, **flags)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished and has_split(data, "test"):

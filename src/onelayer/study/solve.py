@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -34,7 +33,7 @@ from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import FOLDER, last_of
 from onelayer.training.measure import QUANTITIES, Measure
-from onelayer.training.module import OneLayer, known_of
+from onelayer.training.module import OneLayer, checkpoint_of
 from onelayer.training.optimality import joined, learned
 from onelayer.training.results import write_json
 
@@ -391,17 +390,7 @@ class _Work:
         """An ordinary checkpoint of networks, with what their data were."""
         if self.rank > 0:
             return
-        content = {
-            "state_dict": {k: v.cpu() for k, v in model.state_dict().items()},
-            "hyper_parameters": dict(model.hparams),
-            "epoch": 0,
-            "global_step": 0,
-            "pytorch-lightning_version": version("lightning"),
-            "callbacks": {},
-            type(self.data).__qualname__: self.data.state_dict(),
-            **known_of(self.data, model.classes),
-        }
-        model.on_save_checkpoint(content)
+        content = checkpoint_of(model, self.data)
         AtomicCheckpointIO().save_checkpoint(content, self.asked.output / FOLDER / name)
 
     # ---- what a kill leaves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onelayer.core.errors import InputError
 
@@ -18,6 +18,11 @@ class Member(NamedTuple):
 
     l2: float
     seed: int
+    step: int | None = None  # updates after which a snapshot was taken; None in a training
+
+    def named(self) -> dict[str, Any]:
+        """What there is of it, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Choice(NamedTuple):
@@ -84,20 +89,31 @@ def choose(member: int | str, population: Sequence[Member], val: Figures | None 
     if m == 1:
         return Choice(everyone, f"the network ({_name(population[0])})")
     if member == "all":
-        return Choice(everyone, f"the mean of all {m} networks")
+        return Choice(everyone, f"the mean of all {m} networks{_cycles(population)}")
     l2s = [one.l2 for one in population]
     if val is None and len(set(l2s)) > 1:
         return Choice(
             everyone,
-            f"the mean of all {m} networks, as no figures on validation tell which λ is best",
+            f"the mean of all {m} networks{_cycles(population)}, as no figures on validation tell "
+            "which λ is best",
         )
     l2 = l2s[0] if val is None else best_l2(l2s, val)
     chosen = by_l2(l2s)[l2]
-    who = f"the mean of the {len(chosen)} networks of l2={l2:g}"
+    who = f"the mean of the {len(chosen)} networks of l2={l2:g}{_cycles(population)}"
     if len(chosen) == 1:
         who = f"network {chosen[0]} ({_name(population[chosen[0]])})"
     return Choice(chosen, who + (", the best on validation" if len(set(l2s)) > 1 else ""))
 
 
 def _name(member: Member) -> str:
-    return f"l2={member.l2:g}, seed={member.seed}"
+    after = "" if member.step is None else f", after {member.step} updates"
+    return f"l2={member.l2:g}, seed={member.seed}{after}"
+
+
+def _cycles(population: Sequence[Member]) -> str:
+    return ends_of(len({member.step for member in population} - {None}))
+
+
+def ends_of(cycles: int) -> str:
+    """How a person is told that networks are of the ends of so many cycles; nothing for none."""
+    return {0: "", 1: " at the end of a cycle"}.get(cycles, f" at the ends of {cycles} cycles")

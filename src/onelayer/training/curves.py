@@ -191,11 +191,9 @@ class Curves(Observer):
             self.rows = [row for row in self.rows if row.step != step]
         some = None if whole else self._some
         self._partial = some is not None
-        data, module = cast(Any, trainer).datamodule, cast(Any, pl_module)
-        figure: Any = _by_tensors if isinstance(data, Splits) else _by_loaders
         figures = {
-            "train": figure(module, data, "train", some),
-            "val": figure(module, data, "val", None),
+            "train": figures_of(trainer, pl_module, "train", some),
+            "val": figures_of(trainer, pl_module, "val"),
         }
         self._add(trainer, pl_module, {k: v for k, v in figures.items() if v is not None}, again)
 
@@ -270,6 +268,14 @@ def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
         return False
     own = overridden(pl_module, ("training_step", "validation_step"))  # of other batches, perhaps
     return isinstance(data, Splits) or (has_loader(data, "train") and not own)
+
+
+def figures_of(trainer: Trainer, module: Any, split: Split, some: Any = None) -> Any:
+    """The figures (m,) of a module over a split, or over ``some`` of its rows; None without any."""
+    data = cast(Any, trainer).datamodule
+    if not _is_measured(trainer, module):
+        return None
+    return (_by_tensors if isinstance(data, Splits) else _by_loaders)(module, data, split, some)
 
 
 def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None) -> Any:

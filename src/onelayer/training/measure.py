@@ -46,10 +46,14 @@ class Measure(Metric):
     def update(self, X: Features | SomeRows, y: Tensor, parameters: formulas.Parameters) -> None:
         """Add the samples X (n, d) with labels y (n,)."""
         for X_, y_ in zip(X.split(CHUNK), y.split(CHUNK), strict=True):
-            loss, correct = formulas.measure(X_, y_, parameters)
+            loss, correct = self.sums(X_, y_, parameters)
             self.loss += loss
             self.correct += correct
         self.count += len(y)
+
+    def sums(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> tuple[Tensor, Tensor]:
+        """Summed loss and number of correct predictions of each member, (m,) float64 each."""
+        return formulas.measure(X, y, parameters)
 
     def compute(self) -> dict[str, Tensor]:
         """Mean ``loss`` and ``accuracy`` (0 to 1) of each member, (m,) float64."""

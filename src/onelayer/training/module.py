@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics
@@ -49,6 +52,8 @@ class OneLayer(Population):
             all units.
         label_smoothing: s, from 0 to below 1: training's labels are (1 - s) Y + s/k. The measured
             loss and cost are those of the labels themselves.
+        snapshots: of a checkpoint with networks at the ends of cycles, the updates after which they
+            were taken (:class:`~onelayer.training.snapshots.Snapshots`); a training has none.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -91,6 +96,8 @@ class FromData(Callback):
                 f"trainer.precision {trainer.precision} would round statistics and figures "
                 "too: use bf16-mixed, 32-true or 64-true."
             )
+        if stage == "fit" and pl_module.hparams.get("snapshots"):
+            raise InputError("model.snapshots is of networks that were trained: leave it out.")
         if stage == "fit" and isinstance(data, Standardised):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
@@ -146,6 +153,51 @@ def known_of(data: Any, classes: int) -> dict[str, Any]:
             "classes": class_names(data, classes),
         }
     }
+
+
+def checkpoint_of(model: OneLayer, data: Any, step: int = 0) -> dict[str, Any]:
+    """An ordinary checkpoint of networks that no trainer holds, after ``step`` updates.
+
+    Args:
+        model: the networks.
+        data: the data module that they learned from, or None.
+        step: updates.
+    """
+    content = {
+        "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
+        "hyper_parameters": dict(model.hparams),
+        "epoch": 0,
+        "global_step": step,
+        "pytorch-lightning_version": version("lightning"),
+        "callbacks": {},
+    }
+    if data is not None:
+        content |= known_of(data, model.classes)
+        if state := data.state_dict():
+            content[type(data).__qualname__] = state
+        if data.hparams:
+            content[data.CHECKPOINT_HYPER_PARAMS_KEY] = dict(data.hparams)
+    model.on_save_checkpoint(content)
+    return content
+
+
+def snapshots_of(module: Population, steps: list[int], parameters: Sequence[Tensor]) -> OneLayer:
+    """The networks of a training as they were after some updates.
+
+    Args:
+        module: the networks as they are.
+        steps: the updates.
+        parameters: those after the first of them, after the second, …: (c m, …) each.
+    """
+    given = _those_of(OneLayer, dict(module.hparams))
+    network = OneLayer(**{**given, "snapshots": steps})
+    for own, value in zip(network.weights, parameters, strict=True):
+        own.data = value
+    network.mean.copy_(module.mean)
+    network.std.copy_(module.std)
+    network.learned_from = module.learned_from
+    network.ensembles.mirror = module.ensembles.mirror
+    return network.to(module.device).eval()
 
 
 def _check_position(trainer: Trainer, loader: ResidentLoader) -> None:

@@ -40,6 +40,10 @@ class Observer(Callback):
         """Whether it writes measurements and test figures to this logger, in its own way."""
         return False
 
+    def networks(self, trainer: Trainer, pl_module: LightningModule) -> list[LightningModule]:
+        """Other networks of this training, whose ensembles are measured beside its own."""
+        return []
+
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Called when splits have been measured; ``rows`` are all so far, the new ones last."""
 

@@ -78,9 +78,10 @@ def format_gaps(module: Population, data: Any) -> str:
     except InputError as error:
         return f"{head}: not known, as {first_line(error)}"
     lines = [f"{'l2':>9} {'seed':>5} {'cost':>12} {'gap':>9}"]
-    for (l2, seed), cost, gap in zip(module.members, costs, gaps_, strict=True):
+    for (l2, seed, step), cost, gap in zip(module.members, costs, gaps_, strict=True):
         known = gap == gap  # no NaN
         none = "none of l2 = 0" if l2 == 0 else "diverged"
         figures = f"{cost:>12.6f} {gap:>9.1e}" if known else none
-        lines.append(f"{l2:>9.3g} {seed:>5} {figures}")
+        when = "" if step is None else f"  after {step} updates"
+        lines.append(f"{l2:>9.3g} {seed:>5} {figures}{when}")
     return "\n".join([f"{head}:", *lines])

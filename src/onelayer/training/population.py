@@ -16,6 +16,7 @@ from torch.optim import SGD, Optimizer
 from onelayer.core import autograd, formulas
 from onelayer.core.checks import (
     LARGEST_SEED,
+    MOST_UPDATES,
     check_inputs,
     check_number,
     check_same,
@@ -28,8 +29,9 @@ from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
-from onelayer.training.choice import Choice, Figures, Member, choose
+from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
 from onelayer.training.dropout import dropout_mask
+from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
@@ -59,9 +61,10 @@ class Population(LightningModule):
         classes: int = 10,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        snapshots: list[int] | None = None,
     ) -> None:
         super().__init__()
-        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes)
+        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes, snapshots)
         check_number("lr", lr)
         check_share("dropout", dropout)
         check_share("label_smoothing", label_smoothing)
@@ -84,12 +87,20 @@ class Population(LightningModule):
         self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
         self.fused, self.cuda_graphs = fused, cuda_graphs
         self.dropout, self.label_smoothing = dropout, label_smoothing
-        self.members = [Member(float(value), seed) for value in l2s for seed in seed_list]
+        steps = [None] if snapshots is None else _as_list("snapshots", snapshots)
+        self.members = [
+            Member(float(value), seed, step)
+            for step in steps
+            for value in l2s
+            for seed in seed_list
+        ]
         if len(set(self.members)) < len(self.members):
-            raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
+            given = f"l2={l2}, seeds={seeds}" + (f", snapshots={snapshots}" if snapshots else "")
+            raise InputError(f"l2 and seeds must not repeat a value, not {given}.")
 
         check_making(len(self.members), hidden, inputs, classes)
-        start = initial_parameters([s for _, s in self.members], hidden, inputs, classes, init_std)
+        drawn = [member.seed for member in self.members]
+        start = initial_parameters(drawn, hidden, inputs, classes, init_std)
         for name, value in start.items():
             self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
         self.names = list(parameter_shapes(hidden, inputs, classes))
@@ -97,6 +108,7 @@ class Population(LightningModule):
         self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
         self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
         self.measured = Measure(len(self.members))
+        self.ensembles = EnsembleMeasure([*by_l2([m.l2 for m in self.members]).values()])
         self.validation: Figures | None = None  # of each member, measured last
         self.learned_from = ["train"]  # the splits that its cost is the mean over
         self.member: int | str = "best"  # which of them predict_step asks
@@ -188,10 +200,14 @@ class Population(LightningModule):
         Raises:
             InputError: there is no such member.
         """
-        return choose(member, self.members, self.validation)
+        chosen = choose(member, self.members, self.validation)
+        mirror = ", over each image and its mirror image" if self.ensembles.mirror else ""
+        return chosen._replace(words=chosen.words + mirror)
 
     @torch.no_grad()
-    def predict_proba(self, X: Tensor, member: int | str = "best") -> Tensor:
+    def predict_proba(
+        self, X: Tensor, member: int | str = "best", mirror: Shape | None = None
+    ) -> Tensor:
         """Class probabilities (n, k) of standardised images, by the members that were chosen.
 
         Of several it is the mean. Members that have diverged know none and are left out.
@@ -199,11 +215,14 @@ class Population(LightningModule):
         Args:
             X: standardised images (n, d).
             member: as :meth:`choose` takes it.
+            mirror: for the mean over each image and its mirror image, left and right exchanged:
+                what shape images have, such as (3, 32, 32).
         """
         check_inputs(X, self.inputs)
+        mirror = mirror if mirror is None else check_image(mirror, self.inputs)
         chosen = self.choose(member).members
         weights = [p[chosen] for p in self.weights]
-        return formulas.logits(X.to(self.device), weights).softmax(-1).nanmean(0)
+        return mean_probabilities(X.to(self.device), weights, mirror)
 
     def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """One number for each figure (m,): what monitors see as ``val/accuracy`` and the like.
@@ -284,7 +303,7 @@ class Population(LightningModule):
         advice = "Use the run's own value, or start a new run."
         check_same("the checkpoint", here, there, advice, section="model")
         check_tensors(checkpoint["state_dict"], self.shapes)
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        if self._fits():
             check_resumable(checkpoint)
             if getattr(self.configure_optimizers, "__func__", None) is _PLAIN_SGD:
                 states = checkpoint["optimizer_states"]
@@ -298,11 +317,14 @@ class Population(LightningModule):
         """Add a batch to the figures."""
         if batch_idx == 0:
             self.measured.reset()
+            self.ensembles.reset()
         X, y = pair(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
             check_batch(X, y, classes=self.classes)
         self.measured.update(X, y, self.weights)
+        if self.ensembles.wanted and not self._fits():
+            self.ensembles.update(X, y, self.weights)
 
     test_step = validation_step
 
@@ -313,6 +335,9 @@ class Population(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log those of the λ that is best on validation as ``test/cost`` and so on."""
         self._log_figures("test")
+
+    def _fits(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def _log_figures(self, split: str) -> None:
         if self.trainer.barebones or not self.measured.update_called:
@@ -330,7 +355,7 @@ class Population(LightningModule):
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
         X = X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X
-        P = self.predict_proba(X, self.member)
+        P = self.predict_proba(X, self.member, self.ensembles.mirror)
         if not P.isfinite().all():
             raise InputError("the networks' logits are not finite: their weights are too large.")
         named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
@@ -341,7 +366,12 @@ _PLAIN_SGD = Population.configure_optimizers
 
 
 def shapes_of(
-    hidden: int = 0, l2: Any = 0.0, seeds: Any = 0, inputs: int = 3072, classes: int = 10
+    hidden: int = 0,
+    l2: Any = 0.0,
+    seeds: Any = 0,
+    inputs: int = 3072,
+    classes: int = 10,
+    snapshots: Any = None,
 ) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor in the checkpoint of such a population: (m, …), and (d,) of statistics.
 
@@ -352,6 +382,10 @@ def shapes_of(
     check_whole("inputs", inputs, at_least=1)
     check_whole("classes", classes, at_least=2)
     m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
+    if snapshots is not None:
+        for step in (steps := _as_list("snapshots", snapshots)):
+            check_whole("snapshots", step, at_least=1, at_most=MOST_UPDATES)
+        m *= len(steps)
     shapes = parameter_shapes(hidden, inputs, classes).items()
     return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
 

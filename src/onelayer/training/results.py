@@ -12,10 +12,14 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.foreign import name_of
-from onelayer.training.choice import by_l2
+from onelayer.data.foreign import batches, has_loader, name_of
+from onelayer.data.splits import Splits
+from onelayer.training.blocks import overridden
+from onelayer.training.choice import by_l2, ends_of
+from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.measure import QUANTITIES
@@ -28,6 +32,9 @@ SPLITS = ("train", "val", "test")
 
 class Results(Observer):
     """Collects each member's final figures and writes summary.json in the run's folder.
+
+    Where several networks have one λ, those of their ensemble, too: the mean of their class
+    probabilities on the validation split when a fit has ended, and on the test split.
 
     ``summary`` is None until a fit has ended; the test figures join it when ``trainer.test``
     follows. A run that had all of it, and was resumed all the same, keeps what it has: then
@@ -72,7 +79,7 @@ class Results(Observer):
             self.summary, self.finished = kept, True
             return
         module = cast(Any, pl_module)
-        members: list[dict[str, Any]] = [m._asdict() for m in module.members]
+        members: list[dict[str, Any]] = [m.named() for m in module.members]
         for row in self._figures:
             if row.split != "test":
                 _enter(members[row.member], row)
@@ -84,6 +91,8 @@ class Results(Observer):
             "seconds": round(self._seconds, 3),
             "members": members,
         }
+        for networks in _all_networks(trainer, module):
+            _enter_ensembles(self.summary, _on_validation(trainer, networks))
         self._write(trainer)
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
@@ -93,6 +102,8 @@ class Results(Observer):
             return
         for row in last_figures(rows, "test"):
             _enter(self.summary["members"][row.member], row)
+        for networks in _all_networks(trainer, pl_module):
+            _enter_ensembles(self.summary, ensembles_of(networks, "test"))
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -139,12 +150,49 @@ def _enter(member: dict[str, Any], row: Row) -> None:
         member["diverged"] = True
 
 
+def _enter_ensembles(summary: dict[str, Any], found: list[dict[str, Any]]) -> None:
+    """Enter the figures of ensembles beside those of other splits; without any, nothing."""
+    kept = {_which(one): one for one in summary.get("ensembles", [])}
+    for one in found:
+        kept[_which(one)] = kept.get(_which(one), {}) | one
+    if kept:
+        summary["ensembles"] = list(kept.values())
+
+
+def _which(ensemble: dict[str, Any]) -> tuple[Any, ...]:
+    return ensemble["l2"], _kind(ensemble)
+
+
+def _all_networks(trainer: Trainer, module: LightningModule) -> list[LightningModule]:
+    """The module, and what observers have kept of its training."""
+    return [module, *(n for o in observers(trainer) for n in o.networks(trainer, module))]
+
+
+def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
+    """The figures of ensembles on the whole validation split, as Curves measures it."""
+    data, measure = trainer.datamodule, module.ensembles  # type: ignore[attr-defined]
+    measure.reset()
+    if not measure.wanted or data is None:
+        return []
+    W = module.weights[0]
+    if isinstance(data, Splits):
+        pairs: Any = [pair] if (pair := data.tensors("val")) is not None else []
+    elif has_loader(data, "val") and not overridden(module, ("validation_step",)):
+        pairs = ((X.to(W.dtype), y) for X, y in batches(data, "val"))
+    else:
+        return []
+    with torch.no_grad(), isolate_rng():  # a loader may shuffle
+        for X, y in pairs:
+            measure.update(X.to(W.device), y.to(W.device), module.weights)
+    return ensembles_of(module, "val")
+
+
 def members_with(module: Population, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Each member with its figures (m,) over a split, as in summary.json."""
-    members: list[dict[str, Any]] = [member._asdict() for member in module.members]
+    members: list[dict[str, Any]] = [member.named() for member in module.members]
     values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
     for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
-        _enter(members[i], Row(0, split, i, *member, math.nan, *numbers))
+        _enter(members[i], Row(0, split, i, member.l2, member.seed, math.nan, *numbers))
     return members
 
 
@@ -176,28 +224,79 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %"
     )
 
+    ensembles = summary.get("ensembles", [])
+
     def cells(members: Sequence[dict[str, Any]]) -> str:
-        accuracies = [_mean_std(collect(members, split, "accuracy"), 100) for split in SPLITS]
+        accuracies = [
+            f"{_mean_std(collect(members, split, 'accuracy'), 100):>14}"
+            + _cells_of(ensembles, members[0]["l2"], split)
+            for split in SPLITS
+        ]
         means = [
             f"{statistics.fmean(values):9.4f}" if values else f"{'-':>9}"
             for values in (collect(members, "val", name) for name in ("cost", "loss"))
         ]
-        return " ".join([*(f"{cell:>14}" for cell in accuracies), *means])
+        return " ".join([*accuracies, *means])
 
-    columns = f"{'train':>14} {'val':>14} {'test':>14} {'val cost':>9} {'val loss':>9}"
-    return "\n".join([head, *_lines(columns, summary["members"], cells)])
+    more = _columns_of(ensembles)
+    columns = f"{'train':>14} {'val':>14}{more} {'test':>14}{more} {'val cost':>9} {'val loss':>9}"
+    lines = _lines(columns, summary["members"], cells)
+    return "\n".join([head, *lines, *_words_of(ensembles)])
 
 
-def format_split(members: Sequence[dict[str, Any]], split: str) -> str:
-    """A split's figures, a line per λ: mean ± standard deviation over the seeds not diverged."""
+def format_split(
+    members: Sequence[dict[str, Any]], split: str, ensembles: Sequence[dict[str, Any]] = ()
+) -> str:
+    """A split's figures, a line per λ: mean ± standard deviation over the seeds not diverged.
+
+    Args:
+        members: with their figures, as in summary.json.
+        split: train, val or test.
+        ensembles: theirs, likewise, whose accuracy stands beside the mean.
+    """
 
     def cells(members: Sequence[dict[str, Any]]) -> str:
         kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
-        figures = (_mean_std(collect(members, split, q), *kind) for q, kind in kinds.items())
-        return " ".join(f"{figure:>17}" for figure in figures)
+        figures = [
+            f"{_mean_std(collect(members, split, q), *kind):>17}" for q, kind in kinds.items()
+        ]
+        figures[0] += _cells_of(ensembles, members[0]["l2"], split)
+        return " ".join(figures)
 
-    columns = f"{'accuracy (%)':>17} {'cost':>17} {'loss':>17}"
-    return "\n".join(_lines(columns, members, cells))
+    columns = f"{'accuracy (%)':>17}{_columns_of(ensembles)} {'cost':>17} {'loss':>17}"
+    return "\n".join([*_lines(columns, members, cells), *_words_of(ensembles)])
+
+
+def _columns_of(ensembles: Sequence[dict[str, Any]]) -> str:
+    return "".join(f" {kind:>9}" for kind in _kinds(ensembles))
+
+
+def _cells_of(ensembles: Sequence[dict[str, Any]], l2: float, split: str) -> str:
+    """The accuracies in % of the ensembles of a λ; none of the training split."""
+    if split == "train":
+        return ""
+    cells = {
+        _kind(one): f"{100 * one[split]['accuracy']:.2f}"
+        for one in ensembles
+        if one["l2"] == l2 and split in one
+    }
+    return "".join(f" {cells.get(kind, '-'):>9}" for kind in _kinds(ensembles))
+
+
+def _words_of(ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the columns are."""
+    for kind, one in {_kind(one): one for one in ensembles}.items():
+        ends = ends_of(len(one.get("snapshots", [])))
+        views = ", over images and their mirror images" if "mirror" in one else ""
+        yield f"{kind}: accuracy of the mean class probabilities of a row's networks{ends}{views}"
+
+
+def _kinds(ensembles: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(map(_kind, ensembles)))
+
+
+def _kind(ensemble: dict[str, Any]) -> str:
+    return "snapshots" if "snapshots" in ensemble else "ensemble"
 
 
 def _lines(
@@ -206,13 +305,14 @@ def _lines(
     cells: Callable[[Sequence[dict[str, Any]]], str],
 ) -> Iterator[str]:
     """A head, and a line for each λ with how many networks it has."""
-    yield f"{'l2':>9} {'seeds':>5} {columns}"
+    word = "networks" if any("step" in member for member in members) else "seeds"
+    yield f"{'l2':>9} {word} {columns}"
     for l2, places in by_l2([member["l2"] for member in members]).items():
         group = [members[place] for place in places]
         gone = sum(member.get("diverged", False) for member in group)
         seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
         note = f"  {gone} diverged, left out" if gone else ""
-        yield f"{l2:>9.3g} {seeds:>5} {cells(group)}{note}"
+        yield f"{l2:>9.3g} {seeds:>{len(word)}} {cells(group)}{note}"
 
 
 def network_name(hidden: int) -> str:

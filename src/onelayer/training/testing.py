@@ -18,6 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from onelayer.data.foreign import class_names, name_of, pair
 from onelayer.data.loader import ResidentLoader
+from onelayer.training.ensembles import check_image
 from onelayer.training.folder import run_folder
 from onelayer.training.observer import Observer, observers
 from onelayer.training.population import Population
@@ -49,18 +50,41 @@ class TestReport(Observer):
 
     Args:
         folder: where test.json is written; the run's by default.
+        mirror: whether tests and predictions are the mean over each image and its mirror image,
+            left and right exchanged; figures of single networks never are.
+
+    Raises:
+        InputError: mirror images are asked for, and samples are no images.
     """
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, mirror: bool = False) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.mirror = mirror
         self.report: dict[str, Any] | None = None
         self._metrics: MetricCollection | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse mirror images of what is no image before a training, not after it."""
+        if stage in ("fit", "validate"):
+            self._set_mirror(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say whether mirror images answer, too; by now a checkpoint has told the images' shape."""
+        self._set_mirror(trainer, pl_module)
+
+    def _set_mirror(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, Population):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        shape = getattr(data, "shape", None) if self.mirror else None
+        pl_module.ensembles.mirror = check_image(shape, pl_module.inputs) if self.mirror else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing."""
         self._metrics = None
+        self._set_mirror(trainer, pl_module)
         if not isinstance(pl_module, Population):
             return
         k, loaders = pl_module.classes, trainer.test_dataloaders
@@ -88,7 +112,8 @@ class TestReport(Observer):
         """Add a batch."""
         if self._metrics is not None:
             X, y = pair(batch)
-            P = cast(Population, pl_module).predict_proba(X, "best")
+            module = cast(Population, pl_module)
+            P = module.predict_proba(X, "best", module.ensembles.mirror)
             if bool(P.isfinite().all()):
                 self._metrics.update(P.float(), y.to(P.device))
 
