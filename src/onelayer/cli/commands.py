@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
 
 import onelayer.training  # noqa: F401 - it makes lightning importable
 
@@ -84,6 +87,17 @@ def search(argv: list[str]) -> int:
     _add_data(parser, argv)
     parser.add_class_arguments(TriangularLR, "schedule")
     parser.add_class_arguments(Final, "final")
+    for name, kind, what in (
+        ("trainer.precision", str | None, "Of every training; the Trainer's own."),
+        ("curves.per_cycle", int | None, "Measurements of the final training."),
+        (
+            "curves.train_rows",
+            int | None,
+            "Rows of the training split measured; all of CIFAR-10's.",
+        ),
+        ("test.mirror", bool | None, "Whether mirror images are tested, too."),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=what)
     parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
     parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
     config = parser.parse_args(argv)
@@ -96,8 +110,16 @@ def search(argv: list[str]) -> int:
         final=Final(**config.final.as_dict()),
         output=Path(output),
         storage=config.storage,
+        trainer=_given(config.trainer),
+        curves=_given(config.curves),
+        test=_given(config.test),
     ).run()
     return 0
+
+
+def _given(section: Namespace) -> dict[str, Any]:
+    """The options of a section that were given."""
+    return {name: value for name, value in section.as_dict().items() if value is not None}
 
 
 def report(argv: list[str]) -> int:
@@ -122,6 +144,12 @@ def report(argv: list[str]) -> int:
     parser.add_argument(
         "--step_size", type=int | None, help="n_s of every training: a quick report."
     )
+    parser.add_argument(
+        "--widths",
+        type=list[int],
+        default=[],
+        help="Hidden units of a section on how far one layer goes; 0 is linear. It takes long.",
+    )
     config = parser.parse_args(argv)
     data = {k: v for k, v in config.data.as_dict().items() if v is not None}
     short = None if config.step_size is None else {"step_size": config.step_size}
@@ -132,6 +160,7 @@ def report(argv: list[str]) -> int:
         seeds=config.seeds,
         search=Plan(**config.search.as_dict()),
         schedule=short,
+        widths=config.widths,
     ).write()
     print(f"report: {path}")
     return 0

@@ -6,13 +6,14 @@ import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from onelayer.configs import read_configs
+from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
 from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
@@ -23,7 +24,22 @@ from onelayer.study.plots import plot_weights
 from onelayer.study.published import EXERCISES, SEARCH
 from onelayer.study.runs import alone_in, check_training, train_and_test
 from onelayer.study.search import Final, Search
-from onelayer.study.tables import Result, gradients_table, main_table, search_table
+from onelayer.study.tables import (
+    Result,
+    format_csv,
+    gradients_table,
+    main_table,
+    search_table,
+)
+from onelayer.study.widths import (
+    AUGMENTED,
+    KINDS,
+    WidthRow,
+    best_width,
+    plot_widths,
+    width_row,
+    widths_table,
+)
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import last_of
@@ -103,6 +119,7 @@ class Report:
         seeds: of every training's networks.
         search: settings of the search; its final networks take the first five of the seeds.
         schedule: arguments of TriangularLR laid over every training's, to make it short.
+        widths: numbers of hidden units of the section on how far one layer goes; none, no section.
     """
 
     output: Path
@@ -111,6 +128,7 @@ class Report:
     seeds: Sequence[int] = tuple(range(10))
     search: Plan = field(default_factory=Plan)
     schedule: Mapping[str, Any] | None = None
+    widths: Sequence[int] = ()
 
     def write(self) -> Path:
         """Run what is missing and write report.md; its path.
@@ -123,6 +141,7 @@ class Report:
         trainings = [(fit, self._train(fit)) for name in EXERCISES for fit in self._fits(name)]
         searches = [(find, self._search(find).run()) for find in self._finds()]
         coarse = [self._train(fit)["members"] for fit in self._fits("as_published")]
+        widths = [self._width(*one) for one in self._widths()]
         self.output.mkdir(parents=True, exist_ok=True)
         with alone_in(self.runs):
             sections = [
@@ -132,6 +151,7 @@ class Report:
                 *[self._curves(name) for name in EXERCISES],
                 self._search_section(searches, coarse),
                 self._weights(),
+                *([self._widths_section(widths)] if widths else []),
             ]
             atomic_write(self.output / "report.md", "\n\n".join(sections) + "\n")
         return self.output / "report.md"
@@ -169,7 +189,8 @@ class Report:
     @property
     def _command(self) -> str:
         seeds = {} if list(self.seeds) == list(range(10)) else {"seeds": list(self.seeds)}
-        return " ".join(["onelayer report", *_words({**seeds, **self._changes})])
+        widths = {"widths": list(self.widths)} if self.widths else {}
+        return " ".join(["onelayer report", *_words({**seeds, **self._changes, **widths})])
 
     def _fits(self, name: str) -> list[Command]:
         """Both networks' trainings of an exercise, or of the search's coarse stage as_published."""
@@ -200,6 +221,19 @@ class Report:
             options["final.seeds"] = seeds
         return [Command("search", "search", network, options) for network in NETWORKS]
 
+    def _widths(self) -> Iterator[tuple[int, bool, Command]]:
+        """Hidden units, whether images are changed, and the search of each row of the section."""
+        given = {k: v for k, v in self._finds()[0].options.items() if not k.startswith("search.")}
+        for augmented in (False, True):
+            for hidden in self.widths:
+                changes = AUGMENTED if augmented else {}
+                options = {"model.hidden": hidden, **given, **changes}
+                name = f"{hidden}-augmented" if augmented else str(hidden)
+                yield hidden, augmented, Command("search", "widths", name, options)
+
+    def _width(self, hidden: int, augmented: bool, find: Command) -> WidthRow:
+        return width_row(hidden, augmented, self._search(find).run())
+
     def _check(self) -> None:
         """Refuse now, not after hours, what would be refused then."""
         path, made = self.output / "report.md", f"Made by `{self._command}`"
@@ -212,7 +246,9 @@ class Report:
             for fit in self._fits(name):
                 fit.check()
         self._data.verify_test()
-        for find in self._finds():
+        for hidden in self.widths:
+            check_whole("widths", hidden, 0)
+        for find in [*self._finds(), *(find for *_, find in self._widths())]:
             self._search(find).check()
 
     # ---- runs
@@ -221,7 +257,7 @@ class Report:
         """Of a run: other settings, or images, make another name."""
         settings = {**command.settings, "dataset": self._data.name}
         if command.subcommand == "search":  # the rule and the members are applied afterwards
-            settings["search"] = {**self.search.as_dict(), "rule": None, "members": None}
+            settings["search"] = {**self._plan(command).as_dict(), "rule": None, "members": None}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
 
@@ -230,15 +266,22 @@ class Report:
         locations = {k: v for k, v in self.data.items() if k in LOCATION_ARGUMENTS}
         return {**command.settings, "data": {**command.settings["data"], **locations}}
 
+    def _plan(self, find: Command) -> Plan:
+        """Of λ: the report's own search has the options of its command."""
+        return self.search if find.name == "search" else Plan(**find.settings["search"])
+
     def _search(self, find: Command) -> Search:
         settings = self._settings(find)
         return Search(
-            plan=self.search,
+            plan=self._plan(find),
             hidden=settings["model"]["hidden"],
             data=settings["data"],
             schedule=settings["schedule"],
             final=Final(**settings["final"]),
             output=self._folder(find),
+            trainer=settings.get("trainer", {}),
+            curves=settings.get("curves", {}),
+            test=settings.get("test", {}),
         )
 
     def _train(self, fit: Command) -> dict[str, Any]:
@@ -343,6 +386,27 @@ class Report:
             f"(configs/as_published.yaml), and warns: *training stops in mid-cycle: {steps} "
             f"updates are {cycles} of {rates.cycle}*. That is why its search accuracies lie below "
             "ours."
+        )
+
+    def _widths_section(self, rows: Sequence[WidthRow]) -> str:
+        atomic_write(self.output / "widths.csv", format_csv(rows))
+        plot_widths(rows, self.output / "widths.png", self._data.name)
+        best, example = best_width(rows), [find for *_, find in self._widths()][-1]
+        final, number = example.settings["final"], example.settings["search"]["number"]
+        caption = "means and standard deviations over seeds; every figure is in widths.csv"
+        return "\n\n".join(
+            [
+                "## How far one layer goes",
+                f"λ is chosen on validation for each width, of {number} on a grid, after a short "
+                f"training; then {final['cycles']} cycles with n_s = "
+                f"{final['step_size']} on all but {final['val_size']:,} images, in bfloat16, one "
+                "training of all seeds. *Ensemble*: the mean probabilities of these networks over "
+                "each image and its mirror image. By validation the best width is "
+                f"{best['hidden']} hidden units, {KINDS[best['augmented']]}. A row is made by, for "
+                f"example, `{example}`.",
+                self._picture("widths", "widths.png", caption, self._command),
+                widths_table(rows),
+            ]
         )
 
     def _weights(self) -> str:

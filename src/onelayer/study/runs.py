@@ -27,8 +27,8 @@ from onelayer.training.trainer import run_logger, trainer_defaults
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
 schedule, of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any,
-and under trainer max_steps, where that is not the schedule's whole cycles. Under data also
-``class_path`` and ``init_args``, or a data module."""
+and under trainer flags of the Trainer, such as precision, and max_steps where that is not the
+schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 
 
 def check_training(settings: Settings) -> None:
@@ -83,7 +83,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     # Without a checkpoint nothing counts of what a killed start may have left, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
     logger = run_logger(folder, folder.parent, resumed)
-    max_steps = settings.get("trainer", {}).get("max_steps", rates.total_steps)
+    flags = {"max_steps": rates.total_steps, **settings.get("trainer", {})}
     callbacks = [
         rates,
         results,
@@ -93,7 +93,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         Snapshots(**settings.get("snapshots", {"last": 0})),
         Checkpoints(),
     ]
-    trainer = make_trainer(max_steps, callbacks, logger)
+    trainer = make_trainer(flags.pop("max_steps"), callbacks, logger, **flags)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished and has_split(data, "test"):
         trainer.test(model, datamodule=data, verbose=False)

@@ -84,6 +84,9 @@ class Search:
         storage: database of the ledger; SQLite in ``output`` by default.
         dropout: probability that a hidden unit is left out of an update.
         label_smoothing: the share of every label that is spread over all classes.
+        trainer: flags of every training's Trainer, such as precision.
+        curves: arguments of Curves, of the final training.
+        test: arguments of TestReport, of the final training.
     """
 
     plan: Plan
@@ -95,6 +98,9 @@ class Search:
     storage: str | None = None
     dropout: float = 0.0
     label_smoothing: float = 0.0
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What the ledger is compared by: all but where the images come from."""
@@ -104,6 +110,7 @@ class Search:
             "search": self.plan.as_dict(),
             "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
+            "trainer": dict(self.trainer),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
         # The rule is applied afterwards: it may be changed without training anything again.
@@ -119,11 +126,14 @@ class Search:
     def final_settings(self, l2: float, setting: Setting = ()) -> dict[str, Any]:
         """Of the final training, as :data:`onelayer.study.runs.Settings`."""
         final, rates = self.final, {**self.schedule, **_of("schedule", setting)}
+        # Of CIFAR-10 every measurement is of the whole training split, as in the report.
+        usual: dict[str, Any] = {} if "class_path" in self.data else {"train_rows": None}
+        sections = {"trainer": self.trainer, "curves": {**usual, **self.curves}, "test": self.test}
         return {
             "model": {**self.model(setting), "l2": l2, "seeds": list(final.seeds)},
             "data": with_arguments(_with_data(self.data, setting), **self._final_data()),
             "schedule": {**rates, "step_size": final.step_size, "cycles": final.cycles},
-            **({} if "class_path" in self.data else {"curves": {"train_rows": None}}),
+            **{k: dict(v) for k, v in sections.items() if v},
         }
 
     def _final_data(self) -> dict[str, Any]:
@@ -266,7 +276,8 @@ class Search:
         model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)
         schedule = TriangularLR(**{**self.schedule, **_of("schedule", setting)})
         curves = Curves(per_cycle=1)
-        trainer = make_trainer(schedule.total_steps, [schedule, curves, Divergence(stop=False)])
+        callbacks = [schedule, curves, Divergence(stop=False)]
+        trainer = make_trainer(schedule.total_steps, callbacks, **self.trainer)
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
