@@ -229,6 +229,7 @@ def test_one_call_keeps_them_too(tmp_path):
         "data": SmallData(),
         "schedule": {"step_size": 5, "cycles": 2},
         "snapshots": {"last": None},
+        "trainer": {"log_every_n_steps": 1},
     }
     summary = train_and_test(settings, tmp_path / "run")
     assert [one.get("snapshots") for one in summary["ensembles"]] == [None, [10, 20]]
