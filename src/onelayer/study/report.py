@@ -32,8 +32,8 @@ from onelayer.study.tables import (
     search_table,
 )
 from onelayer.study.widths import (
-    AUGMENTED,
     KINDS,
+    OPTIONS,
     WidthRow,
     best_width,
     plot_widths,
@@ -226,8 +226,7 @@ class Report:
         given = {k: v for k, v in self._finds()[0].options.items() if not k.startswith("search.")}
         for augmented in (False, True):
             for hidden in self.widths:
-                changes = AUGMENTED if augmented else {}
-                options = {"model.hidden": hidden, **given, **changes}
+                options = {"model.hidden": hidden, **OPTIONS[augmented], **given}
                 name = f"{hidden}-augmented" if augmented else str(hidden)
                 yield hidden, augmented, Command("search", "widths", name, options)
 
@@ -398,7 +397,7 @@ class Report:
             [
                 "## How far one layer goes",
                 f"λ is chosen on validation for each width, of {number} on a grid, after a short "
-                f"training; then {final['cycles']} cycles with n_s = "
+                f"training; then {final['cycles']} cycles (1 of images as they are) with n_s = "
                 f"{final['step_size']} on all but {final['val_size']:,} images, in bfloat16, one "
                 "training of all seeds. *Ensemble*: the mean probabilities of these networks over "
                 "each image and its mirror image. By validation the best width is "

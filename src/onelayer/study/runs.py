@@ -26,7 +26,7 @@ from onelayer.training.trainer import run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule, of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any,
+schedule; of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any;
 and under trainer flags of the Trainer, such as precision, and max_steps where that is not the
 schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 

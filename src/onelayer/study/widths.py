@@ -13,8 +13,11 @@ from onelayer.study.plots import COLOURS, describe, new_figure, save
 from onelayer.study.tables import markdown, percent
 from onelayer.training.results import SPLITS, collect
 
-AUGMENTED = {"data.flip": True, "data.shift": 2}
-"""Options of the networks whose training images are changed."""
+OPTIONS = {
+    False: {"final.cycles": 1},
+    True: {"data.flip": True, "data.shift": 2},
+}
+"""Options by whether training images are changed; those that are not are soon learned by heart."""
 KINDS = {False: "images as they are", True: "flipped and shifted"}
 
 WidthRow = dict[str, Any]
