@@ -158,9 +158,9 @@ def rates(monkeypatch):
     """The rates of all updates that were made in blocks."""
     seen, right = [], FusedUpdate.__call__
 
-    def update(self, X, y, lr, n=None):
+    def update(self, X, y, lr, *others):
         seen.append(lr)
-        right(self, X, y, lr, n)
+        right(self, X, y, lr, *others)
 
     monkeypatch.setattr(FusedUpdate, "__call__", update)
     return seen

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
+from onelayer.study.runs import train_and_test
 from onelayer.training.checkpoint import Checkpoints, read_checkpoint
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer, load_network
@@ -220,3 +221,16 @@ def test_a_training_that_begins_anew_has_no_snapshots_of_the_one_before(tmp_path
     train(tmp_path, snapshots=callback)
     train(tmp_path / "again", max_steps=CYCLE, snapshots=callback)
     assert load_network(tmp_path / FILE).hparams["snapshots"] == STEPS[:1]
+
+
+def test_one_call_keeps_them_too(tmp_path):
+    settings = {
+        "model": {"hidden": 3, "seeds": [0, 1], "inputs": PIXELS, "classes": CLASSES},
+        "data": SmallData(),
+        "schedule": {"step_size": 5, "cycles": 2},
+        "snapshots": {"last": None},
+        "trainer": {"log_every_n_steps": 1},
+    }
+    summary = train_and_test(settings, tmp_path / "run")
+    assert [one.get("snapshots") for one in summary["ensembles"]] == [None, [10, 20]]
+    assert len(load_network(tmp_path / "run" / "checkpoints" / FILE).members) == 4
