@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer import event_file_writer
 
+from onelayer.data.augment import Augment
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.events import NAME
@@ -112,6 +113,15 @@ def test_hparams_has_the_columns_by_which_runs_are_compared_and_a_row_per_l2(swe
             "seconds": seconds,
         }  # fmt: skip
     assert not list(run.glob(f"{NAME}.results*"))  # a sweep as a whole has no row
+
+
+def test_hparams_names_the_regularisers_that_are_used(tmp_path):
+    data = SmallData()
+    data.augment = Augment(flip=True)  # no batch of these is changed
+    train(tmp_path / "run", network(dropout=0.5), data=data)
+    values = hparams_of(tmp_path / "run")[1]
+    assert (values["dropout"], values["flip"]) == (0.5, True)
+    assert not {"label_smoothing", "shift"} & values.keys()
 
 
 def test_built_in_images_are_named_so(tmp_path):

@@ -65,6 +65,14 @@ def _add_data(parser: Parser, argv: list[str]) -> None:
         parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
 
 
+def _add_regularisers(parser: Parser) -> None:
+    for name, what in (
+        ("dropout", "Probability p that a hidden unit is left out of an update."),
+        ("label_smoothing", "Share s of a label that is spread over all classes."),
+    ):
+        parser.add_argument(f"--model.{name}", type=float, default=0.0, help=what)
+
+
 def search(argv: list[str]) -> int:
     """``onelayer search``."""
     from onelayer.study.plan import Plan
@@ -75,15 +83,7 @@ def search(argv: list[str]) -> int:
     )
     parser.add_class_arguments(Plan, "search")
     parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
-    parser.add_argument(
-        "--model.dropout", type=float, default=0.0, help="Probability p of a hidden unit."
-    )
-    parser.add_argument(
-        "--model.label_smoothing",
-        type=float,
-        default=0.0,
-        help="Share s of a label, for all classes.",
-    )
+    _add_regularisers(parser)
     _add_data(parser, argv)
     parser.add_class_arguments(TriangularLR, "schedule")
     parser.add_class_arguments(Final, "final")
@@ -178,6 +178,7 @@ def lr_range(argv: list[str]) -> int:
     parser.add_argument(
         "--model.seeds", type=int | list[int], default=0, help="Of the initial weights."
     )
+    _add_regularisers(parser)
     _add_data(parser, argv)
     parser.add_class_arguments(Range, skip={"model", "data", "output"})
     parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")

@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
+from onelayer.data.augment import Augment
 from onelayer.training.choice import by_l2
 from onelayer.training.events import cut, write_end
 from onelayer.training.folder import run_folder
@@ -280,7 +281,9 @@ def _settings(trainer: Trainer, summary: dict[str, Any], l2: float) -> dict[str,
     if schedule is not None and schedule.cycle:
         rates = {k: schedule.state_dict()[k] for k in ("base_lr", "max_lr", "step_size")}
         rates["cycles"] = round(summary["steps"] / schedule.cycle, 3)
-    batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    batch_size = getattr(data, "batch_size", None)
+    regularisers = {name: getattr(module, name) for name in ("dropout", "label_smoothing")}
     return {
         "data": _data_name(summary["dataset"]),
         "hidden": module.hidden,
@@ -288,6 +291,8 @@ def _settings(trainer: Trainer, summary: dict[str, Any], l2: float) -> dict[str,
         "seeds": _seeds(module.members),
         **rates,
         **({} if batch_size is None else {"batch_size": batch_size}),
+        **{name: value for name, value in regularisers.items() if value},
+        **getattr(data, "augment", Augment()).settings(),
         "updates": summary["steps"],
         "seconds": summary["seconds"],
     }
