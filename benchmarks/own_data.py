@@ -133,18 +133,21 @@ def run(folder: Path, words: list[str], seconds: float | None = None) -> int:
             os.dup2(err, 2)
 
 
-def killed_and_resumed(folder: Path, fit: list[str], seconds: float, rng: random.Random) -> int:
-    """Train with kills until it ends; how many hit it."""
-    kills, words = 0, fit
+def killed_and_resumed(
+    folder: Path, fit: list[str], seconds: float, rng: random.Random
+) -> tuple[int, int]:
+    """Train with kills until it ends; how many hit it, and how many left a checkpoint."""
+    kills, resumed, words = 0, 0, fit
     while True:
         code = run(folder, words, rng.uniform(0.1, 0.6) * seconds if kills < 3 else None)
         if code == 0:
-            return kills
+            return kills, resumed
         if code > 0:
             sys.exit((folder / "out.txt").read_text()[-2000:])
         kills += 1
         if (folder / RUN / "checkpoints" / "last.ckpt").is_file():
             words = ["fit", f"--ckpt_path={RUN}", QUIET]
+            resumed += 1
         else:  # nothing to go on from
             shutil.rmtree(folder / "lightning_logs", ignore_errors=True)
 
@@ -177,7 +180,7 @@ def one(name: str, folder: Path, rng: random.Random) -> bool:
     start = time.monotonic()
     code = run(whole, fit)
     seconds = time.monotonic() - start
-    kills = killed_and_resumed(killed, fit, seconds, rng)
+    kills, resumed = killed_and_resumed(killed, fit, seconds, rng)
     equal = code == 0 and same(whole / RUN, killed / RUN)
     search = [
         "search", *words, "--search.stages=1", "--search.number=5", "--search.seeds=[0]",
@@ -189,7 +192,7 @@ def one(name: str, folder: Path, rng: random.Random) -> bool:
     rows = len((killed / "predictions.csv").read_text().splitlines()) - 1
     accuracy = json.loads((killed / RUN / "summary.json").read_text())["members"][0]["test"]
     print(
-        f"{name:<28} {kills} kills, {'the same bits' if equal else 'OTHER BITS'}; search "
+        f"{name:<28} {kills} kills, {resumed} resumed, {'the same bits' if equal else 'OTHER BITS'}; search "
         f"{'done' if searched else 'FAILED'}; {rows} rows predicted; test accuracy "
         f"{100 * accuracy['accuracy']:.1f} %; {seconds:.0f} s",
         flush=True,

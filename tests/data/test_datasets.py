@@ -143,10 +143,27 @@ def test_samples_that_are_dicts_as_hugging_face_gives_them(monkeypatch):
     assert given.labels("train").tolist() == [0, 1, 2] * 3
 
 
-def test_without_hugging_faces_library_the_extra_is_named(monkeypatch):
+@pytest.mark.parametrize("kept", ["state.json", "dataset_dict.json"])
+def test_a_folder_that_hugging_face_has_saved_is_read(here, monkeypatch, kept):
+    (here / "saved").mkdir()
+    (here / "saved" / kept).touch()
+    one = SimpleNamespace(features={"label": SimpleNamespace(names=["a", "b"])})
+    found = one if kept == "state.json" else {"train": one}
+    stand_in = SimpleNamespace(load_from_disk=lambda path: found)  # load_dataset refuses the folder
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    assert HuggingFace("saved", "train").data is one
+    if kept != "state.json":
+        with pytest.raises(InputError, match="saved has no split 'test': it has train"):
+            HuggingFace("saved", "test")
+
+
+def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"onelayer\[datasets\]"):
         HuggingFace("cifar100", "train")
+    typed = [f"--data.train{word}" for word in ("=onelayer.HuggingFace", ".path=x", ".split=train")]
+    assert main(["fit", "--data=DatasetDataModule", *typed]) == 2
+    assert "onelayer[datasets]" in capfd.readouterr().err
 
 
 class Broken(Samples):

@@ -34,11 +34,11 @@ def make_data(settings: Settings) -> LightningDataModule:
         made: LightningDataModule = parser.instantiate_classes(parsed).data
     except (RuntimeError, OSError, ValueError) as error:  # of a Dataset that finds no files, say
         cause: BaseException = error
-        while (earlier := cause.__cause__ or cause.__context__) is not None:
-            cause = earlier  # what jsonargparse has made a long text of
+        while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__):
+            cause = cause.__cause__ or cause.__context__  # jsonargparse has made a long text of it
         if isinstance(cause, InputError):
             raise cause from None
-        raise InputError(f"data: {first_line(cause)}.") from error
+        raise InputError(f"data: {first_line(cause).rstrip('.')}.") from error
     return made
 
 
