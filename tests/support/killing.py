@@ -58,9 +58,9 @@ def fork(function):
         os._exit(code)
 
 
-def attempt(command, seconds=None, signum=signal.SIGKILL):
-    """Run a command, and after so many seconds send it a signal; the exit code, negative for one
-    that a signal ended."""
+def attempt(command, seconds=None, signum=signal.SIGKILL, after=None):
+    """Run a command, and after so many seconds send it a signal, counted from when the file
+    ``after`` is there, if one is named; the exit code, negative for one that a signal ended."""
     from onelayer.__main__ import main
 
     child = fork(lambda: main(command))
@@ -70,6 +70,8 @@ def attempt(command, seconds=None, signum=signal.SIGKILL):
         if finished:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
+        if after is not None and not after.is_file():
+            end = time.monotonic() + seconds
     os.kill(child, signum)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
