@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.own_data`` makes data shaped as FashionMNIST, as CIFAR-100, scikit-learn's
 digits, text embeddings of twenty classes and features of a thousand, in a folder that is removed
-afterwards. On each, a training is killed with SIGKILL at random moments, the second after its first
-checkpoint, and resumed until it ends, and must end with the bits of one that was not: weights,
+afterwards. On each, a training is killed with SIGKILL as soon as it has a checkpoint, then at random
+moments, and resumed until it ends, and must end with the bits of one that was not: weights,
 curves.csv and figures. Then λ is searched, a population a stage, and rows are predicted. Prints a
 line for each; exit code 1 if a bit differs or no kill was resumed from.
 """
@@ -143,8 +143,10 @@ def killed_and_resumed(
     """Train with kills until it ends; how many hit it, and how many left a checkpoint."""
     kills, resumed, words = 0, 0, fit
     while True:
-        left = rng.uniform(0.1, 0.6) * seconds if kills < 3 else None
-        code = run(folder, words, left, LAST if kills == 1 else None)
+        if kills == 0:
+            code = run(folder, words, 0, LAST)
+        else:
+            code = run(folder, words, rng.uniform(0.1, 0.6) * seconds if kills < 3 else None)
         if code == 0:
             return kills, resumed
         if code > 0:

@@ -59,19 +59,17 @@ def fork(function):
 
 
 def attempt(command, seconds=None, signum=signal.SIGKILL, after=None):
-    """Run a command, and after so many seconds send it a signal, counted from when the file
-    ``after`` is there, if one is named; the exit code, negative for one that a signal ended."""
+    """Run a command, and after so many seconds send it a signal, but not before the file ``after``
+    is there, if one is named; the exit code, negative for one that a signal ended."""
     from onelayer.__main__ import main
 
     child = fork(lambda: main(command))
     end = time.monotonic() + (seconds if seconds is not None else float("inf"))
-    while time.monotonic() < end:
+    while time.monotonic() < end or not (after is None or after.is_file()):
         finished, status = os.waitpid(child, 0 if seconds is None else os.WNOHANG)
         if finished:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
-        if after is not None and not after.is_file():
-            end = time.monotonic() + seconds
     os.kill(child, signum)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
