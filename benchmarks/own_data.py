@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.own_data`` makes data shaped as FashionMNIST, as CIFAR-100, scikit-learn's
 digits, text embeddings of twenty classes and features of a thousand, in a folder that is removed
-afterwards. On each, a training is killed with SIGKILL as soon as it has a checkpoint, then at random
-moments, and resumed until it ends, and must end with the bits of one that was not: weights,
+afterwards. On each, a training is killed with SIGKILL as soon as it has a checkpoint, then at
+random moments, and resumed until it ends, and must end with the bits of one that was not: weights,
 curves.csv and figures. Then λ is searched, a population a stage, and rows are predicted. Prints a
 line for each; exit code 1 if a bit differs or no kill was resumed from.
 """
