@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.own_data`` makes data shaped as FashionMNIST, as CIFAR-100, scikit-learn's
 digits, text embeddings of twenty classes and features of a thousand, in a folder that is removed
-afterwards. On each, a training is killed with SIGKILL at random moments and resumed until it ends,
-and must end with the bits of one that was not: weights, curves.csv and figures. Then λ is searched,
-a population a stage, and rows are predicted. Prints a line for each; exit code 1 if a bit differs.
+afterwards. On each, a training is killed with SIGKILL as soon as it has a checkpoint, then at
+random moments, and resumed until it ends, and must end with the bits of one that was not: weights,
+curves.csv and figures. Then λ is searched, a population a stage, and rows are predicted. Prints a
+line for each; exit code 1 if a bit differs or no kill was resumed from.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tests.support.killing import attempt, fork, load_everything
 QUIET = "--trainer.enable_progress_bar=false"
 FIT = ["--schedule.step_size=600", "--checkpoints.every=50", "--model.l2=[0.0,0.001]", QUIET]
 RUN = Path("lightning_logs/fit/version_0")
+LAST = RUN / "checkpoints" / "last.ckpt"
 
 
 class Shaped:
@@ -119,7 +121,9 @@ SETS: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def run(folder: Path, words: list[str], seconds: float | None = None) -> int:
+def run(
+    folder: Path, words: list[str], seconds: float | None = None, after: Path | None = None
+) -> int:
     """Run onelayer in a folder, with its output in out.txt; negative where it was killed."""
     os.chdir(folder)
     out, err = os.dup(1), os.dup(2)
@@ -127,24 +131,30 @@ def run(folder: Path, words: list[str], seconds: float | None = None) -> int:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            return attempt(words, seconds)
+            return attempt(words, seconds, after=after)
         finally:
             os.dup2(out, 1)
             os.dup2(err, 2)
 
 
-def killed_and_resumed(folder: Path, fit: list[str], seconds: float, rng: random.Random) -> int:
-    """Train with kills until it ends; how many hit it."""
-    kills, words = 0, fit
+def killed_and_resumed(
+    folder: Path, fit: list[str], seconds: float, rng: random.Random
+) -> tuple[int, int]:
+    """Train with kills until it ends; how many hit it, and how many left a checkpoint."""
+    kills, resumed, words = 0, 0, fit
     while True:
-        code = run(folder, words, rng.uniform(0.1, 0.6) * seconds if kills < 3 else None)
+        if kills == 0:
+            code = run(folder, words, 0, LAST)
+        else:
+            code = run(folder, words, rng.uniform(0.1, 0.6) * seconds if kills < 3 else None)
         if code == 0:
-            return kills
+            return kills, resumed
         if code > 0:
             sys.exit((folder / "out.txt").read_text()[-2000:])
         kills += 1
-        if (folder / RUN / "checkpoints" / "last.ckpt").is_file():
+        if (folder / LAST).is_file():
             words = ["fit", f"--ckpt_path={RUN}", QUIET]
+            resumed += 1
         else:  # nothing to go on from
             shutil.rmtree(folder / "lightning_logs", ignore_errors=True)
 
@@ -177,7 +187,7 @@ def one(name: str, folder: Path, rng: random.Random) -> bool:
     start = time.monotonic()
     code = run(whole, fit)
     seconds = time.monotonic() - start
-    kills = killed_and_resumed(killed, fit, seconds, rng)
+    kills, resumed = killed_and_resumed(killed, fit, seconds, rng)
     equal = code == 0 and same(whole / RUN, killed / RUN)
     search = [
         "search", *words, "--search.stages=1", "--search.number=5", "--search.seeds=[0]",
@@ -189,12 +199,13 @@ def one(name: str, folder: Path, rng: random.Random) -> bool:
     rows = len((killed / "predictions.csv").read_text().splitlines()) - 1
     accuracy = json.loads((killed / RUN / "summary.json").read_text())["members"][0]["test"]
     print(
-        f"{name:<28} {kills} kills, {'the same bits' if equal else 'OTHER BITS'}; search "
+        f"{name:<28} {kills} kills, {resumed} resumed, "
+        f"{'the same bits' if equal else 'OTHER BITS'}; search "
         f"{'done' if searched else 'FAILED'}; {rows} rows predicted; test accuracy "
         f"{100 * accuracy['accuracy']:.1f} %; {seconds:.0f} s",
         flush=True,
     )
-    return equal and searched and predicted and rows == 50
+    return equal and resumed > 0 and searched and predicted and rows == 50
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -308,6 +309,26 @@ def test_predict_writes_files_classes_and_probabilities(finished, empty_folder):
         assert sum(float(row[c]) for c in classes) == pytest.approx(1, abs=1e-5)
         assert row["class"] == max(classes, key=lambda c: float(row[c]))
         assert float(row["probability"]) == max(float(row[c]) for c in classes)
+
+
+def test_predict_takes_a_table_of_bytes_laid_out_as_the_images_are(finished, capfd):
+    x = np.random.default_rng(0).integers(0, 256, (5, 3072), dtype=np.uint8)
+    np.savez("new.npz", X=x)
+    predict = ["predict", f"--ckpt_path={finished}", "--data.predict=new.npz"]
+    assert main(predict) == 0
+    assert "5 rows, classified by" in capfd.readouterr().out
+    with open("predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    network = load_network(finished / "checkpoints" / "last.ckpt")
+    X = standardise(torch.from_numpy(x), Statistics(network.mean, network.std))
+    P = network.predict_proba(X)
+    assert [row["row"] for row in rows] == [str(i) for i in range(5)]
+    assert [row["class"] for row in rows] == [list(rows[0])[3 + k] for k in P.argmax(1)]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(P.amax(1).tolist())
+    np.savez("new.npz", X=x.astype(np.float32))
+    assert main(predict) == 2
+    (error,) = capfd.readouterr().err.splitlines()
+    assert "new.npz holds torch.float32: the network was trained on bytes, uint8 (n, 3072)" in error
 
 
 def test_predict_takes_what_a_shell_makes_of_a_pattern_and_leaves_out_what_it_cannot_read(

@@ -19,7 +19,7 @@ SUBCOMMANDS = {
     "fit": "train, then print the figures of training, validation and test",
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
-    "predict": "classify image files with a checkpoint, into a CSV of probabilities",
+    "predict": "classify images or rows with a checkpoint: a CSV of probabilities",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
     "range": "find the ends of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
@@ -34,8 +34,8 @@ _HELP = """\
 usage: onelayer SUBCOMMAND [options]
        onelayer --help | --version
 
-Train one-layer softmax networks on CIFAR-10, with gradients you can check,
-learning rates that cycle, and as many networks at once as you like.
+Train one-layer softmax networks on CIFAR-10 or any features, with gradients you
+can check, learning rates that cycle, and as many networks at once as you like.
 
 subcommands:
 {subcommands}
@@ -47,6 +47,8 @@ examples:
       five networks in one pass: mean and spread over their seeds
   onelayer fit -c three_cycles -c linear
       the second file is laid over the first, and options over both
+  onelayer fit --data ArraysDataModule --data.train train.npz
+      features and labels of your own
   onelayer fit --ckpt_path last
       go on with the newest run, after Ctrl+C or a kill
   onelayer test --ckpt_path last

@@ -185,9 +185,11 @@ def test_files_of_their_own_for_validation_and_test():
     )
 
 
-def test_rows_in_two_splits_are_counted_in_a_warning():
+@pytest.mark.parametrize("gigabytes", [1.0, 1e-9], ids=["in memory", "mapped"])
+def test_rows_in_two_splits_are_counted_in_a_warning(gigabytes):
     X, y = arrays(N, D, K)
-    given = data((X, y), test=(np.concatenate([X[:7], X[:3] + 1]), y[:10]), val_size=0)
+    test = write("test.npy", np.concatenate([X[:7], X[:3] + 1]), y[:10])
+    given = data(write("train.npy", X, y), test=test, val_size=0, max_memory=gigabytes)
     with pytest.warns(UserWarning, match="^7 rows of the test split are also in the train split"):
         given.setup("fit")
 

@@ -1,16 +1,19 @@
 """DatasetDataModule: torchvision's data sets and any other, read once, as bytes where it can be."""
 
 import gzip
+import pickle
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import transforms
-from torchvision.datasets import FakeData, FashionMNIST, ImageFolder
+from torchvision.datasets import CIFAR100, SVHN, FakeData, FashionMNIST, ImageFolder
 
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
@@ -85,6 +88,52 @@ def test_fashion_mnist_trains_from_the_command_line_and_predicts_images(here, ca
     np.testing.assert_allclose(shown, P, atol=1e-5)
 
 
+def cifar_100(folder):
+    """Files as CIFAR-100 has them; the arguments of its splits, the images and labels to train."""
+    (folder / "cifar-100-python").mkdir(parents=True)
+    x = np.random.default_rng(0).integers(0, 256, (200, 3, 32, 32), dtype=np.uint8)
+    y = np.arange(200) % 100
+    content = {"data": x.reshape(200, -1), "fine_labels": y.tolist()}
+    names = {"fine_label_names": [f"class {k}" for k in range(100)]}
+    for name, values in (("train", content), ("test", content), ("meta", names)):
+        (folder / "cifar-100-python" / name).write_bytes(pickle.dumps(values))
+    return ("train=true", "train=false"), x, y
+
+
+def svhn(folder):
+    """Files as SVHN has them, where the digit 0 is labelled 10."""
+    folder.mkdir()
+    x = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    y = np.arange(40) % 10
+    content = {"X": x.transpose(2, 3, 1, 0), "y": np.where(y == 0, 10, y)[:, None]}
+    for name in ("train", "test"):
+        scipy.io.savemat(folder / f"{name}_32x32.mat", content)
+    return ("split=train", "split=test"), x, y
+
+
+@pytest.mark.filterwarnings("ignore:.* rows of the test split are also in the train split")
+@pytest.mark.parametrize(
+    ("kind", "write", "names"),
+    [(CIFAR100, cifar_100, [f"class {k}" for k in range(100)]), (SVHN, svhn, list("0123456789"))],
+)
+def test_torchvisions_cifar_100_and_svhn_train(here, monkeypatch, capfd, kind, write, names):
+    checked = f"{kind.__module__}.check_integrity"
+    monkeypatch.setattr(checked, lambda path, md5: Path(path).is_file())
+    splits, x, y = write(here / "data")
+    given = DatasetDataModule(kind("data"), val_size=0)
+    assert given.labels("train").tolist() == y.tolist()
+    assert (list(given.classes), given.shape) == (names, (3, 32, 32))
+    assert torch.equal(given.table("train").x, torch.from_numpy(x).flatten(1))
+    typed = ["--data=DatasetDataModule", "--data.batch_size=10", "--data.val_size=0"]
+    for split, argument in zip(("train", "test"), splits, strict=True):
+        typed += [
+            f"--data.{split}=torchvision.datasets.{kind.__name__}", f"--data.{split}.root=data",
+            f"--data.{split}.{argument}",
+        ]  # fmt: skip
+    assert main(["fit", *typed, "--schedule.step_size=10", "--trainer.logger=false", QUIET]) == 0
+    assert f"linear softmax, {kind.__name__}, 20 updates" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("transform", [None, transforms.ToTensor()])
 def test_images_stay_bytes_with_and_without_to_tensor(transform):
     dataset = FakeData(30, (3, 32, 32), num_classes=10, transform=transform)
@@ -143,10 +192,27 @@ def test_samples_that_are_dicts_as_hugging_face_gives_them(monkeypatch):
     assert given.labels("train").tolist() == [0, 1, 2] * 3
 
 
-def test_without_hugging_faces_library_the_extra_is_named(monkeypatch):
+@pytest.mark.parametrize("kept", ["state.json", "dataset_dict.json"])
+def test_a_folder_that_hugging_face_has_saved_is_read(here, monkeypatch, kept):
+    (here / "saved").mkdir()
+    (here / "saved" / kept).touch()
+    one = SimpleNamespace(features={"label": SimpleNamespace(names=["a", "b"])})
+    found = one if kept == "state.json" else {"train": one}
+    stand_in = SimpleNamespace(load_from_disk=lambda path: found)  # load_dataset refuses the folder
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    assert HuggingFace("saved", "train").data is one
+    if kept != "state.json":
+        with pytest.raises(InputError, match="saved has no split 'test': it has train"):
+            HuggingFace("saved", "test")
+
+
+def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"onelayer\[datasets\]"):
         HuggingFace("cifar100", "train")
+    typed = [f"--data.train{word}" for word in ("=onelayer.HuggingFace", ".path=x", ".split=train")]
+    assert main(["fit", "--data=DatasetDataModule", *typed]) == 2
+    assert "onelayer[datasets]" in capfd.readouterr().err
 
 
 class Broken(Samples):

@@ -115,7 +115,7 @@ def test_features_kept_as_bytes_come_out_as_the_same_bits() -> None:
 
 @pytest.mark.parametrize(("free", "kept"), [(8 * 23 * 12, False), (8 * 23 * 12 - 1, True)])
 def test_features_are_kept_as_bytes_where_memory_is_short(monkeypatch, free, kept) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda device: free)
+    monkeypatch.setattr(module, "room_on_gpu", lambda device: free)
     x = random_bytes(23, 12)
     assert isinstance(features(x, measure(x), torch.float32), RawFeatures) == kept
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -107,6 +108,42 @@ def test_cut_at_any_pass_it_goes_on(tmp_path, solved, monkeypatch):
     ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (tmp_path, solved))
     assert ours["final"]["cost"] == pytest.approx(theirs["final"]["cost"], abs=1e-6)
     assert ours["l2"] == theirs["l2"]
+
+
+KILLED = """
+import os, signal, sys
+from onelayer.__main__ import main
+from onelayer.study import solve
+
+def after_three_passes(watch, now, hear=solve._Watch.__call__):
+    hear(watch, now)
+    if len(watch.part.curve) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+solve.SAVE_SECONDS, solve._Watch.__call__ = 0, after_three_passes
+main(sys.argv[1:])
+"""
+
+
+def test_killed_it_goes_on_where_it_was(tmp_path, solved, monkeypatch, capsys):
+    words = [*TINY, f"--output={tmp_path}"]
+    assert subprocess.run([sys.executable, "-c", KILLED, *words]).returncode == -signal.SIGKILL
+    passes, hear = [], study._Watch.__call__
+
+    def counted(watch, now):
+        passes.append(watch.part.name)
+        hear(watch, now)
+
+    monkeypatch.setattr(study._Watch, "__call__", counted)
+    assert main(words) == 0
+    assert "path: goes on after 3 passes" in capsys.readouterr().out
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (tmp_path, solved))
+    assert passes.count("path") < max(member["passes"] for member in theirs["members"])
+    assert ours["l2"] == theirs["l2"]
+    for one, other in zip(ours["members"], theirs["members"], strict=True):
+        assert one["cost"] == pytest.approx(other["cost"], abs=1e-6)
+        assert one["gap"] <= 1e-6
+    assert ours["final"]["gap"] <= 1e-6
 
 
 def test_folds_choose_and_all_rows_learn(tmp_path):

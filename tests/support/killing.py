@@ -58,14 +58,14 @@ def fork(function):
         os._exit(code)
 
 
-def attempt(command, seconds=None, signum=signal.SIGKILL):
-    """Run a command, and after so many seconds send it a signal; the exit code, negative for one
-    that a signal ended."""
+def attempt(command, seconds=None, signum=signal.SIGKILL, after=None):
+    """Run a command, and after so many seconds send it a signal, but not before the file ``after``
+    is there, if one is named; the exit code, negative for one that a signal ended."""
     from onelayer.__main__ import main
 
     child = fork(lambda: main(command))
     end = time.monotonic() + (seconds if seconds is not None else float("inf"))
-    while time.monotonic() < end:
+    while time.monotonic() < end or not (after is None or after.is_file()):
         finished, status = os.waitpid(child, 0 if seconds is None else os.WNOHANG)
         if finished:
             return os.waitstatus_to_exitcode(status)

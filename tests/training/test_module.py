@@ -236,7 +236,7 @@ def test_images_kept_as_bytes_train_the_same_bits(tmp_path, monkeypatch):
         return data.tensors("train")[0], model.weights, model.trainer.callbacks[1].rows
 
     _, weights, rows = train()
-    monkeypatch.setattr(features, "free_memory", lambda device: 0)
+    monkeypatch.setattr(features, "room_on_gpu", lambda device: 0)
     X, frugal_weights, frugal_rows = train()
     assert isinstance(X, features.RawFeatures)
     assert all(torch.equal(a, b) for a, b in zip(weights, frugal_weights, strict=True))

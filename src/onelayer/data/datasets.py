@@ -19,8 +19,8 @@ class DatasetDataModule(TableDataModule):
     """Any map-style torch Dataset, such as torchvision's, read into memory once.
 
     A sample is a pair (features, label) or a dict; images of PIL are kept as bytes, and so are
-    floats that stand for bytes, as torchvision's ToTensor makes them. The names of the classes are
-    the Dataset's ``classes``.
+    floats that stand for bytes, as torchvision's ToTensor makes them. Images as arrays are (c,
+    height, width). The names of the classes are the Dataset's ``classes``.
 
     Args:
         train: Dataset to train on; typed as a class path with its own arguments.

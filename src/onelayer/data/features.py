@@ -333,7 +333,7 @@ def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool =
     then stay as they are, and wider ones become half precision once they are standardised, which
     keeps three digits, and is warned about.
     """
-    if x.numel() * dtype.itemsize <= free_memory(x.device) / 2:
+    if x.numel() * dtype.itemsize <= room_on_gpu(x.device) / 2:
         return standardise(x, statistics, dtype, unit)
     if x.dtype.itemsize <= 2:
         return RawFeatures(x, statistics, dtype, unit)
@@ -342,6 +342,6 @@ def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool =
     return RawFeatures(half, no_statistics(x.shape[1]), dtype)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes free on a GPU; of a host, whose memory is paged, as many as one likes."""
+def room_on_gpu(device: torch.device) -> float:
+    """Bytes free on a GPU; without limit for a host, whose memory is paged."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf

@@ -46,12 +46,17 @@ def check_width(table: Table, d: int, whose: str) -> None:
 
 def check_finite(table: Table) -> None:
     """Raise :class:`InputError`, naming file, row and column, for a number that is not finite."""
-    if not table.x.dtype.is_floating_point:
-        return
+    if table.x.dtype.is_floating_point:
+        for _ in finite_chunks(table):
+            pass
+
+
+def finite_chunks(table: Table) -> Iterator[Tensor]:
+    """Give a table's rows in order, CHUNK numbers at a time, each checked as it is read."""
     size, first = max(1, CHUNK // table.x.shape[1]), 0
     for chunk in raw_chunks(table.x, None, size, table.mapped):
         # A finite sum has finite terms and costs one pass; finite terms may still overflow.
-        finite = bool(chunk.sum(dtype=torch.float64).isfinite())
+        finite = not chunk.is_floating_point() or bool(chunk.sum(dtype=torch.float64).isfinite())
         if not finite and len(bad := (~chunk.isfinite()).nonzero()):
             row, column = bad[0].tolist()
             raise InputError(
@@ -59,3 +64,4 @@ def check_finite(table: Table) -> None:
                 "must be a finite number.\nFill what is missing, or leave the row out."
             )
         first += len(chunk)
+        yield chunk

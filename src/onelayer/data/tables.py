@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from onelayer.data.features import (
     no_statistics,
 )
 from onelayer.data.pictures import PictureLoader, find_images
-from onelayer.data.rows import CHUNK, RowLoader, check_finite, check_width
+from onelayer.data.rows import RowLoader, check_finite, check_width, finite_chunks
 from onelayer.data.sources import Labelled
 from onelayer.data.sources.files import SUFFIXES, Array, Columns, Table, read_table
 from onelayer.data.splits import Split, stratified
@@ -247,19 +247,14 @@ class TableDataModule(ResidentDataModule):
             return
         there = [split for split in SPLITS if self.size(split)]
         d, hashes = self.table("train").x.shape[1], dict[str, NDArray[np.uint64]]()
-        for split in there:
-            table = self.table(self._table_of(split))
+        for name in dict.fromkeys(map(self._table_of, there)):
+            table = self.table(name)
             check_width(table, d, f"{self.table('train').where} has")
-            if split == "val" and "val" not in self.readers:
-                pass  # looked through with the training table
-            else:
-                check_finite(table)
-            if not self._is_mapped(split):
-                hashes[split] = _hashes(table.x[self.rows_of(split)])
+            hashes[name] = _hashes(finite_chunks(table))
         self._settled()
         for split in there[1:]:
             self._check_known(split)
-        _warn_of_duplicates(hashes)
+        _warn_of_duplicates({s: hashes[self._table_of(s)][self.rows_of(s)] for s in there})
         self._tables.pop("test", None)  # read again when it is measured
         self._checked = True
 
@@ -417,10 +412,10 @@ def _check_val_size(value: Any) -> None:
         )
 
 
-def _hashes(x: Tensor) -> NDArray[np.uint64]:
+def _hashes(chunks: Iterable[Tensor]) -> NDArray[np.uint64]:
     """A number of 64 bits for each row (n,), equal for equal rows."""
     found = []
-    for chunk in x.split(max(1, CHUNK // x.shape[1])):
+    for chunk in chunks:
         content = chunk.numpy() if chunk.dtype == torch.uint8 else chunk.float().numpy() + 0.0
         octets = np.ascontiguousarray(content).view(np.uint8).reshape(len(chunk), -1)
         blank = -octets.shape[1] % 8

@@ -34,11 +34,12 @@ def make_data(settings: Settings) -> LightningDataModule:
         made: LightningDataModule = parser.instantiate_classes(parsed).data
     except (RuntimeError, OSError, ValueError) as error:  # of a Dataset that finds no files, say
         cause: BaseException = error
-        while (earlier := cause.__cause__ or cause.__context__) is not None:
-            cause = earlier  # what jsonargparse has made a long text of
-        if isinstance(cause, InputError):
-            raise cause from None
-        raise InputError(f"data: {first_line(cause)}.") from error
+        while not isinstance(cause, InputError):
+            earlier = cause.__cause__ or cause.__context__  # jsonargparse made a long text of it
+            if earlier is None:
+                raise InputError(f"data: {first_line(cause).rstrip('.')}.") from error
+            cause = earlier
+        raise cause from None
     return made
 
 

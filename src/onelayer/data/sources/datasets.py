@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,20 +57,26 @@ class HuggingFace(Dataset[Any]):
     """A data set of the Hugging Face Hub, or in files that its library ``datasets`` reads.
 
     Args:
-        path: name of the data set, or a folder.
-        split: train, test and the like.
+        path: name of the data set, or a folder: of files, or what ``save_to_disk`` has left.
+        split: train, test and the like; not looked at where the folder holds one alone.
         name: of the configuration, if there are several.
+
+    Raises:
+        InputError: the library is not installed, or the folder has no such split.
     """
 
     def __init__(self, path: str, split: str, name: str | None = None) -> None:
         try:
-            from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]
+            import datasets  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise InputError(
                 f"{path}: datasets reads it, and is not installed:\n"
                 'pip install "onelayer[datasets]"'
             ) from error
-        self.data = load_dataset(path, name, split=split)
+        if any((Path(path) / kept).is_file() for kept in ("state.json", "dataset_dict.json")):
+            self.data = _split_of(datasets.load_from_disk(path), split, path)
+        else:
+            self.data = datasets.load_dataset(path, name, split=split)
         self.features = self.data.features
 
     def __len__(self) -> int:
@@ -77,6 +84,14 @@ class HuggingFace(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         return self.data[i]
+
+
+def _split_of(saved: Any, split: str, path: str) -> Any:
+    if not isinstance(saved, Mapping):
+        return saved
+    if split not in saved:
+        raise InputError(f"{path} has no split {split!r}: it has {', '.join(saved)}.")
+    return saved[split]
 
 
 def _samples(dataset: Any, where: str) -> Iterator[Any]:
