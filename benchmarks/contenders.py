@@ -228,7 +228,7 @@ def onelayer(
     from onelayer.training.results import Results
     from onelayer.training.schedule import TriangularLR
 
-    changes = [] if shift is None else [FlipAndShift((3, 32, 32), len(task.X), 0, True, shift)]
+    changes = None if shift is None else FlipAndShift((3, 32, 32), len(task.X), 0, True, shift)
 
     def loader() -> ResidentLoader:
         return ResidentLoader(task.X, task.y, task.batch_size, augment=changes)

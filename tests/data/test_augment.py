@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augment, FlipAndShift, Transformed, mirror
 from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.data.features import Statistics, no_statistics
+from onelayer.data.features import RawFeatures, Statistics, no_statistics
 from onelayer.data.loader import ResidentLoader
 
 SHAPE, D, N = (3, 6, 7), 126, 1500
@@ -33,7 +33,9 @@ def test_images_are_flipped_and_shifted(shift, border):
     change, X = FlipAndShift(SHAPE, N, 0, True, shift, border), images()
     rows, ways = torch.randperm(N), change.ways(2)
     expected = torch.stack([by_hand(X[r], int(ways[r]), shift, border) for r in rows])
-    assert torch.equal(change(X[rows], rows, 2), expected)
+    assert torch.equal(change(X, rows, 2), expected)
+    raw = RawFeatures(X, no_statistics(D), torch.float32)
+    assert torch.equal(change(raw, rows, 2), expected)
     assert ways.unique().numel() == 2 * (2 * shift + 1) ** 2  # every way is drawn
 
 
@@ -48,8 +50,8 @@ def test_draws_depend_on_seed_epoch_and_row_alone():
     X, rows = images(), torch.arange(N)
     whole = FlipAndShift(SHAPE, N, 5, True, 1)(X, rows, 3)
     change = FlipAndShift(SHAPE, N, 5, True, 1)
-    change(X[:7], rows[:7], 9)  # another epoch before
-    parts = [change(X[r], r, 3) for r in rows.split(33)]
+    change(X, rows[:7], 9)  # another epoch before
+    parts = [change(X, r, 3) for r in rows.split(33)]
     assert torch.equal(torch.cat(parts), whole)
     for seed, epoch in ((5, 4), (6, 3)):
         assert not torch.equal(FlipAndShift(SHAPE, N, seed, True, 1)(X, rows, epoch), whole)
@@ -69,7 +71,7 @@ def test_a_loader_changes_the_rows_it_gives_whatever_their_batch_or_process():
     X, y = images(), torch.arange(N)
 
     def loader(size, **options):
-        return ResidentLoader(X, y, size, augment=[FlipAndShift(SHAPE, N, 0, True, 2)], **options)
+        return ResidentLoader(X, y, size, augment=FlipAndShift(SHAPE, N, 0, True, 2), **options)
 
     def by_row(given):
         return {int(r): x for X, y in given for x, r in zip(X, y, strict=True)}
@@ -100,7 +102,7 @@ def test_a_transform_gets_pixels_and_draws_by_row():
     before = torch.random.get_rng_state()
     whole = change(X, rows, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(torch.cat([change(X[r], r, 1) for r in rows.split(30)]), whole)
+    assert torch.equal(torch.cat([change(X, r, 1) for r in rows.split(30)]), whole)
     assert not torch.equal(change(X, rows, 2), whole)
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from onelayer.core.checks import check_among, check_whole
 from onelayer.core.errors import InputError, first_line
@@ -34,10 +33,10 @@ Shape = tuple[int, ...]
 
 
 class Augmentation(Protocol):
-    """Something that changes the images of a batch to train on."""
+    """Something that takes a batch to train on out of the features, and changes its images."""
 
-    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Return the changed batch X (n, d), whose rows have the numbers ``rows`` (n,)."""
+    def __call__(self, X: Features, rows: Tensor, epoch: int) -> Tensor:
+        """Return the rows of X (n', d) that have the numbers ``rows`` (n,), changed (n, d)."""
 
 
 def mirror(X: Tensor, shape: Shape) -> Tensor:
@@ -76,6 +75,9 @@ class Mirrored:
 class FlipAndShift:
     """Flips half of the images left to right, and shifts each by a few pixels either way.
 
+    The lines of pixels of a changed image are taken out of the features as whole lines, up or down;
+    within each line pixels are then taken from left or right. No pixel is moved twice.
+
     Args:
         shape: colours, height, width.
         rows: how many there are.
@@ -94,53 +96,68 @@ class FlipAndShift:
         shift: int = 0,
         border: Border = "reflect",
     ) -> None:
-        self.rows, self.seed, self.flip, self.shift, self.border = rows, seed, flip, shift, border
-        self._sources = _sources(shape, flip, shift, border)  # (ways, d)
+        self.shape, self.rows, self.seed, self.shift = shape, rows, seed, shift
+        colours, height, width = shape
+        shifts = torch.arange(-shift, shift + 1)
+        flips, downs, rights = torch.cartesian_prod(torch.arange(1 + flip), shifts, shifts).T
+        lines, self._lines_inside = _sources(downs, height, border)
+        columns, self._columns_inside = _sources(rights, width, border)
+        self._columns = torch.where(flips.view(-1, 1) == 1, width - 1 - columns, columns)
+        starts = torch.arange(colours).view(-1, 1) * height
+        self._lines = (starts + lines.unsqueeze(1)).flatten(1)  # (ways, colours * height)
+        self._lines_inside = self._lines_inside.repeat(1, colours)
+        self._zero = border == "zero" and shift > 0
         self._ways = torch.empty(0, dtype=torch.int64)  # of each row, this epoch's
         self._epoch = -1
 
-    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Return the changed batch X (n, d)."""
-        if epoch != self._epoch or self._ways.device != X.device:
-            self._ways, self._epoch = self.ways(epoch).to(X.device), epoch
-            self._sources = self._sources.to(X.device)
-        if self.border == "zero" and self.shift:
-            X = pad(X, (0, 1))
-        return X.gather(1, self._sources.index_select(0, self._ways.index_select(0, rows)))
+    def __call__(self, X: Features, rows: Tensor, epoch: int) -> Tensor:
+        """Return these rows, changed."""
+        if epoch != self._epoch or self._ways.device != rows.device:
+            self._begin(epoch, rows.device)
+        way, n = self._ways.index_select(0, rows), len(rows)
+        images = self._taken(X, rows, way).view(n, -1, self.shape[2])
+        columns = self._columns.index_select(0, way).unsqueeze(1).expand_as(images)
+        changed = images.gather(2, columns)
+        if self._zero:
+            changed.mul_(self._columns_inside.index_select(0, way).unsqueeze(1))
+            changed.mul_(self._lines_inside.index_select(0, way).unsqueeze(2))
+        return changed.flatten(1)
+
+    def _taken(self, X: Features, rows: Tensor, way: Tensor) -> Tensor:
+        """The rows with their lines of pixels moved up or down."""
+        if not self.shift:
+            return X.index_select(0, rows)
+        if not isinstance(X, Tensor) or not X.is_contiguous():  # no lines to be had by themselves
+            X, rows = X.index_select(0, rows), torch.arange(len(rows), device=rows.device)
+        lines = self._lines.index_select(0, way)
+        lines.add_(rows.unsqueeze(1), alpha=lines.shape[1])
+        return X.view(-1, self.shape[2]).index_select(0, lines.flatten())
+
+    def _begin(self, epoch: int, device: torch.device) -> None:
+        self._ways, self._epoch = self.ways(epoch).to(device), epoch
+        for name in ("_lines", "_columns", "_lines_inside", "_columns_inside"):
+            setattr(self, name, getattr(self, name).to(device))
 
     def ways(self, epoch: int) -> Tensor:
-        """Return what happens to each row in an epoch, int64 (rows,), a place in the table."""
+        """Return what happens to each row in an epoch, int64 (rows,).
+
+        It is ``flip (2s + 1)² + down (2s + 1) + right``, where down and right count from -s.
+        """
         drawn = philox(self.rows, self.seed, STREAM, epoch)
         # The product with 32 random bits, less its fraction: equally likely, but for 1 in 10^8.
-        way = ((drawn >> np.uint64(32)) * np.uint64(len(self._sources))) >> np.uint64(32)
+        way = ((drawn >> np.uint64(32)) * np.uint64(len(self._columns))) >> np.uint64(32)
         return torch.from_numpy(way.astype(np.int64))
 
 
-def _sources(shape: Shape, flip: bool, shift: int, border: Border) -> Tensor:
-    """Where each pixel of a changed image comes from, int64 (ways, d); d is a zero pixel."""
-    colours, height, width = shape
-    plane = torch.arange(colours).view(-1, 1, 1) * (height * width)
-    table = []
-    for mirrored in (False, True)[: 1 + flip]:
-        for down in range(-shift, shift + 1):
-            for right in range(-shift, shift + 1):
-                y = torch.arange(height) - down
-                x = torch.arange(width) - right
-                y, x = (
-                    _reflected(i, n) if border == "reflect" else i
-                    for i, n in ((y, height), (x, width))
-                )
-                inside = ((y >= 0) & (y < height)).view(-1, 1) & ((x >= 0) & (x < width))
-                if mirrored:
-                    x = width - 1 - x
-                source = plane + y.view(-1, 1) * width + x
-                table.append(torch.where(inside, source, colours * height * width).flatten())
-    return torch.stack(table)
+def _sources(shifts: Tensor, n: int, border: Border) -> tuple[Tensor, Tensor]:
+    """Where each of n pixels comes from after each shift, int64 (ways, n), and whether from inside.
 
-
-def _reflected(i: Tensor, n: int) -> Tensor:
-    """Places outside 0 … n-1 mirrored at the first and the last, which are not repeated."""
-    return (n - 1) - ((n - 1) - i.abs()).abs()
+    Places outside are mirrored at the first and the last pixel, which are not repeated.
+    """
+    places = torch.arange(n) - shifts.view(-1, 1)
+    inside = (places >= 0) & (places < n)
+    reflected = (n - 1) - ((n - 1) - places.abs()).abs()
+    return reflected, inside
 
 
 class Transformed:
@@ -156,22 +173,31 @@ class Transformed:
         rows: how many there are.
         seed: of the draws.
         statistics: those that the rows are standardised with.
+        before: what changes them before.
     """
 
     def __init__(
-        self, transform: Any, shape: Shape, rows: int, seed: int, statistics: Statistics
+        self,
+        transform: Any,
+        shape: Shape,
+        rows: int,
+        seed: int,
+        statistics: Statistics,
+        before: Augmentation | None = None,
     ) -> None:
+        self.before = before
         self.transform, self.shape, self.rows, self.seed = transform, shape, rows, seed
         self.mean, self.std = statistics.mean, statistics.std
         with torch.random.fork_rng([]):  # refused now, not in the midst of a training
             self._one(torch.full(shape, 0.5), 0)
 
-    def __call__(self, X: Tensor, rows: Tensor, epoch: int) -> Tensor:
-        """Return the changed batch X (n, d)."""
-        mean, std = (T.to(X.device, X.dtype) for T in (self.mean, self.std))
-        images = (X * std + mean).view(-1, *self.shape)
+    def __call__(self, X: Features, rows: Tensor, epoch: int) -> Tensor:
+        """Return these rows, changed."""
+        batch = self.before(X, rows, epoch) if self.before else X.index_select(0, rows)
+        mean, std = (T.to(batch.device, batch.dtype) for T in (self.mean, self.std))
+        images = (batch * std + mean).view(-1, *self.shape)
         seeds = philox(self.rows, self.seed, TRANSFORM_STREAM, epoch)[rows.cpu().numpy()]
-        devices = [X.device] if X.device.type == "cuda" else []
+        devices = [batch.device] if batch.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             changed = [
                 self._one(image, int(seed)) for image, seed in zip(images, seeds, strict=True)
@@ -259,12 +285,12 @@ class Augment:
 
     def changes(
         self, shape: Shape, rows: int, seed: int, statistics: Statistics
-    ) -> list[Augmentation]:
-        """Return what changes the batches of a split of so many rows."""
+    ) -> Augmentation | None:
+        """Return what changes the batches of a split of so many rows; None where nothing does."""
         self.check(shape)
-        made: list[Augmentation] = []
+        made: Augmentation | None = None
         if self.flip or self.shift:
-            made.append(FlipAndShift(shape, rows, seed, self.flip, self.shift, self.border))
+            made = FlipAndShift(shape, rows, seed, self.flip, self.shift, self.border)
         if self.transform is not None:
-            made.append(Transformed(self.transform, shape, rows, seed, statistics))
+            made = Transformed(self.transform, shape, rows, seed, statistics, made)
         return made

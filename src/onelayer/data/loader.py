@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -79,7 +79,7 @@ class ResidentLoader:
             what torch.distributed says when an epoch begins.
         world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
-        augment: what changes the images of each batch, one after the other.
+        augment: what takes each batch out of the features and changes its images.
 
     Raises:
         InputError: a value out of its range, or what :func:`check_batch` refuses.
@@ -96,7 +96,7 @@ class ResidentLoader:
         rank: int | None = None,
         world_size: int | None = None,
         classes: int | None = None,
-        augment: Sequence[Augmentation] = (),
+        augment: Augmentation | None = None,
     ) -> None:
         check_batch(X, y, classes)
         if (rank is None) != (world_size is None):
@@ -129,13 +129,9 @@ class ResidentLoader:
                 batch = batch[rank::world_size]
             # before the yield: Lightning saves state while it works on the batch
             self._position = position + 1
-            yield self._changed(batch, epoch), self.y.index_select(0, batch)
-
-    def _changed(self, rows: Tensor, epoch: int) -> Tensor:
-        X = self.X.index_select(0, rows)
-        for change in self.augment:
-            X = change(X, rows, epoch)
-        return X
+            take = self.augment
+            X = take(self.X, batch, epoch) if take else self.X.index_select(0, batch)
+            yield X, self.y.index_select(0, batch)
 
     @property
     def sampler(self) -> _Sampler:
