@@ -18,8 +18,8 @@ from onelayer.core import formulas
 from onelayer.core.checks import check_labels
 from onelayer.core.errors import InputError
 
-CHUNK = 2**22
-"""Logits of a chunk, most: 16 MB in float32."""
+CHUNK = 2**20
+"""Logits of a chunk, most: 4 MB in float32."""
 BYTES = 2**26
 """Features of a chunk, most bytes, where they are not rows of a tensor as they lie in memory."""
 
