@@ -28,7 +28,7 @@ from onelayer.training.module import load_network
 from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-OTHERS = {"search", "solve"}  # test_search and test_solve have them
+OTHERS = {"search", "solve", "widths"}  # test_search, test_solve and test_widths have them
 FIT_CONFIGS = [config for config in CONFIGS if config.stem not in OTHERS]
 SMALL = [
     "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",
@@ -254,7 +254,7 @@ def test_a_terminal_that_cannot_show_a_sign_ends_nothing(monkeypatch, encoding, 
         main(["search", "--help"])
     assert end.value.code == 0
     output.flush()
-    assert "regulariser lambda (l2)" in output.buffer.getvalue().decode(encoding)
+    assert "Search lambda (l2)" in output.buffer.getvalue().decode(encoding)
 
 
 @pytest.mark.parametrize("name", ["stderr", "stdout"])
