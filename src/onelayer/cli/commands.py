@@ -151,12 +151,11 @@ def report(argv: list[str]) -> int:
         help="Hidden units of a section on how far one layer goes; 0 is linear. It takes long.",
     )
     config = parser.parse_args(argv)
-    data = {k: v for k, v in config.data.as_dict().items() if v is not None}
     short = None if config.step_size is None else {"step_size": config.step_size}
     path = Report(
         output=Path(config.output),
         runs=Path(config.runs),
-        data=data,
+        data=_given(config.data),
         seeds=config.seeds,
         search=Plan(**config.search.as_dict()),
         schedule=short,

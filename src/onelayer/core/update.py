@@ -66,6 +66,9 @@ class FusedUpdate:
             self._descend(X, y, lr, n, mask)
 
     def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+        if len(self._groups) == 1:  # no view of anything need be made
+            formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask)
+            return
         for some in self._groups:
             l2 = self.l2[some] if isinstance(self.l2, Tensor) else self.l2
             own = [p[some] for p in self.parameters]
@@ -81,8 +84,9 @@ def _groups(parameters: formulas.Parameters) -> list[slice]:
     """
     m = len(parameters[0])
     each = sum(p.nbytes for p in parameters) / m
-    size = m if parameters[0].device.type != "cpu" or m * each <= CACHE else int(CACHE // each)
-    return [slice(start, start + max(size, 1)) for start in range(0, m, max(size, 1))]
+    together = parameters[0].device.type != "cpu" or m * each <= CACHE
+    size = m if together else max(1, int(CACHE // each))
+    return [slice(start, start + size) for start in range(0, m, size)]
 
 
 class SharedUpdate(FusedUpdate):

@@ -76,7 +76,7 @@ class FlipAndShift:
     """Flips half of the images left to right, and shifts each by a few pixels either way.
 
     The lines of pixels of a changed image are taken out of the features as whole lines, up or down;
-    within each line pixels are then taken from left or right. No pixel is moved twice.
+    within each line pixels are then taken from left or right.
 
     Args:
         shape: colours, height, width.
@@ -188,6 +188,7 @@ class Transformed:
         self.before = before
         self.transform, self.shape, self.rows, self.seed = transform, shape, rows, seed
         self.mean, self.std = statistics.mean, statistics.std
+        self._seeds, self._epoch = philox(0, seed, TRANSFORM_STREAM), -1  # of each row
         with torch.random.fork_rng([]):  # refused now, not in the midst of a training
             self._one(torch.full(shape, 0.5), 0)
 
@@ -196,7 +197,10 @@ class Transformed:
         batch = self.before(X, rows, epoch) if self.before else X.index_select(0, rows)
         mean, std = (T.to(batch.device, batch.dtype) for T in (self.mean, self.std))
         images = (batch * std + mean).view(-1, *self.shape)
-        seeds = philox(self.rows, self.seed, TRANSFORM_STREAM, epoch)[rows.cpu().numpy()]
+        if epoch != self._epoch:
+            self._seeds = philox(self.rows, self.seed, TRANSFORM_STREAM, epoch)
+            self._epoch = epoch
+        seeds = self._seeds[rows.cpu().numpy()]
         devices = [batch.device] if batch.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             changed = [

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from onelayer.core.errors import InputError, first_line
+from onelayer.data.augment import Augment
 from onelayer.data.loader import Batch
 from onelayer.data.splits import Split
 
@@ -51,6 +52,12 @@ def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]
             given += len(y)
             if rows is not None and given >= rows:
                 return
+
+
+def augment_of(data: Any) -> Augment:
+    """What a data module changes in its training images, as far as it says so: else nothing."""
+    augment: Augment = getattr(data, "augment", Augment())
+    return augment
 
 
 def has_split(data: Any, split: Split) -> bool:

@@ -392,17 +392,18 @@ class Report:
         plot_widths(rows, self.output / "widths.png", self._data.name)
         best, example = best_width(rows), [find for *_, find in self._widths()][-1]
         final, number = example.settings["final"], example.settings["search"]["number"]
+        fewer, precision = OPTIONS[False]["final.cycles"], example.settings["trainer"]["precision"]
         caption = "means and standard deviations over seeds; every figure is in widths.csv"
         return "\n\n".join(
             [
                 "## How far one layer goes",
                 f"λ is chosen on validation for each width, of {number} on a grid, after a short "
-                f"training; then {final['cycles']} cycles (1 of images as they are) with n_s = "
-                f"{final['step_size']} on all but {final['val_size']:,} images, in bfloat16, one "
-                "training of all seeds. *Ensemble*: the mean probabilities of these networks over "
-                "each image and its mirror image. By validation the best width is "
-                f"{best['hidden']} hidden units, {KINDS[best['augmented']]}. A row is made by, for "
-                f"example, `{example}`.",
+                f"training; then {final['cycles']} cycles ({fewer} of images as they are) with "
+                f"n_s = {final['step_size']} on all but {final['val_size']:,} images, in "
+                f"{precision}, one training of all seeds. *Ensemble*: the mean probabilities of "
+                "these networks over each image and its mirror image. By validation the best width "
+                f"is {best['hidden']} hidden units, {KINDS[best['augmented']]}. A row is made by, "
+                f"for example, `{example}`.",
                 self._picture("widths", "widths.png", caption, self._command),
                 widths_table(rows),
             ]

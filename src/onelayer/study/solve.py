@@ -231,7 +231,7 @@ class _Work:
 
     def _by_split(self) -> tuple[Path, OneLayer, list[Candidate], list[list[float]]]:
         """The path of the training split, and each λ's accuracy on validation."""
-        path, curve = self._solve("path", self._learned(["train"]))
+        path, curve = self._solve("path", self._tensors(["train"], learned))
         model = self._network(path)
         figures = self._figures(model, self._tensors(["val"]))
         model.validation = {q: [member[q] for member in figures] for q in QUANTITIES}
@@ -244,7 +244,7 @@ class _Work:
         """Each λ's accuracy on the folds left out, and the path of all rows."""
         X, y = self._tensors(["train", "val"])
         folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
-        pair = self._learned(["train", "val"])
+        pair = self._tensors(["train", "val"], learned)
         copies = len(pair[1]) // len(y)  # a mirrored image is in the fold of the image
         path, _ = self._solve("folds", pair, folds=folds.repeat(copies))
         accuracies: list[list[float]] = [[] for _ in self.l2]
@@ -272,7 +272,7 @@ class _Work:
         final = path
         start = path.W[at : at + 1], path.b[at : at + 1]
         if not self.grid.folds:
-            pair = self._learned(["train", "val"])
+            pair = self._tensors(["train", "val"], learned)
             final, _ = self._solve("refit", pair, l2=[self.l2[at]], start=start)
             start = final.W, final.b
         network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.classes)
@@ -336,14 +336,10 @@ class _Work:
 
     # ---- networks and figures
 
-    def _tensors(self, splits: Sequence[Any]) -> tuple[Features, Tensor]:
+    def _tensors(self, splits: Sequence[Any], of: Any = joined) -> tuple[Features, Tensor]:
         if splits == ["test"]:
             self.data.setup("test")
-        X, y = joined(self.data, splits)
-        return X.to(self.device), y.to(self.device)
-
-    def _learned(self, splits: Sequence[Any]) -> tuple[Features, Tensor]:
-        X, y = learned(self.data, splits)
+        X, y = of(self.data, splits)
         return X.to(self.device), y.to(self.device)
 
     def _network(self, path: Path, learned_from: Sequence[str] = ("train",)) -> OneLayer:

@@ -11,8 +11,9 @@ from torch import Tensor
 from onelayer.core.certificate import certify
 from onelayer.core.errors import InputError, first_line
 from onelayer.core.rows import Rows
-from onelayer.data.augment import Augment, Mirrored
+from onelayer.data.augment import Mirrored
 from onelayer.data.features import Features, Joined
+from onelayer.data.foreign import augment_of
 from onelayer.data.splits import Split, Splits
 from onelayer.training.population import Population
 
@@ -42,7 +43,7 @@ def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
         InputError: as :func:`joined`, and for other changes of images, whose cost is no sum.
     """
     X, y = joined(data, splits)
-    asked = getattr(data, "augment", Augment()).settings()
+    asked = augment_of(data).settings()
     if others := asked.keys() - {"flip"}:
         raise InputError(
             f"with data.{min(others - {'border'})} the images that are learned from are without "

@@ -274,6 +274,7 @@ class Population(LightningModule):
             update = 0 if self._trainer is None else self._trainer.global_step
         if processes() == 1:
             mask = self.dropout_mask(len(X), update, part)
+            # A subclass's cost need not know of masks where it has none.
             return (self.cost(X, y) if mask is None else self.cost(X, y, mask)).sum()
         rows = samples_of_all(X)
         mask = self.dropout_mask(rows, update, part, (dist.get_rank(), processes()))

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
-from onelayer.data.augment import Augment
+from onelayer.data.foreign import augment_of
 from onelayer.training.choice import by_l2
 from onelayer.training.events import cut, write_end
 from onelayer.training.folder import run_folder
@@ -292,7 +292,7 @@ def _settings(trainer: Trainer, summary: dict[str, Any], l2: float) -> dict[str,
         **rates,
         **({} if batch_size is None else {"batch_size": batch_size}),
         **{name: value for name, value in regularisers.items() if value},
-        **getattr(data, "augment", Augment()).settings(),
+        **augment_of(data).settings(),
         "updates": summary["steps"],
         "seconds": summary["seconds"],
     }
