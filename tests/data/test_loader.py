@@ -116,6 +116,23 @@ def test_state_taken_at_any_batch_continues_there(
     assert epoch_of(resumed, epoch + 1) == epoch_of(loader, epoch + 1)
 
 
+@pytest.mark.parametrize("bytes_", [0, 50, 100, 10_000])
+def test_batches_and_state_do_not_depend_on_how_many_are_taken_at_a_time(
+    bytes_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_slices = [rows.tolist() for rows in epoch_order(20, 0, 2).split(3)]
+    monkeypatch.setattr("onelayer.data.loader.AT_A_TIME", bytes_)  # a batch has 36 bytes
+    loader = loader_of(20, 3)
+    loader.set_epoch(2)
+    for position, (X, y) in enumerate(loader):
+        assert loader.state_dict() == {"epoch": 2, "position": position + 1}
+        assert rows_of(X, y) == by_slices[position]
+        X.zero_()  # the user's own
+        resumed = loader_of(20, 3)
+        resumed.load_state_dict(loader.state_dict())
+        assert take(resumed) == by_slices[position + 1 :]
+
+
 def test_state_can_be_loaded_and_saved_again_and_again() -> None:
     whole = epoch_of(loader_of(20, 3), 2)
     seen: Batches = []

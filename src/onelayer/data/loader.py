@@ -18,6 +18,9 @@ from onelayer.data.streams import permutation
 Batch = tuple[Tensor, Tensor]
 """Features (n, d) and labels (n,)."""
 
+AT_A_TIME = 2**23
+"""Bytes of features that are taken out, and changed, at a time: a few batches, or one."""
+
 _CHECK_ROWS = 4096
 
 
@@ -123,15 +126,25 @@ class ResidentLoader:
         self._check_batch_size()
         rows = self._rows(epoch)
         rank, world_size = self.processes
-        for position in range(first, len(self)):
-            batch = rows[position * self.batch_size : (position + 1) * self.batch_size]
-            if world_size > 1:
-                batch = batch[rank::world_size]
-            # before the yield: Lightning saves state while it works on the batch
-            self._position = position + 1
-            take = self.augment
-            X = take(self.X, batch, epoch) if take else self.X.index_select(0, batch)
-            yield X, self.y.index_select(0, batch)
+        batches = rows.split(self.batch_size)[first:]
+        together = self._together()
+        for start in range(0, len(batches), together):
+            own = [batch[rank::world_size] for batch in batches[start : start + together]]
+            for position, batch in enumerate(self._taken(own, epoch), first + start):
+                # before the yield: Lightning saves state while it works on the batch
+                self._position = position + 1
+                yield batch
+
+    def _together(self) -> int:
+        """How many batches are taken out of the features at a time."""
+        return max(1, AT_A_TIME // (self.batch_size * self.X.shape[1] * self.X.dtype.itemsize))
+
+    def _taken(self, batches: list[Tensor], epoch: int) -> Iterator[Batch]:
+        """Take batches out of the data together: in their turn each waits for its threads."""
+        rows, sizes = torch.cat(batches), [len(batch) for batch in batches]
+        take = self.augment
+        X = take(self.X, rows, epoch) if take else self.X.index_select(0, rows)
+        return zip(X.split(sizes), self.y.index_select(0, rows).split(sizes), strict=True)
 
     @property
     def sampler(self) -> _Sampler:
