@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -81,14 +82,16 @@ if trainer.is_global_zero:
 """
 
 
-def test_a_loader_given_as_it_is_learns_its_rank(tmp_path):
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_loader_given_as_it_is_learns_its_rank(tmp_path, monkeypatch):
     """Batches of 7, the last of one: a share of it is empty. In blocks, and one at a time."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    weights = []
-    for devices in (1, 2):
-        words = [sys.executable, "script.py", str(devices), f"{devices}.pt"]
-        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=200)
-        weights.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
+    script, paths = tmp_path / "script.py", [str(tmp_path / f"{n}.pt") for n in (1, 2)]
+    script.write_text(SCRIPT)
+    monkeypatch.setattr("sys.argv", [str(script), "1", paths[0]])
+    runpy.run_path(str(script))
+    words = [sys.executable, str(script), "2", paths[1]]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+    weights = [torch.load(path, weights_only=True) for path in paths]
     assert len(weights[0]) == 8
     for one, two in zip(*weights, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
