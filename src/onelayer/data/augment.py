@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 
 class Augmentation(Protocol):
-    """Something that takes a batch to train on out of the features, and changes its images."""
+    """Something that takes rows to train on, of one batch or several, and changes their images."""
 
     def __call__(self, X: Features, rows: Tensor, epoch: int) -> Tensor:
         """Return the rows of X (n', d) that have the numbers ``rows`` (n,), changed (n, d)."""
