@@ -13,16 +13,20 @@ from onelayer.training.folder import last_of, run_folder
 from onelayer.training.observer import Observer
 from onelayer.training.records import Row, is_finite
 
+BLOWN_UP = 10
+"""Times the cost before training, at its end: the rate has thrown the weights far away."""
+
 
 class Divergence(Observer):
     """Names a network that has diverged, and stops the training when none is left.
 
     Members never influence each other, so a population goes on with the others; the diverged ones
     are left out of every mean and marked in tables and figures. It judges whenever Curves has
-    measured, wherever the two stand in the list of callbacks.
+    measured, wherever the two stand in the list of callbacks. A network whose training cost ends,
+    finite, at more than ten times what it was before training is warned about, and counts.
 
     Args:
-        stop: whether to stop when every network has diverged.
+        stop: whether to stop when every network has diverged, and to warn as above.
 
     Raises:
         DivergedError: naming member, update and learning rate.
@@ -31,11 +35,13 @@ class Divergence(Observer):
     def __init__(self, stop: bool = True) -> None:
         self.stop = stop
         self._named: set[int] = set()
+        self._rows: list[Row] = []
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Judge the networks by their figures at this update."""
         if rows[-1].split == "test":
             return
+        self._rows = rows
         latest = {row.member: row for row in rows if row.step == rows[-1].step}
         gone = diverged([row for row in rows if row.step == rows[-1].step])
         for member in sorted(gone - self._named):
@@ -51,6 +57,19 @@ class Divergence(Observer):
                 f"{every}{describe(rows, min(gone))}\n"
                 f"Lower schedule.max_lr (or model.lr) or model.l2.{_good_checkpoint(trainer)}"
             )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about networks that have blown up, though every figure is finite."""
+        own = [row for row in self._rows if row.split == "train"] if self.stop else []
+        ends = {row.member: row for row in own}
+        for start in own[: len(ends)]:  # each member's first
+            end = ends[start.member]
+            if is_finite(end) and end.cost > BLOWN_UP * start.cost:
+                rank_zero_warn(
+                    f"member {end.member} (l2={end.l2:g}, seed={end.seed}) has blown up: its train "
+                    f"cost was {start.cost:.4g} and is {end.cost:.4g} after update {end.step}. It "
+                    "still counts in every mean. Lower schedule.max_lr (or model.lr)."
+                )
 
 
 def _good_checkpoint(trainer: Trainer) -> str:
