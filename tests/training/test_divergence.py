@@ -42,7 +42,7 @@ def test_a_single_network_stops_and_its_last_good_checkpoint_stays(tmp_path):
 
 def test_a_network_that_ends_far_above_its_start_is_warned_about_though_finite(tmp_path):
     model = OneLayer(4, l2=[0.0, 0.1], seeds=3, **SMALL)
-    high = TriangularLR(base_lr=1e-3, max_lr=30.0, step_size=2)
+    high = TriangularLR(base_lr=1e-3, max_lr=1000.0, step_size=2)
     with warned("member 0 (l2=0, seed=3) has blown up: its train cost was "):
         fit(tmp_path, model, callbacks=[high], max_steps=2)
     low = TriangularLR(base_lr=1e-3, max_lr=0.01, step_size=2)

@@ -13,7 +13,7 @@ from onelayer.training.folder import last_of, run_folder
 from onelayer.training.observer import Observer
 from onelayer.training.records import Row, is_finite
 
-BLOWN_UP = 10
+BLOWN_UP = 1000
 """Times the cost before training, at its end: the rate has thrown the weights far away."""
 
 
@@ -23,7 +23,7 @@ class Divergence(Observer):
     Members never influence each other, so a population goes on with the others; the diverged ones
     are left out of every mean and marked in tables and figures. It judges whenever Curves has
     measured, wherever the two stand in the list of callbacks. A network whose training cost ends,
-    finite, at more than ten times what it was before training is warned about, and counts.
+    finite, at more than a thousand times what it was before is warned about, and counts.
 
     Args:
         stop: whether to stop when every network has diverged, and to warn as above.
