@@ -103,8 +103,8 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 MANY_ROWS = 1000  # where a convolution gets faster, of 1, 20 and 64 networks of either kind
 FEW_UNITS = 640  # of 1,000 and more the product is as fast, or faster, and need not be copied
-MIXED_BLOCK = 2**22  # bytes of weights that are updated at a time under autocast
 LANES = 16  # units that it takes at once: of 50 it needs a quarter more time than of 64
+MIXED_BLOCK = 2**22  # bytes of weights that are updated at a time under autocast
 
 
 def forward(
@@ -228,9 +228,7 @@ def _combine_mixed(
     """
     m, k, d = W.shape
     units = k if W.device.type != "cpu" else max(1, MIXED_BLOCK // (m * d * W.element_size()))
-    one = W, D.mT, out
-    blocks = [one] if units >= k else zip(*(T.split(units, 1) for T in one), strict=True)
-    for W_, D_, out_ in blocks:
+    for W_, D_, out_ in zip(*(T.split(units, 1) for T in (W, D.mT, out)), strict=True):
         product = D_.reshape(-1, len(A)) @ A if A.ndim == 2 else torch.bmm(D_, A)
         torch.mul(W_, beta, out=out_).add_(product.view_as(W_), alpha=alpha)
     return out

@@ -188,7 +188,7 @@ class Transformed:
         self.before = before
         self.transform, self.shape, self.rows, self.seed = transform, shape, rows, seed
         self.mean, self.std = statistics.mean, statistics.std
-        self._seeds, self._epoch = philox(0, seed, TRANSFORM_STREAM), -1  # of each row
+        self._seeds, self._epoch = philox(rows, seed, TRANSFORM_STREAM, 0), 0  # of each row
         with torch.random.fork_rng([]):  # refused now, not in the midst of a training
             self._one(torch.full(shape, 0.5), 0)
 

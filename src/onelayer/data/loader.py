@@ -140,7 +140,7 @@ class ResidentLoader:
         return max(1, AT_A_TIME // (self.batch_size * self.X.shape[1] * self.X.dtype.itemsize))
 
     def _taken(self, batches: list[Tensor], epoch: int) -> Iterator[Batch]:
-        """Take batches out of the data together: in their turn each waits for its threads."""
+        """Take the rows of several batches out at once: each call to torch costs time."""
         rows, sizes = torch.cat(batches), [len(batch) for batch in batches]
         take = self.augment
         X = take(self.X, rows, epoch) if take else self.X.index_select(0, rows)

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
@@ -42,6 +42,8 @@ SAVED = "passes.ckpt"
 TENSORS = ("W", "b", "passes", "cost", "gap")
 SAVE_SECONDS = 10.0
 """Between two of them, at least."""
+Take = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]
+"""Takes splits out of a data module: :func:`joined` as they are, :func:`learned` as to learn."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +338,7 @@ class _Work:
 
     # ---- networks and figures
 
-    def _tensors(self, splits: Sequence[Any], of: Any = joined) -> tuple[Features, Tensor]:
+    def _tensors(self, splits: Sequence[Any], of: Take = joined) -> tuple[Features, Tensor]:
         if splits == ["test"]:
             self.data.setup("test")
         X, y = of(self.data, splits)

@@ -61,12 +61,12 @@ class Divergence(Observer):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn about networks that have blown up, though every figure is finite."""
         own = [row for row in self._rows if row.split == "train"] if self.stop else []
-        ends = {row.member: row for row in own}
-        for start in own[: len(ends)]:  # each member's first
-            end = ends[start.member]
+        starts, ends = ({row.member: row for row in rows} for rows in (own[::-1], own))
+        for member, end in ends.items():
+            start = starts[member]
             if is_finite(end) and end.cost > BLOWN_UP * start.cost:
                 rank_zero_warn(
-                    f"member {end.member} (l2={end.l2:g}, seed={end.seed}) has blown up: its train "
+                    f"member {member} (l2={end.l2:g}, seed={end.seed}) has blown up: its train "
                     f"cost was {start.cost:.4g} and is {end.cost:.4g} after update {end.step}. It "
                     "still counts in every mean. Lower schedule.max_lr (or model.lr)."
                 )
