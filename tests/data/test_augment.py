@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import pad
 
 from onelayer.core.errors import InputError
-from onelayer.data.augment import Augment, FlipAndShift, Transformed, mirror
+from onelayer.data.augment import READY_AFTER, Augment, FlipAndShift, Transformed, mirror
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import RawFeatures, Statistics, no_statistics
 from onelayer.data.loader import ResidentLoader
@@ -29,13 +29,18 @@ def by_hand(image, way, shift, border):
 
 @pytest.mark.parametrize("border", ["reflect", "zero"])
 @pytest.mark.parametrize("shift", [0, 1, 3])
-def test_images_are_flipped_and_shifted(shift, border):
+def test_images_are_flipped_and_shifted(shift, border, monkeypatch):
     change, X = FlipAndShift(SHAPE, N, 0, True, shift, border), images()
     rows, ways = torch.randperm(N), change.ways(2)
     expected = torch.stack([by_hand(X[r], int(ways[r]), shift, border) for r in rows])
     assert torch.equal(change(X, rows, 2), expected)
     raw = RawFeatures(X, no_statistics(D), torch.float32)
     assert torch.equal(change(raw, rows, 2), expected)
+    for whole in (0.0, 0.5):  # of the free memory: images are made ready by the batch, or at once
+        monkeypatch.setattr("onelayer.data.augment.WHOLE", whole)
+        for epoch in range(READY_AFTER + 1):
+            change(X, rows, epoch)
+        assert torch.equal(change(X, rows, 2), expected)
     assert ways.unique().numel() == 2 * (2 * shift + 1) ** 2  # every way is drawn
 
 

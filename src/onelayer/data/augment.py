@@ -7,6 +7,7 @@ batches to train on are changed. Rows are changed as a batch has them, standardi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,16 +15,23 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from onelayer.core.checks import check_among, check_whole
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.features import Features, Statistics
+from onelayer.data.features import Features, Statistics, free_memory
 from onelayer.data.streams import philox
 
 STREAM = 0xF119
 """Of the draws of flips and shifts; no other use of Philox has it."""
 TRANSFORM_STREAM = 0x72A5
 """Of the seeds of other people's transforms."""
+
+WHOLE = 0.25
+"""Share of the free memory that the images of a whole split, made ready, may take."""
+READY_AFTER = 4
+"""Epochs after which that is worth its time: memory never used before is slow to get."""
+_IMAGES = 64  # worked on at a time: as many as a CPU's caches hold
 
 Border = Literal["reflect", "zero"]
 """What comes in where an image is shifted away: its own pixels, mirrored, or zeros (the mean)."""
@@ -75,8 +83,10 @@ class Mirrored:
 class FlipAndShift:
     """Flips half of the images left to right, and shifts each by a few pixels either way.
 
-    The lines of pixels of a changed image are taken out of the features as whole lines, up or down;
-    within each line pixels are then taken from left or right.
+    Once it has changed :data:`READY_AFTER` epochs it widens all images, s pixels at every side, and
+    lays them beside their mirror images: a changed one is then a window of these pixels, read in
+    one go. For CIFAR-10 that takes 2.5 times the features' memory. Before, and where so much is not
+    free or features are not a tensor, every pixel is looked up. The bits are the same.
 
     Args:
         shape: colours, height, width.
@@ -96,47 +106,75 @@ class FlipAndShift:
         shift: int = 0,
         border: Border = "reflect",
     ) -> None:
-        self.shape, self.rows, self.seed, self.shift = shape, rows, seed, shift
+        self.shape, self.rows, self.seed = shape, rows, seed
+        self.flip, self.shift, self.border = flip, shift, border
         colours, height, width = shape
-        shifts = torch.arange(-shift, shift + 1)
-        flips, downs, rights = torch.cartesian_prod(torch.arange(1 + flip), shifts, shifts).T
-        lines, self._lines_inside = _sources(downs, height, border)
-        columns, self._columns_inside = _sources(rights, width, border)
-        self._columns = torch.where(flips.view(-1, 1) == 1, width - 1 - columns, columns)
-        starts = torch.arange(colours).view(-1, 1) * height
-        self._lines = (starts + lines.unsqueeze(1)).flatten(1)  # (ways, colours * height)
-        self._lines_inside = self._lines_inside.repeat(1, colours)
-        self._zero = border == "zero" and shift > 0
+        self._widened = (1 + flip, colours, height + 2 * shift, width + 2 * shift)
+        self._numbers = math.prod(self._widened)  # of one image, widened
+        places = torch.arange(self._numbers).view(self._widened)
+        shifts = 2 * shift + 1
+        # where the window of each way begins: a shift down by 1 is a window that lies 1 higher
+        self._starts = places[:, 0, :shifts, :shifts].flip(1, 2).flatten()
+        numbered = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64).unsqueeze(0)
+        sources = self._windows(self._widen(numbered)).index_select(0, self._starts).flatten(1)
+        self._sources = (sources - 1).clamp_(min=0).long()  # of each pixel, (ways, d)
+        self._inside = (sources > 0).float() if border == "zero" else None
         self._ways = torch.empty(0, dtype=torch.int64)  # of each row, this epoch's
-        self._epoch = -1
+        self._epoch, self._epochs = -1, 0  # the present one, and how many there were
+        self._whole: tuple[Features, Tensor] | None = None  # the features, and all of them widened
 
     def __call__(self, X: Features, rows: Tensor, epoch: int) -> Tensor:
         """Return these rows, changed."""
         if epoch != self._epoch or self._ways.device != rows.device:
-            self._begin(epoch, rows.device)
-        way, n = self._ways.index_select(0, rows), len(rows)
-        images = self._taken(X, rows, way).view(n, -1, self.shape[2])
-        columns = self._columns.index_select(0, way).unsqueeze(1).expand_as(images)
-        changed = images.gather(2, columns)
-        if self._zero:
-            changed.mul_(self._columns_inside.index_select(0, way).unsqueeze(1))
-            changed.mul_(self._lines_inside.index_select(0, way).unsqueeze(2))
-        return changed.flatten(1)
+            self._begin(X, epoch, rows.device)
+        ways = self._ways.index_select(0, rows)
+        if self._whole and self._whole[0] is X:
+            first = self._starts.index_select(0, ways).add_(rows, alpha=self._numbers)
+            return self._windows(self._whole[1]).index_select(0, first).flatten(1)
+        few = _IMAGES if rows.device.type == "cpu" else len(rows)
+        parts = zip(rows.split(few), ways.split(few), strict=True)
+        return torch.cat([self._looked_up(X.index_select(0, some), own) for some, own in parts])
 
-    def _taken(self, X: Features, rows: Tensor, way: Tensor) -> Tensor:
-        """The rows with their lines of pixels moved up or down."""
-        if not self.shift:
-            return X.index_select(0, rows)
-        if not isinstance(X, Tensor) or not X.is_contiguous():  # no lines to be had by themselves
-            X, rows = X.index_select(0, rows), torch.arange(len(rows), device=rows.device)
-        lines = self._lines.index_select(0, way)
-        lines.add_(rows.unsqueeze(1), alpha=lines.shape[1])
-        return X.view(-1, self.shape[2]).index_select(0, lines.flatten())
+    def _looked_up(self, X: Tensor, ways: Tensor) -> Tensor:
+        """Rows X (n, d), each changed in its way (n,)."""
+        changed = X.gather(1, self._sources.index_select(0, ways))
+        if self._inside is not None:
+            changed.mul_(self._inside.index_select(0, ways))
+        return changed
 
-    def _begin(self, epoch: int, device: torch.device) -> None:
+    def _begin(self, X: Features, epoch: int, device: torch.device) -> None:
         self._ways, self._epoch = self.ways(epoch).to(device), epoch
-        for name in ("_lines", "_columns", "_lines_inside", "_columns_inside"):
-            setattr(self, name, getattr(self, name).to(device))
+        self._starts, self._sources = self._starts.to(device), self._sources.to(device)
+        if self._inside is not None:
+            self._inside = self._inside.to(device)
+        if self._epochs >= READY_AFTER:
+            self._make_ready(X)
+        self._epochs += 1
+
+    def _make_ready(self, X: Features) -> None:
+        """Widen all images, unless it is done or there is no room."""
+        if (self._whole and self._whole[0] is X) or not isinstance(X, Tensor):
+            return
+        self._whole = None
+        if len(X) * self._numbers * X.element_size() <= WHOLE * free_memory(X.device):
+            self._whole = X, self._widen(X)
+
+    def _widen(self, X: Tensor) -> Tensor:
+        """All the pixels that windows of X (n, d) have, (n, 1 or 2, colours, height, width)."""
+        images = X.reshape(-1, *self.shape)
+        mode = "reflect" if self.border == "reflect" else "constant"
+        widened = X.new_empty(len(X), *self._widened)
+        for some, result in zip(images.split(_IMAGES), widened.split(_IMAGES), strict=True):
+            result[:, 0] = pad(some, (self.shift,) * 4, mode)
+            if self.flip:
+                result[:, 1] = result[:, 0].flip(-1)
+        return widened
+
+    def _windows(self, images: Tensor) -> Tensor:
+        """Each window of widened images, by its first pixel, (pixels, colours, height, width)."""
+        steps = images.stride()[2:]
+        length = 1 + sum((n - 1) * step for n, step in zip(self.shape, steps, strict=True))
+        return images.as_strided((images.numel() - length + 1, *self.shape), (1, *steps))
 
     def ways(self, epoch: int) -> Tensor:
         """Return what happens to each row in an epoch, int64 (rows,).
@@ -145,19 +183,8 @@ class FlipAndShift:
         """
         drawn = philox(self.rows, self.seed, STREAM, epoch)
         # The product with 32 random bits, less its fraction: equally likely, but for 1 in 10^8.
-        way = ((drawn >> np.uint64(32)) * np.uint64(len(self._columns))) >> np.uint64(32)
+        way = ((drawn >> np.uint64(32)) * np.uint64(len(self._starts))) >> np.uint64(32)
         return torch.from_numpy(way.astype(np.int64))
-
-
-def _sources(shifts: Tensor, n: int, border: Border) -> tuple[Tensor, Tensor]:
-    """Where each of n pixels comes from after each shift, int64 (ways, n), and whether from inside.
-
-    Places outside are mirrored at the first and the last pixel, which are not repeated.
-    """
-    places = torch.arange(n) - shifts.view(-1, 1)
-    inside = (places >= 0) & (places < n)
-    reflected = (n - 1) - ((n - 1) - places.abs()).abs()
-    return reflected, inside
 
 
 class Transformed:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.augment import Augment, Border
+from onelayer.data.augment import Augment, Augmentation, Border
 from onelayer.data.download import mirror_urls, obtain
 from onelayer.data.features import Features, Statistics, features, measure
 from onelayer.data.loader import ResidentLoader
@@ -70,6 +70,7 @@ class ResidentDataModule(LightningDataModule):
         self._statistics: Statistics | None = None
         self._images: dict[Split, Labelled] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
+        self._augmentations: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
 
     def __str__(self) -> str:
         # Lightning's own would load all of it and ask for torch's loaders.
@@ -200,8 +201,12 @@ class ResidentDataModule(LightningDataModule):
             self.augment = Augment.of(state["arguments"])  # its cost is judged by what it learned
         statistics = Statistics(state["mean"].cpu(), state["std"].cpu())
         if self._statistics is None or not statistics.equal(self._statistics):
-            self._tensors.clear()
+            self._forget_tensors()
         self._statistics = statistics
+
+    def _forget_tensors(self) -> None:
+        self._tensors.clear()
+        self._augmentations = None
 
     def _arguments(self) -> dict[str, Any]:
         """Return what decides which images come when, in types that checkpoints may hold."""
@@ -220,10 +225,22 @@ class ResidentDataModule(LightningDataModule):
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        augment = self.augment.changes(self.shape, self.size("train"), self.seed, self.statistics)
         return self._loader(
-            "train", self.batch_size, seed=self.seed, rank=rank, world_size=world, augment=augment
+            "train",
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world,
+            augment=self._augmentation(),
         )
+
+    def _augmentation(self) -> Augmentation | None:
+        """What changes images: the same for all trainings, as it keeps what it has made ready."""
+        asked = self.augment, self.seed, self.size("train")
+        if self._augmentations is None or self._augmentations[0] != asked:
+            made = self.augment.changes(self.shape, self.size("train"), self.seed, self.statistics)
+            self._augmentations = asked, made
+        return self._augmentations[1]
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
@@ -350,7 +367,7 @@ class CIFAR10DataModule(ResidentDataModule):
         if name != self.name:
             self.data_set = self._source(name, self.seed)
             self._images.clear()
-            self._tensors.clear()
+            self._forget_tensors()
             self._statistics = None
 
     def prepare_data(self) -> None:

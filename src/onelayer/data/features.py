@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -79,6 +80,13 @@ class Statistics:
 def no_statistics(d: int) -> Statistics:
     """Return those that leave features (n, d) as they are: mean 0 and standard deviation 1."""
     return Statistics(torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def measure(

@@ -199,7 +199,6 @@ class ResidentLoader:
     def to(self, device: torch.device | str) -> ResidentLoader:
         """Move the resident data, and return the loader."""
         self.X, self.y = self.X.to(device), self.y.to(device)
-        self._order = None
         return self
 
     def _check_batch_size(self) -> None:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import math
 
-import psutil
 import torch
 
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
+from onelayer.data.features import free_memory
 from onelayer.training.measure import CHUNK
 
 
 def numbers_in(hidden: int, inputs: int = 3072, classes: int = 10) -> int:
     """The weights and biases of one network."""
     return sum(math.prod(shape) for shape in parameter_shapes(hidden, inputs, classes).values())
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def check_making(members: int, hidden: int, inputs: int = 3072, classes: int = 10) -> None:
