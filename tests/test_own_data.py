@@ -224,6 +224,20 @@ def test_a_run_is_not_resumed_with_other_rows(capfd):
     assert "rows is" in capfd.readouterr().err
 
 
+def test_images_in_a_table_are_changed_by_options(capfd):
+    digits = load_digits()
+    np.savez("images.npz", X=digits.images[:300, None].astype(np.float32), y=digits.target[:300])
+    words = ["--data=ArraysDataModule", "--data.train=images.npz", "--data.batch_size=8"]
+    assert main(["fit", *words, *SHORT, "--data.flip=true", "--data.shift=1"]) == 0
+    assert main(["fit", f"--ckpt_path={run()}", "--trainer.max_steps=60"]) == 0
+    again = ["fit", f"--ckpt_path={run()}", "--trainer.max_steps=80"]
+    assert main([*again, "--data.shift=2"]) == 2
+    assert "shift is 2 here but 1 in the checkpoint" in capfd.readouterr().err
+    save_digits()
+    assert main(["fit", *DIGITS, *SHORT, "--data.flip=true"]) == 2
+    assert "data.flip needs images" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("k", "d", "hidden"), [(2, 1, 0), (1000, 3, 4)])
 def test_few_and_many_classes_and_one_feature_train(k, d, hidden):
     X, y = arrays(n=3 * k + 30, d=d, k=k)

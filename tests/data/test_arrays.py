@@ -15,6 +15,7 @@ import torch
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
+from onelayer.data.augment import mirror
 from onelayer.data.features import RawFeatures, measure, standardise
 from onelayer.data.splits import Splits, stratified
 from tests.support.own import NAMES, arrays
@@ -219,6 +220,27 @@ def test_a_mapped_file_gives_the_bits_of_one_in_memory(standard, dtype):
         assert torch.equal(A, B)
         assert torch.equal(a, b)
     assert torch.equal(mapped.statistics.std, resident.statistics.std)
+
+
+def test_images_of_arrays_are_flipped_in_training_in_memory_or_mapped():
+    X, y = arrays(N, 3 * 4 * 5, K)
+    files = write("a.npy", X.reshape(N, 3, 4, 5), y)
+
+    def epoch(gigabytes, **options):
+        module = data(files, max_memory=gigabytes, **options)
+        module.setup("fit")
+        return module, torch.cat([X for X, _ in module.train_dataloader()])
+
+    resident, changed = epoch(1.0, flip=True)
+    plain, given = epoch(1.0)
+    mirrored = mirror(given, (3, 4, 5))
+    told = (changed == given).all(1), (changed == mirrored).all(1)
+    assert (told[0] ^ told[1]).all()
+    assert told[0].any()
+    assert told[1].any()
+    assert torch.equal(epoch(1e-9, flip=True)[1], changed)
+    assert torch.equal(resident.tensors("val")[0], plain.tensors("val")[0])
+    refused(lambda: data((X, y), shift=1).setup("fit"), "data.shift needs images")
 
 
 # ---- what is refused

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.sources.files import Columns, name_of, read_table
 from onelayer.data.tables import TableDataModule
@@ -38,6 +40,12 @@ class ArraysDataModule(TableDataModule):
         seed: of the order of the batches and of the validation split; 0 or more.
         max_memory: gigabytes that the features of an .npy may take in memory; of a larger one each
             batch is read from the file.
+        flip: whether half of the training images, drawn anew in every epoch, are mirrored.
+        shift: pixels that training images are shifted by at most, up or down and left or right.
+        border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
+        transform: changes each training image (c, height, width), pixels from 0 to 1 where they are
+            bytes: a transform of torchvision.transforms.v2, or any other module, by class path.
+            Slower by far than flip and shift.
 
     Raises:
         InputError: a value out of its range; and, when they are read, for data that would train
@@ -59,6 +67,10 @@ class ArraysDataModule(TableDataModule):
         batch_size: int = 100,
         seed: int = 0,
         max_memory: float = 1.0,
+        flip: bool = False,
+        shift: int = 0,
+        border: Border = "reflect",
+        transform: Callable[[Any], Any] | None = None,
     ) -> None:
         columns = Columns(x, y, groups)
         given: dict[str, Any] = {"train": train, "val": val, "test": test}
@@ -77,6 +89,7 @@ class ArraysDataModule(TableDataModule):
             max_memory,
             predict,
             columns,
+            Augment(flip, shift, border, transform),
         )
         self.x, self.y, self.groups = x, y, groups
 
