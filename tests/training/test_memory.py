@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from onelayer.core.errors import InputError
+from onelayer.data import features
 from onelayer.study.plan import Plan
 from onelayer.study.search import Final, Search
-from onelayer.training import memory, population
+from onelayer.training import population
 from onelayer.training.module import OneLayer
 from tests.support.small import CLASSES, PIXELS, fit
 
@@ -18,7 +19,7 @@ def free(monkeypatch):
 
     def set_free(size):
         answer = SimpleNamespace(available=int(size))
-        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: answer)
+        monkeypatch.setattr(features.psutil, "virtual_memory", lambda: answer)
 
     return set_free
 

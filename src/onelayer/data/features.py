@@ -352,4 +352,4 @@ def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool =
 
 def room_on_gpu(device: torch.device) -> float:
     """Bytes free on a GPU; without limit for a host, whose memory is paged."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    return free_memory(device) if device.type == "cuda" else math.inf

@@ -1,0 +1,55 @@
+"""docs/whitening.md, line by line, with scikit-learn's digits in place of CIFAR-10."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import onelayer
+from onelayer.__main__ import main
+
+PAGE = Path(__file__).parents[1] / "docs" / "whitening.md"
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SHORT = [
+    "--model.hidden=50", "--model.seeds=[0,1]", "--schedule.step_size=300", "--data.shift=1",
+    "--curves.per_cycle=2", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+
+
+def digits(val_size):
+    """Standardised splits of the digits, as CIFAR10DataModule has those of its images."""
+    X, y = (torch.from_numpy(T) for T in load_digits(return_X_y=True))
+    X, y = ((X - X.mean(0)) / X.std(0).clamp(min=0.5)).float(), y.long()
+    rows = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, None)}
+    return SimpleNamespace(
+        shape=(1, 8, 8),
+        classes=tuple("0123456789"),
+        tensors=lambda split: (X[rows[split]], y[rows[split]]),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_every_line_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(onelayer, "CIFAR10DataModule", digits)
+    for language, text in BLOCKS:
+        if language == "python":
+            exec(compile(text, PAGE.name, "exec"), {})
+            continue
+        for line in text.splitlines():
+            assert main([*shlex.split(line)[1:], *SHORT]) == 0, line
+    X = np.load("white_train.npz")["X"]
+    assert X.shape == (1200, 1, 8, 8)
+    both = np.concatenate([X, X[..., ::-1]]).reshape(-1, 64).astype(np.float64)
+    variances = np.linalg.eigvalsh(both.T @ both / len(both))
+    assert variances.mean() == pytest.approx(1, rel=1e-4)
+    given = np.linalg.eigvalsh(np.cov(digits(0).tensors("train")[0].numpy().T))
+    assert variances.max() / variances.mean() < 0.5 * given.max() / given.mean()
+    summary = json.loads(Path("lightning_logs/wide/version_0/summary.json").read_text())
+    assert summary["members"][0]["test"]["accuracy"] > 0.5  # of ten classes
