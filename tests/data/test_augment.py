@@ -36,11 +36,14 @@ def test_images_are_flipped_and_shifted(shift, border, monkeypatch):
     assert torch.equal(change(X, rows, 2), expected)
     raw = RawFeatures(X, no_statistics(D), torch.float32)
     assert torch.equal(change(raw, rows, 2), expected)
-    for whole in (0.0, 0.5):  # of the free memory: images are made ready by the batch, or at once
+    for whole in (0.0, 0.5):  # of the free memory: images are never made ready, or they are
         monkeypatch.setattr("onelayer.data.augment.WHOLE", whole)
         for epoch in range(READY_AFTER + 1):
             change(X, rows, epoch)
-        assert torch.equal(change(X, rows, 2), expected)
+        assert (change._whole is not None) == (whole > 0)
+        found = change(X, rows, 2)
+        assert torch.equal(found, expected)
+        assert torch.equal(found.signbit(), expected.signbit())  # no zero is -0
     assert ways.unique().numel() == 2 * (2 * shift + 1) ** 2  # every way is drawn
 
 

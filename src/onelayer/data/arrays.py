@@ -43,9 +43,10 @@ class ArraysDataModule(TableDataModule):
         flip: whether half of the training images, drawn anew in every epoch, are mirrored.
         shift: pixels that training images are shifted by at most, up or down and left or right.
         border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
-        transform: changes each training image (c, height, width), pixels from 0 to 1 where they are
-            bytes: a transform of torchvision.transforms.v2, or any other module, by class path.
-            Slower by far than flip and shift.
+        transform: changes each training image (c, height, width), bytes as pixels from 0 to 1 and
+            floats as given, but for unit, whose rows are of length 1: a transform of
+            torchvision.transforms.v2, or any other module, by class path. Slower by far than flip
+            and shift.
 
     Raises:
         InputError: a value out of its range; and, when they are read, for data that would train

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -34,7 +35,8 @@ READY_AFTER = 4
 _IMAGES = 64  # worked on at a time: as many as a CPU's caches hold
 
 Border = Literal["reflect", "zero"]
-"""What comes in where an image is shifted away: its own pixels, mirrored, or zeros (the mean)."""
+"""What comes in where an image is shifted away: its own pixels, mirrored, or zeros (of standardised
+pixels the mean)."""
 
 Shape = tuple[int, ...]
 """Of an image: colours, height, width."""
@@ -114,11 +116,11 @@ class FlipAndShift:
         self._numbers = math.prod(self._widened)  # of one image, widened
         shifts = torch.arange(-shift, shift + 1)
         flips, downs, rights = torch.cartesian_prod(torch.arange(1 + flip), shifts, shifts).T
-        lines, self._lines_inside = _sources(downs, height)
-        columns, self._columns_inside = _sources(rights, width)
+        lines, self._lines_outside = _sources(downs, height)
+        columns, self._columns_outside = _sources(rights, width)
         starts = torch.arange(colours).view(-1, 1) * height
         self._lines = (starts + lines.unsqueeze(1)).flatten(1)  # (ways, colours * height)
-        self._lines_inside = self._lines_inside.repeat(1, colours)
+        self._lines_outside = self._lines_outside.repeat(1, colours)
         self._columns = torch.where(flips.view(-1, 1) == 1, width - 1 - columns, columns)
         # where the window of each way begins: a shift down by 1 is a window that lies 1 higher
         places = torch.arange(self._numbers).view(self._widened)
@@ -151,25 +153,25 @@ class FlipAndShift:
         columns = self._columns.index_select(0, ways).unsqueeze(1).expand_as(images)
         changed = images.gather(2, columns)
         if self.shift and self.border == "zero":
-            changed.mul_(self._columns_inside.index_select(0, ways).unsqueeze(1))
-            changed.mul_(self._lines_inside.index_select(0, ways).unsqueeze(2))
+            changed.masked_fill_(self._columns_outside.index_select(0, ways).unsqueeze(1), 0)
+            changed.masked_fill_(self._lines_outside.index_select(0, ways).unsqueeze(2), 0)
         return changed.flatten(1)
 
     def _begin(self, X: Features, epoch: int, device: torch.device) -> None:
         self._ways, self._epoch = self.ways(epoch).to(device), epoch
-        for name in ("_lines", "_columns", "_lines_inside", "_columns_inside", "_starts"):
+        for name in ("_lines", "_columns", "_lines_outside", "_columns_outside", "_starts"):
             setattr(self, name, getattr(self, name).to(device))
-        if self._epochs >= READY_AFTER:
+        if self._whole and self._whole[0] is not X:
+            self._whole = None
+        if self._epochs >= READY_AFTER and not self._whole and isinstance(X, Tensor):
             self._make_ready(X)
         self._epochs += 1
 
-    def _make_ready(self, X: Features) -> None:
-        """Widen all images, unless it is done or there is no room."""
-        if (self._whole and self._whole[0] is X) or not isinstance(X, Tensor):
-            return
-        self._whole = None
+    def _make_ready(self, X: Tensor) -> None:
+        """Widen all images, where there is room."""
         if len(X) * self._numbers * X.element_size() <= WHOLE * free_memory(X.device):
-            self._whole = X, self._widen(X)
+            with suppress(RuntimeError):  # no such memory in one piece, or not for this process
+                self._whole = X, self._widen(X)
 
     def _widen(self, X: Tensor) -> Tensor:
         """All the pixels that windows of X (n, d) have, (n, 1 or 2, colours, height, width)."""
@@ -200,14 +202,14 @@ class FlipAndShift:
 
 
 def _sources(shifts: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Where each of n pixels comes from after each shift, int64 (ways, n), and whether from inside.
+    """Where each of n pixels comes from after each shift, int64 (ways, n), and if that is outside.
 
-    Places outside are mirrored at the first and the last pixel, which are not repeated.
+    Places there are mirrored at the first and the last pixel, which are not repeated.
     """
     places = torch.arange(n) - shifts.view(-1, 1)
-    inside = (places >= 0) & (places < n)
+    outside = (places < 0) | (places >= n)
     reflected = (n - 1) - ((n - 1) - places.abs()).abs()
-    return reflected, inside
+    return reflected, outside
 
 
 class Transformed:
