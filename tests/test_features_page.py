@@ -1,9 +1,6 @@
 """docs/features.md, line by line, with a small random network in place of downloaded weights."""
 
 import json
-import re
-import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +10,8 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from onelayer.__main__ import main
+from tests.support.pages import run_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "features.md"
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 SHORT = {
     "fit": ["--schedule.step_size=20", "--data.batch_size=8"],
     "search": [
@@ -56,16 +51,7 @@ def pets(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_every_line_of_the_page_runs_in_its_order(pets, capfd):
-    names, commands = {}, 0
-    for language, text in BLOCKS:
-        if language == "python":
-            exec(compile(text, PAGE.name, "exec"), names)
-            continue
-        for line in text.splitlines():
-            _, command, *words = shlex.split(line)
-            quiet = [] if command == "search" else ["--trainer.enable_progress_bar=false"]
-            assert main([command, *words, *SHORT.get(command, []), *quiet]) == 0, line
-            commands += 1
+    names, commands = run_page("features.md", SHORT)
     assert commands == 6
     assert names["W"].shape == (4, 3, 32)
     assert (pets / "predictions.csv").read_text().startswith("row,class,probability,cat,dog,fish\n")

@@ -1,8 +1,6 @@
 """docs/whitening.md, line by line, with scikit-learn's digits in place of CIFAR-10."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +10,11 @@ import torch
 from sklearn.datasets import load_digits
 
 import onelayer
-from onelayer.__main__ import main
+from tests.support.pages import run_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "whitening.md"
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 SHORT = [
     "--model.hidden=50", "--model.seeds=[0,1]", "--schedule.step_size=300", "--data.shift=1",
-    "--curves.per_cycle=2", "--trainer.enable_progress_bar=false",
+    "--curves.per_cycle=2",
 ]  # fmt: skip
 
 
@@ -39,12 +35,7 @@ def digits(val_size):
 def test_every_line_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(onelayer, "CIFAR10DataModule", digits)
-    for language, text in BLOCKS:
-        if language == "python":
-            exec(compile(text, PAGE.name, "exec"), {})
-            continue
-        for line in text.splitlines():
-            assert main([*shlex.split(line)[1:], *SHORT]) == 0, line
+    assert run_page("whitening.md", {"fit": SHORT})[1] == 1
     X = np.load("white_train.npz")["X"]
     assert X.shape == (1200, 1, 8, 8)
     both = np.concatenate([X, X[..., ::-1]]).reshape(-1, 64).astype(np.float64)

@@ -44,7 +44,7 @@ class ArraysDataModule(TableDataModule):
         shift: pixels that training images are shifted by at most, up or down and left or right.
         border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
         transform: changes each training image (c, height, width), bytes as pixels from 0 to 1 and
-            floats as given, but for unit, whose rows are of length 1: a transform of
+            floats as given, or rows of length 1 where standardise is unit: a transform of
             torchvision.transforms.v2, or any other module, by class path. Slower by far than flip
             and shift.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -140,22 +139,24 @@ class FlipAndShift:
         return self._looked_up(X, rows, ways)
 
     def _looked_up(self, X: Features, rows: Tensor, ways: Tensor) -> Tensor:
-        """Take lines of pixels from above or below, then pixels within each line from aside."""
-        if not self.shift:
-            images = X.index_select(0, rows)
-        else:
-            if not isinstance(X, Tensor) or not X.is_contiguous():  # no lines to be had
-                X, rows = X.index_select(0, rows), torch.arange(len(rows), device=rows.device)
-            lines = self._lines.index_select(0, ways)
-            lines.add_(rows.unsqueeze(1), alpha=lines.shape[1])
-            images = X.view(-1, self.shape[2]).index_select(0, lines.flatten())
-        images = images.view(len(ways), -1, self.shape[2])
+        """The rows, changed: of their lines, moved, pixels are taken from left or right."""
+        images = self._taken(X, rows, ways).view(len(rows), -1, self.shape[2])
         columns = self._columns.index_select(0, ways).unsqueeze(1).expand_as(images)
         changed = images.gather(2, columns)
         if self.shift and self.border == "zero":
             changed.masked_fill_(self._columns_outside.index_select(0, ways).unsqueeze(1), 0)
             changed.masked_fill_(self._lines_outside.index_select(0, ways).unsqueeze(2), 0)
         return changed.flatten(1)
+
+    def _taken(self, X: Features, rows: Tensor, ways: Tensor) -> Tensor:
+        """The rows with their lines of pixels moved up or down."""
+        if not self.shift:
+            return X.index_select(0, rows)
+        if not isinstance(X, Tensor) or not X.is_contiguous():  # no lines to be had by themselves
+            X, rows = X.index_select(0, rows), torch.arange(len(rows), device=rows.device)
+        lines = self._lines.index_select(0, ways)
+        lines.add_(rows.unsqueeze(1), alpha=lines.shape[1])
+        return X.view(-1, self.shape[2]).index_select(0, lines.flatten())
 
     def _begin(self, X: Features, epoch: int, device: torch.device) -> None:
         self._ways, self._epoch = self.ways(epoch).to(device), epoch
@@ -168,21 +169,20 @@ class FlipAndShift:
         self._epochs += 1
 
     def _make_ready(self, X: Tensor) -> None:
-        """Widen all images, where there is room."""
-        if len(X) * self._numbers * X.element_size() <= WHOLE * free_memory(X.device):
-            with suppress(RuntimeError):  # no such memory in one piece, or not for this process
-                self._whole = X, self._widen(X)
-
-    def _widen(self, X: Tensor) -> Tensor:
-        """All the pixels that windows of X (n, d) have, (n, 1 or 2, colours, height, width)."""
+        """Widen all images, (n, 1 or 2, colours, height, width), where there is room."""
+        if len(X) * self._numbers * X.element_size() > WHOLE * free_memory(X.device):
+            return
+        try:
+            widened = X.new_empty(len(X), *self._widened)
+        except RuntimeError:  # no such memory in one piece, or not for this process
+            return
         images = X.reshape(-1, *self.shape)
         mode = "reflect" if self.border == "reflect" else "constant"
-        widened = X.new_empty(len(X), *self._widened)
         for some, result in zip(images.split(_IMAGES), widened.split(_IMAGES), strict=True):
             result[:, 0] = pad(some, (self.shift,) * 4, mode)
             if self.flip:
                 result[:, 1] = result[:, 0].flip(-1)
-        return widened
+        self._whole = X, widened
 
     def _windows(self, images: Tensor) -> Tensor:
         """Each window of widened images, by its first pixel, (pixels, colours, height, width)."""

@@ -70,7 +70,7 @@ class ResidentDataModule(LightningDataModule):
         self._statistics: Statistics | None = None
         self._images: dict[Split, Labelled] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
-        self._augmentations: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
+        self._augmentation_of: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
 
     def __str__(self) -> str:
         # Lightning's own would load all of it and ask for torch's loaders.
@@ -206,7 +206,7 @@ class ResidentDataModule(LightningDataModule):
 
     def _forget_tensors(self) -> None:
         self._tensors.clear()
-        self._augmentations = None
+        self._augmentation_of = None
 
     def _arguments(self) -> dict[str, Any]:
         """Return what decides which images come when, in types that checkpoints may hold."""
@@ -225,22 +225,19 @@ class ResidentDataModule(LightningDataModule):
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
+        augment = self._augmentation()
         return self._loader(
-            "train",
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world,
-            augment=self._augmentation(),
+            "train", self.batch_size, seed=self.seed, rank=rank, world_size=world, augment=augment
         )
 
     def _augmentation(self) -> Augmentation | None:
         """What changes images: the same for all trainings, as it keeps what it has made ready."""
-        asked = self.augment, self.seed, self.size("train")
-        if self._augmentations is None or self._augmentations[0] != asked:
-            made = self.augment.changes(self.shape, self.size("train"), self.seed, self.statistics)
-            self._augmentations = asked, made
-        return self._augmentations[1]
+        n = self.size("train")
+        asked = self.augment, self.seed, n
+        if self._augmentation_of is None or self._augmentation_of[0] != asked:
+            made = self.augment.changes(self.shape, n, self.seed, self.statistics)
+            self._augmentation_of = asked, made
+        return self._augmentation_of[1]
 
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""

@@ -82,13 +82,6 @@ def no_statistics(d: int) -> Statistics:
     return Statistics(torch.zeros(d, dtype=torch.float64), torch.ones(d, dtype=torch.float64))
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
 def measure(
     x: Tensor, rows: Tensor | None = None, paging: Callable[[bool], None] | None = None
 ) -> Statistics:
@@ -348,6 +341,13 @@ def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool =
     warnings.warn("the features are kept in half precision: the GPU has no room.", stacklevel=2)
     half = standardise(x, statistics, torch.float16, unit)
     return RawFeatures(half, no_statistics(x.shape[1]), dtype)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def room_on_gpu(device: torch.device) -> float:
