@@ -36,9 +36,9 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 import torch
 from torch import Tensor
 
-from onelayer.core.certificate import certify
-from onelayer.core.optimum import solve
-from onelayer.core.rows import Rows
+from onelayer.core.optimum.certificate import certify
+from onelayer.core.optimum.data import Samples
+from onelayer.core.optimum.solve import solve
 from onelayer.data.features import measure, standardise
 from onelayer.data.sources import cifar10
 
@@ -244,7 +244,7 @@ def judged(problem: Problem, l2: float, run: Run, D: float) -> list[tuple[float,
     chosen = sorted({*chosen, last})
     W, b = (torch.stack([run.found[i][part].double() for i in chosen]) for part in (0, 1))
     λ = torch.full((len(chosen),), l2, dtype=torch.float64)
-    cost, gap, _ = certify(Rows(problem.X, problem.y, problem.k), W, b, λ)
+    cost, gap = certify(Samples(problem.X, problem.y, problem.k), W, b, λ)[:2]
     above = torch.minimum(gap, cost - D).tolist()
     return list(zip((run.seconds[i] for i in chosen), gap.tolist(), above, strict=True))
 

@@ -14,7 +14,7 @@ from onelayer._compat import share_cores
 if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost as hidden_cost
     from onelayer.core.autograd import linear_cost as linear_cost
-    from onelayer.core.optimum import solve as solve
+    from onelayer.core.optimum.solve import solve as solve
     from onelayer.core.schedule import exp_range as exp_range
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
@@ -58,7 +58,7 @@ _HOMES = {
     "hidden_cost": "core.autograd",
     "linear_cost": "core.autograd",
     "load_network": "training.module",
-    "solve": "core.optimum",
+    "solve": "core.optimum.solve",
     "train_and_test": "study.runs",
     "triangular": "core.schedule",
     "triangular2": "core.schedule",

@@ -341,7 +341,7 @@ def plot_path(
     output: str | Path,
     dataset: str = "",
 ) -> None:
-    """A path of λ: accuracy and cost over λ, and each member's gap over the passes.
+    """A path of λ: accuracy and cost over λ, and each member's gap over the iterations.
 
     Args:
         rows: as in path.csv.
@@ -375,7 +375,7 @@ def plot_path(
         gaps.plot(range(1, len(line) + 1), line, color=colour(one), label=f"{one:.2g}")
     gaps.axhline(gap, color="black", lw=1, ls=":")
     gaps.set_yscale("log")
-    gaps.set_xlabel("passes over the rows")
+    gaps.set_xlabel("iterations")
     gaps.set_ylabel("cost above the least, estimate")
     if len(l2) > MOST_COLOURS:
         _add_scale(figure, axes, l2)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
-from onelayer.core.optimum import Path, Progress, check_l2, solve
+from onelayer.core.optimum.solve import Optima, Progress, check_l2, solve
 from onelayer.core.update import processes
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import count_rows, has_split, name_of
@@ -37,11 +37,8 @@ from onelayer.training.module import OneLayer, checkpoint_of
 from onelayer.training.optimality import joined, learned
 from onelayer.training.results import write_json
 
-SAVED = "passes.ckpt"
-"""What a solve that was stopped goes on from, in its folder of checkpoints."""
-TENSORS = ("W", "b", "passes", "cost", "gap")
-SAVE_SECONDS = 10.0
-"""Between two of them, at least."""
+SAVED = "rounds.ckpt"  # in the folder of checkpoints: what a stopped solve goes on from
+TENSORS = ("W", "b", "gap", "iterations", "cost", "stuck")
 Take = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]
 """Takes splits out of a data module: :func:`joined` as they are, :func:`learned` as to learn."""
 
@@ -97,15 +94,12 @@ class Grid:
 
 @dataclass
 class _Part:
-    """One call of the solver, which a kill may cut: what it has found so far."""
+    """One call of the solver: its state after the last certified round, and what is drawn."""
 
     name: str
-    W: Tensor | None = None
-    b: Tensor | None = None
-    passes: Tensor | None = None
-    cost: Tensor | None = None  # when it is done
-    gap: Tensor | None = None
-    curve: list[list[float]] = field(default_factory=list)  # gap of each member after each pass
+    state: Progress | None = None
+    done: bool = False
+    curve: list[list[float]] = field(default_factory=list)  # gap of each member, each iteration
     seconds: float = 0.0
 
 
@@ -231,7 +225,7 @@ class _Work:
 
     # ---- the parts
 
-    def _by_split(self) -> tuple[Path, OneLayer, list[Candidate], list[list[float]]]:
+    def _by_split(self) -> tuple[Optima, OneLayer, list[Candidate], list[list[float]]]:
         """The path of the training split, and each λ's accuracy on validation."""
         path, curve = self._solve("path", self._tensors(["train"], learned))
         model = self._network(path)
@@ -242,7 +236,7 @@ class _Work:
         accuracies = model.validation["accuracy"]
         return path, model, _candidates(self.l2, [[p] for p in accuracies], images), curve
 
-    def _by_folds(self) -> tuple[Path, OneLayer, list[Candidate], list[list[float]]]:
+    def _by_folds(self) -> tuple[Optima, OneLayer, list[Candidate], list[list[float]]]:
         """Each λ's accuracy on the folds left out, and the path of all rows."""
         X, y = self._tensors(["train", "val"])
         folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
@@ -269,7 +263,7 @@ class _Work:
         self._write(model, "path.ckpt")
         return whole, model, _candidates(self.l2, accuracies, len(y)), curve
 
-    def _refit(self, path: Path, at: int, model: OneLayer) -> tuple[Path, OneLayer]:
+    def _refit(self, path: Optima, at: int, model: OneLayer) -> tuple[Optima, OneLayer]:
         """The chosen λ over training and validation images together, as last.ckpt."""
         final = path
         start = path.W[at : at + 1], path.b[at : at + 1]
@@ -289,15 +283,18 @@ class _Work:
         l2: Sequence[float] | None = None,
         folds: Tensor | None = None,
         start: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Path, list[list[float]]]:
+    ) -> tuple[Optima, list[list[float]]]:
         """One call of the solver, with its progress bar, from the last pass saved."""
         part = self.parts.setdefault(name, _Part(name))
-        l2 = list(l2 or self.l2) * (1 if folds is None else self.grid.folds)
-        if part.gap is None:
+        l2 = list(l2 or self.l2)
+        if not part.done:
             self._work_on(part, pair, l2, folds, start)
-        W, b, passes, cost, gap = (getattr(part, name).to(self.device) for name in TENSORS)
-        fold = torch.arange(len(l2), device=self.device) // len(self.l2)
-        return Path(torch.tensor(l2).double(), W, b, cost, gap, passes, fold), part.curve
+        state = part.state
+        assert state is not None
+        W, b, gap, iterations, cost, _ = (getattr(state, of).to(self.device) for of in TENSORS)
+        fold = torch.arange(len(gap), device=self.device) // len(l2)
+        λ = torch.tensor(l2, device=self.device).double().repeat(len(gap) // len(l2))
+        return Optima(λ, W, b, cost, gap, iterations, fold), part.curve
 
     def _work_on(
         self,
@@ -307,25 +304,19 @@ class _Work:
         folds: Tensor | None,
         start: tuple[Tensor, Tensor] | None,
     ) -> None:
-        if part.W is not None and part.b is not None:
-            start = part.W.to(self.device), part.b.to(self.device)
-            print(f"{part.name}: goes on after {len(part.curve)} passes", flush=True)
-        before = 0 if part.passes is None else part.passes.to(self.device)
-        each = l2 if folds is None else self.l2
+        if part.state is not None:
+            print(f"{part.name}: continues after round {part.state.round}", flush=True)
         X, y, folds = self._share(*pair, folds)
+        members = len(l2) * (1 if folds is None else self.grid.folds)
         hidden = True if self.rank else None  # None: unless standard error is a terminal
-        with tqdm(total=len(l2), desc=part.name, unit=" λ", disable=hidden) as bar:
-            watch = _Watch(self, part, bar, before)
-            path = solve(
-                X, y, each, self.grid.gap,
-                folds=folds, start=start, shared=self.processes > 1, report=watch,
+        with tqdm(total=members, desc=part.name, unit=" λ", disable=hidden) as bar:
+            watch = _Watch(self, part, bar)
+            solve(
+                X, y, l2, self.grid.gap, folds=folds, start=start, state=part.state,
+                shared=self.processes > 1, report=watch,
             )  # fmt: skip
-        part.W, part.b, part.cost, part.gap = path.W, path.b, path.cost, path.gap
-        part.passes = path.passes + before
+        part.done = True
         watch.save()
-        far = int((path.gap > self.grid.gap).sum())
-        if far:
-            print(f"{far} of {len(l2)} networks kept a larger gap than {self.grid.gap:g}.")
 
     def _share(
         self, X: Features, y: Tensor, folds: Tensor | None
@@ -344,7 +335,7 @@ class _Work:
         X, y = of(self.data, splits)
         return X.to(self.device), y.to(self.device)
 
-    def _network(self, path: Path, learned_from: Sequence[str] = ("train",)) -> OneLayer:
+    def _network(self, path: Optima, learned_from: Sequence[str] = ("train",)) -> OneLayer:
         _, k, d = path.W.shape
         model = OneLayer(l2=self.l2, inputs=d, classes=k)
         return self._fill(model, path.W, path.b, learned_from)
@@ -365,7 +356,7 @@ class _Work:
         return [dict(zip(QUANTITIES, numbers, strict=True)) for numbers in values]
 
     def _rows(
-        self, path: Path, model: OneLayer, candidates: Sequence[Candidate]
+        self, path: Optima, model: OneLayer, candidates: Sequence[Candidate]
     ) -> list[dict[str, Any]]:
         """As path.csv has them, a row for each λ."""
         learned = ["train", "val"] if self.grid.folds else ["train"]
@@ -375,7 +366,7 @@ class _Work:
                 "l2": l2,
                 "cost": float(path.cost[i]),
                 "gap": float(path.gap[i]),
-                "passes": int(path.passes[i]),
+                "iterations": int(path.iterations[i]),
                 "train_loss": train[i]["loss"],
                 "train_accuracy": train[i]["accuracy"],
                 "val_accuracy": candidates[i].mean,
@@ -397,13 +388,21 @@ class _Work:
         """Keep what every part has found."""
         if self.rank > 0:
             return
+        states = {part.name: part.state for part in self.parts.values() if part.state is not None}
         tensors = {
-            f"{part.name}.{name}": getattr(part, name).cpu()
-            for part in self.parts.values()
-            for name in TENSORS
-            if getattr(part, name) is not None
+            f"{name}.{of}": getattr(state, of).cpu()
+            for name, state in states.items()
+            for of in TENSORS
         }
-        others = {p.name: {"curve": p.curve, "seconds": p.seconds} for p in self.parts.values()}
+        others = {
+            name: {
+                "curve": self.parts[name].curve,
+                "seconds": self.parts[name].seconds,
+                "done": self.parts[name].done,
+                "round": state.round,
+            }
+            for name, state in states.items()
+        }
         content = {"state_dict": tensors, "settings": self.settings, "parts": others}
         AtomicCheckpointIO().save_checkpoint(content, self.saved)
 
@@ -416,35 +415,38 @@ class _Work:
         return {
             name: _Part(
                 name,
-                **{of: tensors.get(f"{name}.{of}") for of in TENSORS},
-                curve=[list(map(float, gaps)) for gaps in kept["curve"]],
-                seconds=float(kept["seconds"]),
+                Progress(
+                    **{of: tensors[f"{name}.{of}"].to(self.device) for of in TENSORS},
+                    round=int(kept["round"]),
+                ),
+                bool(kept["done"]),
+                [list(map(float, gaps)) for gaps in kept["curve"]],
+                float(kept["seconds"]),
             )
             for name, kept in content.get("parts", {}).items()
         }
 
 
 class _Watch:
-    """Hears of every pass: the bar, the curve of gaps, and what is saved now and then."""
+    """Follows a solve: the bar, the curve of gaps, and the state saved after each round."""
 
-    def __init__(self, work: _Work, part: _Part, bar: Any, before: Tensor | int) -> None:
-        self.work, self.part, self.bar, self.before = work, part, bar, before
-        self.started = self.last = time.monotonic()
-        self.spent, self.known = part.seconds, None
+    def __init__(self, work: _Work, part: _Part, bar: Any) -> None:
+        self.work, self.part, self.bar = work, part, bar
+        self.started, self.spent = time.monotonic(), part.seconds
 
     def __call__(self, now: Progress) -> None:
-        self.part.W, self.part.b = now.W, now.b
-        self.part.passes = now.passes + self.before
+        if now.round is not None:
+            tensors = {of: getattr(now, of).clone() for of in TENSORS}
+            self.part.state = Progress(**tensors, round=now.round)
+            self.save()
+            return
         gaps = now.gap.tolist()
         self.part.curve.append(gaps)
         self.bar.n = sum(gap <= self.work.grid.gap for gap in gaps)
-        self.bar.set_postfix_str(f"pass {len(self.part.curve)}, largest gap {max(gaps):.1e}")
-        if time.monotonic() - self.last > SAVE_SECONDS:
-            self.save()
+        self.bar.set_postfix_str(f"iteration {len(self.part.curve)}, largest gap {max(gaps):.1e}")
 
     def save(self) -> None:
-        self.last = time.monotonic()
-        self.part.seconds = self.spent + self.last - self.started
+        self.part.seconds = self.spent + time.monotonic() - self.started
         self.work.save()
 
 

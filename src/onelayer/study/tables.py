@@ -83,7 +83,7 @@ def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def format_path(summary: Mapping[str, Any]) -> str:
     """The closing table of a solve: a line per λ, and the chosen one's figures."""
-    heads = [f"{name:>9}" for name in ("l2", "gap", "passes")]
+    heads = [f"{name:>9}" for name in ("l2", "gap", "iterations")]
     lines = [f"{heads[0]} {'cost':>10} {heads[1]} {heads[2]} {'train':>7} {'val':>14}"]
     marks = {summary["best"]["l2"]: ["best"]}
     marks.setdefault(summary["one_se"]["l2"], []).append("one_se")
@@ -91,7 +91,7 @@ def format_path(summary: Mapping[str, Any]) -> str:
     for row in summary["members"]:
         value, notes = percent(row["val_accuracy"], row["val_error"]), marks.get(row["l2"], [])
         line = (
-            f"{row['l2']:>9.3g} {row['cost']:>10.6f} {row['gap']:>9.1e} {row['passes']:>9} "
+            f"{row['l2']:>9.3g} {row['cost']:>10.6f} {row['gap']:>9.1e} {row['iterations']:>10} "
             f"{100 * row['train_accuracy']:>7.2f} {value:>14}  {', '.join(notes)}"
         )
         lines.append(line.rstrip())

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onelayer.core.certificate import certify
 from onelayer.core.errors import InputError, first_line
-from onelayer.core.rows import Rows
+from onelayer.core.optimum.certificate import certify
+from onelayer.core.optimum.data import Samples
 from onelayer.data.augment import Mirrored
 from onelayer.data.features import Features, Joined
 from onelayer.data.foreign import augment_of
@@ -64,9 +64,9 @@ def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
     result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
     if len(some):
         W, b = (p.detach()[some].to(X.device) for p in module.weights)
-        rows = Rows(X, y.to(X.device), module.classes)
-        cost, gap, _ = certify(rows, W, b, module.l2[some].to(X.device))
-        result[:, some] = torch.stack([cost, gap]).cpu()
+        samples = Samples(X, y.to(X.device), module.classes)
+        found = certify(samples, W, b, module.l2[some].to(X.device))
+        result[:, some] = torch.stack([found.cost, found.gap]).cpu()
     return result[0], result[1]
 
 

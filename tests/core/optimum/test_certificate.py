@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from onelayer.core.certificate import certify
 from onelayer.core.errors import InputError
-from onelayer.core.optimum import solve
-from onelayer.core.rows import Rows
+from onelayer.core.optimum.certificate import certify
+from onelayer.core.optimum.data import Samples
+from onelayer.core.optimum.solve import solve
 
 λ = 0.03
 LAMBDA = torch.tensor([λ], dtype=torch.float64)
@@ -51,10 +51,11 @@ def gap_in_numpy(X, y, W, b, error=None):
 
 def test_it_is_the_difference_of_cost_and_dual_in_numpy():
     X, y, W, b = problem()
-    cost, gap, bias = certify(Rows(X, y), W, b, LAMBDA)
+    cost, gap, bias, excess = certify(Samples(X, y), W, b, LAMBDA)
     assert float(gap) == pytest.approx(gap_in_numpy(X, y, W, b), rel=1e-10)
-    balanced = certify(Rows(X, y), W, bias, LAMBDA)
+    balanced = certify(Samples(X, y), W, bias, LAMBDA)
     assert float(balanced.gap) == pytest.approx(gap_in_numpy(X, y, W, bias), rel=1e-10)
+    assert float(cost - excess) == pytest.approx(float(balanced.cost), rel=1e-14)
     optimum = solve(X, y, [λ], 1e-12).cost
     assert cost - gap <= optimum
     assert optimum <= cost
@@ -63,7 +64,7 @@ def test_it_is_the_difference_of_cost_and_dual_in_numpy():
 @pytest.mark.parametrize("error", ["penalised bias", "half", "entropy", "unbalanced"])
 def test_a_planted_error_is_another_number(error):
     X, y, W, b = problem()
-    gap = float(certify(Rows(X, y), W, b, LAMBDA).gap)
+    gap = float(certify(Samples(X, y), W, b, LAMBDA).gap)
     assert gap_in_numpy(X, y, W, b, error) != pytest.approx(gap, rel=1e-3)
 
 
@@ -71,7 +72,7 @@ def test_a_planted_error_is_another_number(error):
 def test_the_best_bias_is_found_from_far_away(scale):
     X, y, W, _ = problem(seed=3)
     b = torch.tensor([[20.0, -15.0, 3.0]]).double()
-    bias = certify(Rows(X, y), scale * W, b, LAMBDA).bias
+    bias = certify(Samples(X, y), scale * W, b, LAMBDA).bias
     P = (X @ (scale * W[0]).T + bias).softmax(1)
     shares = torch.bincount(y) / len(y)
     assert torch.allclose(P.mean(0), shares.double(), atol=1e-12)
@@ -81,15 +82,15 @@ def test_members_and_chunks_do_not_matter(monkeypatch):
     X, y, W, b = problem()
     many = torch.cat([W, 0.1 * W, 3 * W]), torch.cat([b, b, 0 * b])
     λs = torch.tensor([0.1, 0.01, 0.5]).double()
-    whole = certify(Rows(X, y), *many, λs)
-    monkeypatch.setattr("onelayer.core.rows.CHUNK", 30)
-    monkeypatch.setattr("onelayer.core.rows.LITTLE", 0)
-    monkeypatch.setattr("onelayer.core.rows.SHARE", 1e-9)
-    for ours, theirs in zip(certify(Rows(X, y), *many, λs), whole, strict=True):
+    whole = certify(Samples(X, y), *many, λs)
+    monkeypatch.setattr("onelayer.core.optimum.data.CHUNK", 30)
+    monkeypatch.setattr("onelayer.core.optimum.data.LITTLE", 0)
+    monkeypatch.setattr("onelayer.core.optimum.data.SHARE", 1e-9)
+    for ours, theirs in zip(certify(Samples(X, y), *many, λs), whole, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10)
 
 
 def test_a_diverged_network_has_none():
     X, y, W, b = problem()
     with pytest.raises(InputError, match="diverged"):
-        certify(Rows(X, y), W * torch.nan, b, LAMBDA)
+        certify(Samples(X, y), W * torch.nan, b, LAMBDA)

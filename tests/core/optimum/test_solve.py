@@ -9,7 +9,7 @@ import torch
 
 import onelayer
 from onelayer.core.errors import InputError
-from onelayer.core.optimum import solve
+from onelayer.core.optimum.solve import solve
 
 L2 = [0.003, 0.03, 0.3]
 
@@ -86,15 +86,15 @@ def test_every_gap_is_as_small_as_was_asked_for(dtype, gap):
     path = solve(X.to(dtype), y, [1e-5, 1e-3, 0.1], gap)
     assert (path.gap <= gap).all()
     assert (path.gap >= 0).all()
-    assert path.passes.min() >= 1
+    assert path.iterations.min() >= 1
 
 
 def test_of_very_many_features_a_sample_is_decomposed(monkeypatch):
     X, y = problem(n=120, d=40)
     whole = solve(X, y, [0.01, 0.1], 1e-12)
     few = solve(X[:30], y[:30], [0.01, 0.1], 1e-12)
-    monkeypatch.setattr("onelayer.core.optimum.MOST_FEATURES", 30)
-    monkeypatch.setattr("onelayer.core.optimum.CURVATURE_ROWS", 30)
+    monkeypatch.setattr("onelayer.core.optimum.curvature.MAX_FEATURES", 30)
+    monkeypatch.setattr("onelayer.core.optimum.curvature.CURVATURE_SAMPLES", 30)
     wide = solve(X, y, [0.01, 0.1], 1e-12)
     assert (torch.cat([wide.gap, few.gap]) <= 1e-12).all()
     assert torch.allclose(wide.W, whole.W, atol=1e-5)
@@ -104,12 +104,13 @@ def test_rows_that_repeat_a_pattern_are_sampled_well(monkeypatch):
     X, y = problem(n=480, d=8, k=4, seed=5)
     order = torch.cat([(y == k).nonzero().squeeze(1)[:60] for k in range(4)])
     X, y = X[order], y[order]
-    monkeypatch.setattr("onelayer.core.optimum.CURVATURE_ROWS", 60)
+    for module in ("curvature", "descent"):
+        monkeypatch.setattr(f"onelayer.core.optimum.{module}.CURVATURE_SAMPLES", 60)
     periodic = torch.arange(len(y)) % 4 * 60 + torch.arange(len(y)) // 4 % 60
     for index in (torch.arange(len(y)), periodic[: len(y)]):
         path = solve(X[index], y[index], L2, 1e-9)
         assert (path.gap <= 1e-9).all()
-        assert path.passes.max() <= 25
+        assert path.iterations.max() <= 25
 
 
 def test_separable_data_have_an_optimum_with_a_penalty():
@@ -138,9 +139,9 @@ def test_rows_may_stream_and_members_take_turns(monkeypatch):
     X, y = problem()
     whole = solve(X, y, L2, 1e-14)
     assert torch.allclose(solve(Mapped(X), y, L2, 1e-14).W, whole.W, atol=1e-6)
-    monkeypatch.setattr("onelayer.core.rows.CHUNK", 50)
-    monkeypatch.setattr("onelayer.core.rows.LITTLE", 0)
-    monkeypatch.setattr("onelayer.core.rows.SHARE", 1e-9)
+    monkeypatch.setattr("onelayer.core.optimum.data.CHUNK", 50)
+    monkeypatch.setattr("onelayer.core.optimum.data.LITTLE", 0)
+    monkeypatch.setattr("onelayer.core.optimum.data.SHARE", 1e-9)
     alone = solve(Mapped(X), y, L2, 1e-14)
     assert torch.allclose(alone.W, whole.W, atol=1e-6)
     assert (alone.gap <= 1e-14).all()
@@ -166,15 +167,16 @@ def test_it_goes_on_from_where_it_was():
     assert torch.equal(
         solve(X, y, torch.tensor([0.03], dtype=torch.float64), 1e-9).l2, path.l2[1:2]
     )
-    assert again.passes.sum() <= len(L2) + 3 < path.passes.sum()
+    assert again.iterations.sum() <= len(L2) + 3 < path.iterations.sum()
     assert torch.allclose(again.W, path.W, atol=1e-4)
 
 
-def test_too_few_passes_are_told_by_the_gap():
+def test_too_few_iterations_leave_a_larger_gap_and_a_warning():
     X, y = problem()
-    path = solve(X, y, [1e-5], 1e-12, most_passes=3)
+    with pytest.warns(UserWarning, match="1 of 1 networks kept a larger gap than 1e-12"):
+        path = solve(X, y, [1e-5], 1e-12, max_iterations=3)
     assert path.gap > 1e-12
-    assert path.passes <= 3 + 3
+    assert path.iterations <= 3
 
 
 X, y = problem(n=30)
@@ -189,9 +191,9 @@ X, y = problem(n=30)
         ({"l2": []}, "at least one"),
         ({"l2": [0.1, 0.1]}, "repeat"),
         ({"gap": 0.0}, "gap must be"),
-        ({"most_passes": 0}, "most_passes"),
+        ({"max_iterations": 0}, "max_iterations"),
         ({"y": torch.zeros(30, dtype=torch.int64)}, "one class only"),
-        ({"y": y * 2}, "class 1 has no row:"),
+        ({"y": y * 2}, "class 1 has no sample:"),
         ({"y": y.clone().fill_(-1)}, "no label"),
         ({"y": y.float()}, "int64"),
         ({"y": y[:-1]}, r"X must be \(n, d\)"),
@@ -200,10 +202,10 @@ X, y = problem(n=30)
         ({"X": X.numpy()}, "must be tensors, not a ndarray and a Tensor"),
         (
             {"folds": ((y == 1) | (torch.arange(30) % 2 == 0)).long()},
-            "class 1 has no row to learn from without fold 1",
+            "class 1 has no sample with a weight above 0 for member or fold 1",
         ),
         ({"folds": torch.zeros_like(y)}, "folds must be 2"),
-        ({"folds": y[:-1]}, "one for each of 30 rows"),
+        ({"folds": y[:-1]}, "one for each of 30 samples"),
         ({"start": (torch.zeros(1, 2, 6), torch.zeros(1, 2))}, r"start must be W \(1, 3, 6\)"),
         ({"start": (torch.full((1, 3, 6), torch.nan), torch.zeros(1, 3))}, "start must be finite"),
     ],
