@@ -61,6 +61,7 @@ from onelayer.core.optimum.data import Samples
 
 BALANCED = 1e-15  # Σ|Σₙ G| that counts as 0
 NEARLY = 1e-8  # Σ|Σₙ G| at which a failed Newton step ends the search: rounding is all that is left
+ROUNDING = 1e-12  # relative rise of the loss that counts as none
 BALANCING = 3  # steps that balance predicted probabilities; one, but for those cut off at 0
 MAX_STEPS = 200  # steps to the best bias; two or three are usual
 
@@ -206,8 +207,8 @@ class _Balance:
     def best_bias(self, b: Tensor) -> tuple[Tensor, Tensor, _Sums]:
         """Return the mean loss at b (m,), the best bias (m, k) and the sums there.
 
-        Newton's steps, and, where one of them does not halve the distance, b + log(ȳ/p̄), which
-        never raises the loss: iterative scaling; Darroch and Ratcliff (1972).
+        Newton's steps, and, where one of them does not halve the distance or raises the loss,
+        b + log(ȳ/p̄), which never raises it: iterative scaling; Darroch and Ratcliff (1972).
         """
         start = now = self.sums(b)
         shares = self.samples.class_shares(self.members)
@@ -218,6 +219,7 @@ class _Balance:
             newton = _where(open_, b - self._newton(now), b)
             there = self.sums(newton)
             better = there.distance <= 0.5 * now.distance  # never for NaN
+            better &= there.loss <= now.loss * (1 + ROUNDING)
             open_ &= better | ~(now.distance <= NEARLY)
             ratio = shares / (shares + now.G).clamp(min=1e-300)  # p̄ may underflow
             scaled = _where(open_ & ~better, b + ratio.log(), b)
