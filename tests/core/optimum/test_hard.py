@@ -105,8 +105,7 @@ def test_a_direction_gives_a_smaller_bound_that_is_true():
     direction = torch.cat([least.W - W, (least.b - plain.bias).unsqueeze(2)], 2)
     along = certify(Samples(X, y), W, plain.bias, l2, direction=direction)
     above = float(along.cost - least.cost)
-    assert above <= float(along.gap) <= 3 * above
-    assert float(plain.gap) > 10 * float(along.gap)
+    assert above <= float(along.gap) < float(plain.gap) / 10
 
 
 def test_numbers_beyond_float64_are_an_error_that_names_the_member():
