@@ -177,7 +177,7 @@ class ResidentLoader:
             self._epoch, self._position = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return what decides the order, and the place in it: epoch, and batches given out in it."""
+        """Return what decides the order, and the place in it: epoch, and its batches given out."""
         return {
             **{name: getattr(self, name) for name in ("batch_size", "seed", "shuffle")},
             "samples": len(self.X),

@@ -145,7 +145,11 @@ class Resume(Callback):
         metrics = self._saved.get("metrics")
         if isinstance(metrics, dict):
             trainer.callback_metrics.update(
-                {k: v.to(pl_module.device) for k, v in metrics.items() if isinstance(v, torch.Tensor)}
+                {
+                    k: v.to(pl_module.device)
+                    for k, v in metrics.items()
+                    if isinstance(v, torch.Tensor)
+                }
             )
         _stop_where_it_stopped(trainer)
 
@@ -226,17 +230,19 @@ def _place_loops(trainer: Any, place: Place) -> None:
         epoch_loop._batches_that_stepped = stepped
 
 
+def stopped_by(trainer: Any) -> EarlyStopping | None:
+    """Return the EarlyStopping that ended the run; Lightning restores its counts, not the stop."""
+    stoppers = (c for c in callbacks_of(trainer) if isinstance(c, EarlyStopping))
+    return next((c for c in stoppers if c.stopped_epoch or c.wait_count >= c.patience), None)
+
+
 def _stop_where_it_stopped(trainer: Any) -> None:
-    """Stop a run that EarlyStopping had stopped: Lightning keeps its counts, but not the stop."""
-    for callback in callbacks_of(trainer):
-        if isinstance(callback, EarlyStopping) and (
-            callback.stopped_epoch or callback.wait_count >= callback.patience
-        ):
-            trainer.should_stop = True
-            rank_zero_warn(
-                f"EarlyStopping on {callback.monitor} had ended this run, after "
-                f"{trainer.global_step} updates. To train on, leave this callback out."
-            )
+    if stopper := stopped_by(trainer):
+        trainer.should_stop = True
+        rank_zero_warn(
+            f"EarlyStopping on {stopper.monitor} had ended this run, after "
+            f"{trainer.global_step} updates. To train on, leave this callback out."
+        )
 
 
 # ---- loaders that are not ours
@@ -282,7 +288,7 @@ def _generators(loaders: list[Any]) -> Iterator[torch.Generator]:
 
 
 def _random_state(loaders: list[Any]) -> dict[str, Any]:
-    """Return the random states of Python, numpy, torch and loaders, as checkpoints may hold them."""
+    """Return the random states of Python, numpy, torch and loaders, in plain values."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
