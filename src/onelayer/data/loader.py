@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -196,11 +197,11 @@ class ResidentLoader:
         epoch, position = state.get("epoch", -1), state.get("position", -1)
         check_whole("the checkpoint's epoch of the batches", epoch, 0)
         check_whole("the checkpoint's position in it", position, 0)
-        here = self.state_dict()
         # Not shuffle, which a trainer may still turn off: see onelayer.training.resume.
-        names = [name for name in ("samples", "batch_size", "seed") if name in state]
-        before, now = ({name: of[name] for name in names} for of in (state, here))
-        check_same("the checkpoint", now, before, self.advice, section="loader")
+        here: dict[str, Any] = {"samples": len(self.X)}
+        here |= {"batch_size": self.batch_size, "seed": self.seed}
+        saved = {name: state.get(name, value) for name, value in here.items()}
+        check_same("the checkpoint", here, saved, self.advice, section="loader")
         if position > len(self):
             raise InputError(
                 f"the checkpoint stands at batch {position} of an epoch, which has {len(self)} "

@@ -111,6 +111,7 @@ class Resume(Callback):
         self._place: Place | None = None
         self._saved: dict[str, Any] = {}
         self._loaders: list[Any] = []  # the saved state of each stateful loader
+        self._skipped = False  # whether a hook has ended an epoch before its last batch
         self._epoch_random: dict[str, Any] = {}  # as the epoch's batches began
 
     def on_load_checkpoint(
@@ -120,11 +121,13 @@ class Resume(Callback):
         if trainer.state.fn != TrainerFn.FITTING or not isinstance(pl_module, Population):
             return
         loops = checkpoint["loops"]["fit_loop"]
+        skipped = _skips(_counters(loops, BATCHES)["total"])
         self._place = place_of(loops, trainer.accumulate_grad_batches)
         settle(loops, self._place)
         self._loaders = loops.get("state_dict", {}).get("combined_loader", [])
         saved = checkpoint.get(KEY)
         self._saved = saved if isinstance(saved, dict) else {}
+        self._skipped = skipped or self._saved.get("skipped") is True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the random state that the first epoch begins with."""
@@ -139,7 +142,7 @@ class Resume(Callback):
         place, self._place = self._place, None
         if place is None or not trainer.ckpt_path or not isinstance(pl_module, Population):
             return
-        _check_batches(trainer, place)
+        _check_batches(trainer, place, self._skipped)
         _place_loops(trainer, place)
         self._place_loaders(trainer, place)
         metrics = self._saved.get("metrics")
@@ -165,8 +168,12 @@ class Resume(Callback):
         """Keep the monitored metrics, and the random state of a loader that needs it."""
         if not isinstance(pl_module, Population):
             return
-        metrics = trainer.callback_metrics.items()
-        checkpoint[KEY] = {"metrics": {name: value.detach().cpu() for name, value in metrics}}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint[KEY] = {
+            "metrics": metrics,
+            "skipped": self._skipped
+            or _skips(vars(trainer.fit_loop.epoch_loop.batch_progress.total)),
+        }
         if foreign := _foreign_loaders(trainer):
             checkpoint[KEY] |= {"epoch": self._epoch_random, "now": _random_state(foreign)}
 
@@ -174,9 +181,11 @@ class Resume(Callback):
         loader = trainer.train_dataloader
         if isinstance(loader, ResidentLoader):
             state = self._loaders[0] if len(self._loaders) == 1 else {}
-            order = {"shuffle": loader.shuffle}
-            saved = {"shuffle": state.get("shuffle", loader.shuffle)}
-            check_same("the checkpoint", order, saved, ResidentLoader.advice, section="loader")
+            if not isinstance(state, dict):
+                raise InputError("the checkpoint's state of its loader is damaged.")
+            here, saved = loader.shuffle, state.get("shuffle", loader.shuffle)
+            both = {"shuffle": here}, {"shuffle": saved}
+            check_same("the checkpoint", *both, loader.advice, section="loader")
             loader.load_state_dict(state | {"epoch": place.epoch, "position": place.batches})
         elif foreign := _foreign_loaders(trainer):
             begin = self._saved.get("epoch" if place.batches else "now")
@@ -190,11 +199,17 @@ class Resume(Callback):
 # ---- Lightning's loops
 
 
-def _check_batches(trainer: Any, place: Place) -> None:
-    """Refuse a place that an epoch of these batches does not have."""
+def _skips(total: dict[str, int]) -> bool:
+    """Whether on_train_batch_start has ended an epoch, by -1: its last batch was never begun."""
+    return total["started"] < total["processed"]
+
+
+def _check_batches(trainer: Any, place: Place, skipped: bool) -> None:
+    """Refuse a place that the epochs of these batches do not have."""
     length, progress = trainer.num_training_batches, trainer.fit_loop.epoch_loop.batch_progress
-    trained = progress.total.processed
-    if place.batches > length or trained > place.epoch * length + place.batches:
+    trained, expected = progress.total.processed, place.epoch * length + place.batches
+    ours = isinstance(trainer.train_dataloader, ResidentLoader) and not skipped
+    if place.batches > length or trained > expected or (ours and trained < expected):
         raise InputError(
             f"the checkpoint was written after {trained} batches, at batch {place.batches} of "
             f"epoch {place.epoch}, but an epoch has {length} batches here.\n{ResidentLoader.advice}"
