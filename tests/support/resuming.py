@@ -102,7 +102,7 @@ class Case:
         self.data, self.model, self.callbacks = data, model or {}, callbacks
         self.saves, self.trainer = saves, trainer
 
-    def run(self, folder, end, ckpt_path=None):
+    def run(self, folder, end, ckpt_path=None, quiet=True):
         """Train to an end; the outcome."""
         torch.manual_seed(7 if ckpt_path is None else 8)  # what a process has not saved is lost
         torch.rand(1)
@@ -115,7 +115,8 @@ class Case:
         sizes = {"inputs": PIXELS, "classes": CLASSES}
         model = OneLayer(**{"hidden": 4, "l2": 0.01, **sizes, **self.model})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            if quiet:
+                warnings.simplefilter("ignore")
             with suppress(Interrupted):
                 trainer.fit(model, **self.data(), ckpt_path=ckpt_path, **SAFELY)
             if self.saves and ckpt_path is None:

@@ -9,6 +9,7 @@ of two places: between two epochs, or after a batch of an epoch whose end is sti
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
@@ -192,8 +193,8 @@ class Resume(Callback):
             _restore_random(begin, foreign, trainer)
             self._epoch_random = _random_state(foreign)
             _skip(trainer, foreign, place)
-            if place.batches:  # the loaders' own generators have just drawn what they drew before
-                _restore_random(self._saved.get("now"), [], trainer)
+            if place.batches:
+                _restore_random(self._saved.get("now"), foreign, trainer)
 
 
 # ---- Lightning's loops
@@ -287,6 +288,8 @@ def _skip(trainer: Any, loaders: list[Any], place: Place) -> None:
             )
     fetcher.fetched -= place.batches  # Lightning adds them
     fetcher.done |= done
+    # Lightning takes these loaders for ones that cannot be resumed, and warns.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
 
 
 def _generators(loaders: list[Any]) -> Iterator[torch.Generator]:
