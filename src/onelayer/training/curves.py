@@ -131,9 +131,14 @@ class Curves(Observer):
         Loggers, which cannot take a value back, keep that of the end.
         """
         step = trainer.global_step
-        if not self.rows or self.rows[-1].step != step or step == self._last or stopped_by(trainer):
+        due = self.next_due(step - 1) == step
+        if not self.rows or self.rows[-1].step != step:
+            if due:  # another callback's exception came before it
+                self._measure(trainer, pl_module, whole=step == self._last)
             return
-        due = self.next_due(step - 1) == step or self._ends_epoch(trainer, step)
+        if step == self._last or stopped_by(trainer):
+            return
+        due |= self._ends_epoch(trainer, step)
         if due and (self._partial or self._some is None):
             return
         self.rows = [row for row in self.rows if row.step != step]

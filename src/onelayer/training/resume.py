@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,8 +20,9 @@ from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationSched
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from onelayer.core.checks import check_same
+from onelayer.core.checks import check_same, is_number
 from onelayer.core.errors import InputError
+from onelayer.data.foreign import generators
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import callbacks_of
 from onelayer.training.population import Population
@@ -141,19 +141,19 @@ class Resume(Callback):
             InputError: its batches are not those that were trained on.
         """
         place, self._place = self._place, None
-        if place is None or not trainer.ckpt_path or not isinstance(pl_module, Population):
+        if not isinstance(pl_module, Population):
+            return
+        if place is None or not trainer.ckpt_path:
+            self._epoch_random["loaders"] = _states(_foreign_loaders(trainer))
             return
         _check_batches(trainer, place, self._skipped)
         _place_loops(trainer, place)
         self._place_loaders(trainer, place)
         metrics = self._saved.get("metrics")
         if isinstance(metrics, dict):
+            numbers = {name: value for name, value in metrics.items() if is_number(value)}
             trainer.callback_metrics.update(
-                {
-                    k: v.to(pl_module.device)
-                    for k, v in metrics.items()
-                    if isinstance(v, torch.Tensor)
-                }
+                {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
             )
         _stop_where_it_stopped(trainer)
 
@@ -192,8 +192,13 @@ class Resume(Callback):
             begin = self._saved.get("epoch" if place.batches else "now")
             _restore_random(begin, foreign, trainer)
             self._epoch_random = _random_state(foreign)
-            _skip(trainer, foreign, place)
+            for loader in foreign:
+                _set_sampler_epoch(loader, place.epoch)
+            _begin_epoch(trainer)
             if place.batches:
+                if place.epoch == 0:  # noted when its iterator had been made
+                    _set_states(self._epoch_random["loaders"], foreign)
+                _skip(trainer, place.batches)
                 _restore_random(self._saved.get("now"), foreign, trainer)
 
 
@@ -272,37 +277,38 @@ def _foreign_loaders(trainer: Any) -> list[Any]:
     return [] if stateful else loaders
 
 
-def _skip(trainer: Any, loaders: list[Any], place: Place) -> None:
-    """Begin the epoch anew, and pass over the batches that were trained on."""
+def _begin_epoch(trainer: Any) -> None:
+    """Make the iterator of an epoch anew, by the random state that is restored now."""
     fetcher = trainer.fit_loop._data_fetcher
-    for loader in loaders:
-        _set_sampler_epoch(loader, place.epoch)
     done = fetcher.done
     iter(fetcher)
-    batches = getattr(fetcher, "iterator_wrapper", fetcher)
-    for position in range(place.batches):
-        if next(batches, None) is None:
+    fetcher.done |= done
+
+
+def _skip(trainer: Any, batches: int) -> None:
+    """Pass over the batches of the epoch that were trained on."""
+    fetcher = trainer.fit_loop._data_fetcher
+    iterator, done = getattr(fetcher, "iterator_wrapper", fetcher), fetcher.done
+    fetcher.done = False
+    for position in range(batches):
+        if next(iterator, None) is None:
             raise InputError(
-                f"the training loader gave {position} batches, but {place.batches} were trained "
-                f"on.\n{ResidentLoader.advice}"
+                f"the training loader gave {position} batches, but {batches} were trained on.\n"
+                f"{ResidentLoader.advice}"
             )
-    fetcher.fetched -= place.batches  # Lightning adds them
+    fetcher.fetched -= batches  # Lightning adds them
     fetcher.done |= done
     # Lightning takes these loaders for ones that cannot be resumed, and warns.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before")
 
 
-def _generators(loaders: list[Any]) -> Iterator[torch.Generator]:
-    """Give each generator of the loaders and their samplers once."""
-    seen = set()
-    for loader in loaders:
-        sampler = getattr(loader, "sampler", None)
-        inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-        for owner in (loader, sampler, inner):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator) and id(generator) not in seen:
-                seen.add(id(generator))
-                yield generator
+def _states(loaders: list[Any]) -> list[torch.Tensor]:
+    return [generator.get_state() for generator in generators(loaders)]
+
+
+def _set_states(states: list[torch.Tensor], loaders: list[Any]) -> None:
+    for generator, state in zip(generators(loaders), states, strict=False):
+        generator.set_state(state.cpu())
 
 
 def _random_state(loaders: list[Any]) -> dict[str, Any]:
@@ -312,7 +318,7 @@ def _random_state(loaders: list[Any]) -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, cast(Any, keys).tolist(), *rest),
         "torch": torch.get_rng_state(),
-        "loaders": [generator.get_state() for generator in _generators(loaders)],
+        "loaders": _states(loaders),
     }
 
 
@@ -324,7 +330,6 @@ def _restore_random(state: Any, loaders: list[Any], trainer: Any) -> None:
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"].cpu())
-        for generator, saved in zip(_generators(loaders), state["loaders"], strict=False):
-            generator.set_state(saved.cpu())
+        _set_states(state["loaders"], loaders)
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise InputError("the checkpoint's random state is damaged.") from error

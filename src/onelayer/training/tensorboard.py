@@ -55,6 +55,7 @@ class TensorBoard(Observer):
     def __init__(self) -> None:
         self._writers: dict[Path, SummaryWriter] = {}
         self._drawn = self._pictured = -1  # the update that was drawn last
+        self._begun = False
         self._resumed: int | None = None  # updates done, where a run goes on
         self._drawn_before: float = math.inf  # the update drawn last before the checkpoint
 
@@ -64,8 +65,9 @@ class TensorBoard(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained; of a run that goes on, cut what came after its checkpoint."""
-        if not isinstance(pl_module, Population) or not trainer.is_global_zero:
+        if self._begun or not isinstance(pl_module, Population) or not trainer.is_global_zero:
             return
+        self._begun = True
         for logger in _loggers(trainer):
             if _goes_on(trainer):
                 self._go_on(trainer, pl_module, logger)
@@ -102,6 +104,7 @@ class TensorBoard(Observer):
         step = rows[-1].step
         if rows[-1].split == "test" or step == self._drawn or not trainer.is_global_zero:
             return
+        self.on_train_start(trainer, pl_module)  # Curves may come before it
         self._drawn = step
         new = [row for row in rows if row.step == step]
         for logger in _loggers(trainer):
@@ -124,6 +127,7 @@ class TensorBoard(Observer):
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+        self._begun = False
 
     def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         """Write each λ's hyperparameters and test figures, whatever was there before."""
