@@ -91,7 +91,7 @@ def ours(folder):
     return [TriangularLR(**SCHEDULE), Checkpoints(every=4, dirpath=folder)]
 
 
-STEPS = saving("steps", every_n_train_steps=3)
+STEPS = saving("steps", every_n_train_steps=4)  # 12 is the end of an epoch
 KINDS = {
     "every epoch": (saving("epoch"), {}),
     "after validation": (saving("val", save_on_train_epoch_end=False), {}),
@@ -106,7 +106,7 @@ KINDS = {
     "Checkpoints": (ours, {}),
     "accumulated": (saving("steps", every_n_train_steps=1), {"accumulate_grad_batches": 4}),
 }
-MID, EPOCHS = ({"max_steps": 15}, {"max_steps": 27}), ({"max_epochs": 2}, {"max_epochs": 4})
+MID, EPOCHS = ({"max_steps": 15}, {"max_steps": 20}), ({"max_epochs": 2}, {"max_epochs": 3})
 
 
 @pytest.mark.parametrize(("fused", "ends"), [(True, MID), (False, EPOCHS)], ids=["blocks", "one"])
