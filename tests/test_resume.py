@@ -8,12 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from lightning.pytorch import Trainer
 
 from onelayer.__main__ import main
+from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import PREVIOUS
+from tests.support import own
 from tests.support.soak import FIT
 
+QUIET = "--trainer.enable_progress_bar=false"
+TINY = [
+    "fit", "--data.source=synthetic", "--data.limit=60", "--data.val_size=30",
+    "--data.batch_size=10", "--schedule.step_size=6", QUIET,
+]  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -80,3 +89,78 @@ def test_a_run_killed_between_training_and_test_gets_its_test_figures(tmp_path, 
         "loss",
         "accuracy",
     }
+
+
+# ---- a longer end
+
+
+def bits(run):
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--schedule.cycles=3"], "cycles: 2 -> 3, so the run goes on from update 24 to update 36"),
+        (["--trainer.max_epochs=5"], "max_epochs: 5, so the run goes on from update 24 to the end"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
+def test_a_finished_run_is_extended(tmp_path, monkeypatch, capfd, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert main([*TINY, "--schedule.cycles=2"]) == 0
+    assert main([*TINY, "--schedule.cycles=2", *options]) == 0  # never stopped
+    run, whole = (tmp_path / f"lightning_logs/fit/version_{i}" for i in (0, 1))
+    capfd.readouterr()
+    assert main(["fit", "--ckpt_path", str(run), *options]) == 0
+    assert words in capfd.readouterr().out
+    for name, value in bits(whole).items():
+        assert torch.equal(bits(run)[name], value), name
+    assert (run / "curves.csv").read_text() == (whole / "curves.csv").read_text()
+    capfd.readouterr()
+    assert main(["fit", "--ckpt_path", str(run)]) == 0  # to the end that its config has now
+    assert "nothing was left to do" in capfd.readouterr().out
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
+
+
+def test_other_rates_and_less_than_was_trained_are_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main([*TINY, "--schedule.cycles=2"]) == 0
+    config = tmp_path / "lightning_logs/fit/version_0/config.yaml"
+    before = config.read_text()
+    for option, words in {
+        "cycles=1": "cycles is 1, which ends after 12 updates, but the checkpoint has 24.",
+        "max_lr=0.2": "schedule.max_lr is 0.2 here but 0.1 in the checkpoint",
+        "step_size=7": "schedule.step_size is 7 here but 6 in the checkpoint",
+        "mode=triangular2": "schedule.mode is 'triangular2' here but 'triangular'",
+    }.items():
+        capfd.readouterr()
+        assert main(["fit", "--ckpt_path=last", f"--schedule.{option}"]) == 2
+        error = capfd.readouterr().err
+        assert words in error
+        assert "start a new run" in error
+        assert config.read_text() == before
+
+
+@pytest.mark.filterwarnings(
+    "ignore:training stops in mid-cycle", "ignore:The '.*_dataloader' does not have many workers",
+    "ignore:The number of training batches",
+)  # fmt: skip
+def test_a_renamed_data_module_is_resumed_by_its_new_name(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = Path(own.__file__).read_text()
+    (tmp_path / "before_it.py").write_text(source)
+    fit = ["fit", "--data=before_it.Theirs", "--data.n=60", "--schedule.step_size=5", QUIET]
+    assert main(fit) == 0
+    (tmp_path / "before_it.py").unlink()
+    sys.modules.pop("before_it")
+    (tmp_path / "after_it.py").write_text(source.replace("class Theirs", "class Renamed"))
+    words = ["--data=after_it.Renamed", "--trainer.max_steps=14"]
+    assert main(["fit", "--ckpt_path=last", *words]) == 0
+    run = tmp_path / "lightning_logs/fit/version_0"
+    assert read_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 14
+    saved = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert saved["class_path"] == "after_it.Renamed"
+    assert saved["init_args"]["n"] == 60
+    assert "not resumable" not in capfd.readouterr().err

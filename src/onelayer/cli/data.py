@@ -25,6 +25,27 @@ OURS = (CIFAR10DataModule, ArraysDataModule, DatasetDataModule)
 """The data modules that a checkpoint may name, and nobody has to type."""
 
 
+def typed_class(argv: Sequence[str]) -> str | None:
+    """Return the class of data that the words after a subcommand name, the last one."""
+    typed = [word.partition("=")[2] for word in argv if word.startswith("--data=")]
+    typed += [value for word, value in pairwise(argv) if word == "--data"]
+    return typed[-1] if typed else None
+
+
+def config_of(path: Path, data: str | None) -> str:
+    """Return the config.yaml of a run to resume, for ``--config``.
+
+    Args:
+        path: the file.
+        data: class of data given on the command line. It replaces that of the run, whose module may
+            have been renamed since.
+    """
+    section = _data_section(path)
+    if data is None or section.get("class_path", data) == data:
+        return str(path)
+    return yaml.safe_dump({**content_of(path), "data": {**section, "class_path": data}})
+
+
 def class_first(argv: Sequence[str]) -> list[str]:
     """The words after a subcommand with --data CLASS in front of the options of that class."""
     words, others = list[str](), list[str]()
@@ -46,8 +67,8 @@ def names_a_class(argv: Sequence[str]) -> bool:
         InputError: there is no such class, or it is no data module.
     """
     words = list(argv)
-    typed = [word.partition("=")[2] for word in words if word.startswith("--data=")]
-    typed += [value for word, value in pairwise(words) if word == "--data"]
+    given = typed_class(words)
+    typed = [] if given is None else [given]
     configs = [_data_section(value) for word, value in pairwise(words) if word == "--config"]
     typed += [str(section["class_path"]) for section in configs if "class_path" in section]
     for name in typed:
@@ -71,13 +92,17 @@ def _check_class(name: str) -> None:
         raise InputError(f"--data {name} is no LightningDataModule.\n{legal}")
 
 
-def _data_section(config: str) -> Mapping[str, Any]:
-    """The data section of a YAML file, as it stands there; the parser refuses what is wrong."""
+def content_of(config: str | Path) -> Mapping[str, Any]:
+    """Return a YAML file's content as it is; nothing where the parser will refuse it."""
     with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        section = content.get("data") if isinstance(content, dict) else None
-        return section if isinstance(section, dict) else {}
+        return content if isinstance(content, dict) else {}
     return {}
+
+
+def _data_section(config: str | Path) -> Mapping[str, Any]:
+    section = content_of(config).get("data")
+    return section if isinstance(section, dict) else {}
 
 
 # ---- what a checkpoint knows of its data
@@ -124,7 +149,7 @@ def complete(
     given = typed.get("init_args", None) or {}
     kind = data.class_path.rpartition(".")[2]
     known = dict(_arguments(content, kind))
-    beside = _data_section(str(_config_beside(path)))
+    beside = _data_section(config_beside(path))
     if str(beside.get("class_path", "")).rpartition(".")[2] == kind:
         known |= dict(beside.get("init_args") or {})
     unneeded = {"train", "val", "test", "predict"} - set(NEEDED[command])
@@ -133,7 +158,8 @@ def complete(
             data.init_args[name] = value
 
 
-def _config_beside(path: Path) -> Path:
+def config_beside(path: Path) -> Path:
+    """Return the config.yaml of the run that a checkpoint is of; "." where there is no run."""
     return path.parent.parent / "config.yaml" if path.parent.name == FOLDER else Path("")
 
 

@@ -16,7 +16,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data import complete, names_a_class, words_for
+from onelayer.cli.data import (
+    complete,
+    config_beside,
+    config_of,
+    content_of,
+    names_a_class,
+    typed_class,
+    words_for,
+)
 from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
@@ -63,18 +71,42 @@ RUNS = "lightning_logs"
 SYNTHETIC = "these figures are of the built-in synthetic images, not of CIFAR-10."
 SPLIT = ("train_batches", "val_batches", "val_size", "limit")
 """The options of data that say which images a split has."""
+ENDS = (("schedule", "cycles"), ("trainer", "max_steps"), ("trainer", "max_epochs"))
+"""The options that say where a run ends, with their sections."""
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves config.yaml in the folder that holds the run's checkpoints, whatever the logger."""
+    """Saves config.yaml in the folder that holds the run's checkpoints, whatever the logger.
+
+    Args:
+        later: save when training starts, not before: a run that goes on has a config.yaml already,
+            which stays where the run is refused.
+        others: arguments of SaveConfigCallback.
+    """
+
+    def __init__(self, *args: Any, later: bool = False, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.later = later
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save before the first update of a new run."""
+        if not self.later:
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the changed end of a run that goes on."""
+        if self.later and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file; nothing without a logger."""
         if folder := run_folder(trainer):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / self.config_filename
+            config = self.config.clone()
+            config["ckpt_path"] = None  # a config is of the whole run
             with named(path):
-                self.parser.save(self.config, path, skip_none=False, overwrite=True)
+                self.parser.save(config, path, skip_none=False, overwrite=True)
 
 
 def with_own_config(argv: list[str]) -> list[str]:
@@ -90,7 +122,8 @@ def with_own_config(argv: list[str]) -> list[str]:
         path = find_checkpoint(typed, Path(RUNS), any_config=True)
         config = path.parent.parent / "config.yaml"
         if path.parent.name == FOLDER and config.is_file():
-            return ["--config", str(config), *argv, "--ckpt_path", str(path)]
+            own = config_of(config, typed_class(argv))
+            return ["--config", own, *argv, "--ckpt_path", str(path)]
     return argv
 
 
@@ -131,6 +164,7 @@ class OneLayerCLI(LightningCLI):
         self.exit_code = 0
         self._resumed_run: Path | None = None
         self._resumed_step = -1
+        self._extended = False
         super().__init__(
             OneLayer,
             LightningDataModule if self._any_data else CIFAR10DataModule,
@@ -211,6 +245,7 @@ class OneLayerCLI(LightningCLI):
             (config.data.init_args if self._any_data else config.data).images = self._images
         if fits:
             trainer, schedule = config.trainer, config.schedule
+            self._let_typed_ends_count(trainer, schedule)
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
                 trainer.max_steps = 2 * schedule.step_size * schedule.cycles
         if config.ckpt_path is not None:
@@ -227,6 +262,36 @@ class OneLayerCLI(LightningCLI):
                 f"{RUNS}/<config>/version_N, or last for the newest."
             )
 
+    def _let_typed_ends_count(self, trainer: Namespace, schedule: Namespace) -> None:
+        """Let an end given on the command line replace the one in the config of a resumed run."""
+        given = {word.partition("=")[0] for word in self._argv}
+        steps, epochs = "--trainer.max_steps" in given, "--trainer.max_epochs" in given
+        cycles = "--schedule.cycles" in given and not (steps or epochs)
+        if "--ckpt_path" not in given or not (steps or epochs or cycles):
+            return
+        if not steps:
+            trainer.max_steps = 2 * schedule.step_size * schedule.cycles if cycles else -1
+        if not epochs:
+            trainer.max_epochs = None
+        if "--trainer.max_time" not in given:
+            trainer.max_time = None
+
+    def _say_what_changes(self, path: Path) -> bool:
+        """Print how the end of a run differs from that in its config.yaml; whether it does."""
+        config, before = self.config[self.config.subcommand], content_of(config_beside(path))
+        for section, name in ENDS:  # the first that differs: max_steps follows from cycles
+            old, new = (before.get(section) or {}).get(name), config[section][name]
+            if before and old != new and new not in (None, -1):
+                break
+        else:
+            return False
+        step, end = self._resumed_step, config.trainer.max_steps
+        if end == -1 or end > step:
+            to = f"update {end}" if end != -1 else f"the end of epoch {new}"
+            was = "" if old in (None, -1) else f"{old} -> "
+            print(f"{name}: {was}{new}, so the run goes on from update {step} to {to}")
+        return True
+
     def _resume_from(self, path: Path) -> None:
         """Go on in the run's own folder; its TensorBoard curves are cut at the checkpoint.
 
@@ -238,6 +303,7 @@ class OneLayerCLI(LightningCLI):
         folder = path.resolve().parent
         self._resumed_run = folder.parent if folder.name == FOLDER else None
         print(f"resuming {path} after {self._resumed_step} updates")
+        self._extended = self._say_what_changes(path)
 
     def _take_network_from(self, path: Path) -> None:
         """The checkpoint's network, which what was typed must agree with, and its splits.
@@ -318,8 +384,10 @@ class OneLayerCLI(LightningCLI):
         """
         asked = self._get(self.config_init, "trainer")
         kwargs["logger"], goes_on = self._logger(asked)
-        if self.subcommand != "fit" or goes_on or asked.logger is False:
-            self.save_config_callback = None  # a resumed run has its own, one without logger none
+        own = goes_on and not self._extended  # a resumed run has its own config.yaml
+        if self.subcommand != "fit" or own or asked.logger is False:
+            self.save_config_callback = None
+        self.save_config_kwargs["later"] = goes_on
         plugins = asked.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]

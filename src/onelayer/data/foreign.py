@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -44,14 +44,30 @@ def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]
     Raises:
         InputError: a batch is no pair.
     """
-    given = 0
-    for loader in _loaders(data, split):
-        for batch in loader:
+    loaders, given = _loaders(data, split), 0
+    drawn = [(generator, generator.get_state()) for generator in generators(loaders)]
+    try:
+        for batch in chain.from_iterable(loaders):
             X, y = pair(batch)
             yield X, y
             given += len(y)
             if rows is not None and given >= rows:
                 return
+    finally:  # a generator that training draws from, too
+        for generator, state in drawn:
+            generator.set_state(state)
+
+
+def generators(loaders: Sequence[Any]) -> Iterator[torch.Generator]:
+    """Give each random generator of loaders and their samplers once."""
+    seen = set()
+    for loader in loaders:
+        inner = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+        for owner in (loader, getattr(loader, "sampler", None), inner):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator) and id(generator) not in seen:
+                seen.add(id(generator))
+                yield generator
 
 
 def augment_of(data: Any) -> Augment:

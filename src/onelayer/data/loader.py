@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from onelayer.core.checks import check_labels, check_pair, check_whole
+from onelayer.core.checks import check_labels, check_pair, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augmentation
 from onelayer.data.features import Features
@@ -87,6 +88,8 @@ class ResidentLoader:
     Raises:
         InputError: a value out of its range, or what :func:`check_batch` refuses.
     """
+
+    advice = "Resume with the data and the batch size of the run, or start a new run."
 
     def __init__(
         self,
@@ -175,24 +178,34 @@ class ResidentLoader:
             self._epoch, self._position = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return epoch and position: the batches of the epoch given out so far."""
-        return {"epoch": self._epoch, "position": self._position}
+        """Return what decides the order, and the place in it: epoch, and its batches given out."""
+        return {
+            **{name: getattr(self, name) for name in ("batch_size", "seed", "shuffle")},
+            "samples": len(self.X),
+            "epoch": self._epoch,
+            "position": self._position,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on in mid-epoch, unless another epoch is set before the first batch is asked for.
 
         Raises:
-            InputError: a position beyond the epoch's end: the batch size or the data have changed.
+            InputError: other batches than those of the state, or a position beyond the epoch's end.
         """
         if not isinstance(state, dict):
             raise InputError(f"the checkpoint's state of a loader is {state!r}: it is damaged.")
         epoch, position = state.get("epoch", -1), state.get("position", -1)
         check_whole("the checkpoint's epoch of the batches", epoch, 0)
         check_whole("the checkpoint's position in it", position, 0)
-        if not 0 <= position <= len(self):
+        # Not shuffle, which a trainer may still turn off: see onelayer.training.resume.
+        here: dict[str, Any] = {"samples": len(self.X)}
+        here |= {"batch_size": self.batch_size, "seed": self.seed}
+        saved = {name: state.get(name, value) for name, value in here.items()}
+        check_same("the checkpoint", here, saved, self.advice, section="loader")
+        if position > len(self):
             raise InputError(
                 f"the checkpoint stands at batch {position} of an epoch, which has {len(self)} "
-                "batches here: resume with the batch size and the data it was made with."
+                f"batches here.\n{self.advice}"
             )
         self._epoch, self._position, self._resume = epoch, position, True
 

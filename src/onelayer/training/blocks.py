@@ -8,9 +8,9 @@ with automatic optimisation: :class:`Blocks` lends it other hooks when a trainin
 them back when it ends. Where something could tell the difference, a line says what, and Lightning
 does what it always does.
 
-This is the one file that reaches into Lightning's loops, which it does not document: for the data
-fetcher that hands a step the iterator, the question whether to validate, and the counters of
-batches and updates.
+This file reaches into Lightning's loops, which it does not document: for the data fetcher that
+hands a step the iterator, the question whether to validate, and the counters of batches and
+updates. Only :mod:`onelayer.training.resume` does so, too.
 """
 
 from __future__ import annotations
@@ -304,6 +304,8 @@ class _Hooks:
         fetcher = _DataLoaderIterDataFetcher()
         fetcher.setup(self.trainer.fit_loop._combined_loader)
         iter(fetcher)
+        # A run may go on where only the end of an epoch is still to come.
+        fetcher.done = self.trainer.fit_loop._data_fetcher.done
         self.trainer.fit_loop._data_fetcher = fetcher
 
     def take_back(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, cast
 
+import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -28,6 +32,7 @@ from onelayer.training.observer import (
 )
 from onelayer.training.population import Population
 from onelayer.training.records import Row, restored_rows, write_rows
+from onelayer.training.resume import stopped_by
 from onelayer.training.validation import is_wanted, monitored
 
 LEAST_ROWS = 1000
@@ -76,7 +81,7 @@ class Curves(Observer):
         self._partial = False  # whether the last measurement was of these
         self.rows: list[Row] = []
         self._period: tuple[int, int] | None = (1, 1)  # updates, and measurements in them
-        self._last = -1
+        self._last: float = -1
         self._monitored: list[Any] = []  # callbacks that monitor train/… or val/…
         self._limit_val_batches: float | None = None
         self._trained = False
@@ -109,14 +114,51 @@ class Curves(Observer):
             self._period = (updates, self.per_epoch)
         else:
             self._period = None  # nobody knows where an epoch ends before it does
-        self._last = trainer.max_steps
+        self._last = _last_update(trainer)
         self._some = self._draw_rows(trainer, pl_module)
         self.measured_rows = len(self._some) if isinstance(self._some, torch.Tensor) else self._some
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
-        elif self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
+            return
+        self._extend(trainer, pl_module)
+        if self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
             # resumed: what was written after the checkpoint goes
             write_rows(folder / "curves.csv", self.rows, append=False)
+
+    def _extend(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the end of the fit before, where a run goes on, as any other update.
+
+        Loggers, which cannot take a value back, keep that of the end.
+        """
+        step = trainer.global_step
+        due = self.next_due(step - 1) == step
+        if not self.rows or self.rows[-1].step != step:
+            if due:  # another callback's exception came before it
+                self._measure(trainer, pl_module, whole=step == self._last)
+            return
+        if step == self._last or stopped_by(trainer):
+            return
+        due |= self._ends_epoch(trainer, step)
+        if due and (self._partial or self._some is None):
+            return
+        self.rows = [row for row in self.rows if row.step != step]
+        self._partial = self._some is not None
+        if due:
+            figures = self._figures(trainer, pl_module, self._some)
+            for split, values in figures.items():
+                self.rows += self._rows_of(trainer, pl_module, split, values)
+
+    def _ends_epoch(self, trainer: Trainer, step: int) -> bool:
+        """Whether this update ended an epoch that is measured where it ends."""
+        batches = trainer.num_training_batches
+        if self._period is None or batches == math.inf:
+            return self._period is None
+        updates = math.ceil(batches / trainer.accumulate_grad_batches)
+        return self._monitors_train and step % updates == 0
+
+    @property
+    def _monitors_train(self) -> bool:
+        return any(monitored(c).startswith("train/") for c in self._monitored)
 
     def next_due(self, step: int) -> float:
         """The first update after ``step`` that is measured: i/per_cycle of a cycle, rounded up."""
@@ -141,7 +183,7 @@ class Curves(Observer):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure for those who act on it now: Lightning asks them after all other callbacks."""
-        if self._period is None or any(monitored(c).startswith("train/") for c in self._monitored):
+        if self._period is None or self._monitors_train:
             self._measure(trainer, pl_module, whole=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,11 +233,15 @@ class Curves(Observer):
             self.rows = [row for row in self.rows if row.step != step]
         some = None if whole else self._some
         self._partial = some is not None
+        self._add(trainer, pl_module, self._figures(trainer, pl_module, some), again)
+
+    def _figures(self, trainer: Trainer, pl_module: LightningModule, some: Any) -> dict[str, Any]:
+        """Return the figures (m,) of both splits, of the training split over ``some`` rows."""
         figures = {
             "train": figures_of(trainer, pl_module, "train", some),
             "val": figures_of(trainer, pl_module, "val"),
         }
-        self._add(trainer, pl_module, {k: v for k, v in figures.items() if v is not None}, again)
+        return {split: values for split, values in figures.items() if values is not None}
 
     def _add(
         self,
@@ -261,6 +307,13 @@ class Curves(Observer):
         self._partial = state_dict.get("partial") is True
 
 
+def _last_update(trainer: Trainer) -> float:
+    """Return the update that ends the training, as far as it is known; infinity where it is not."""
+    with suppress(MisconfigurationException):  # Lightning cannot tell where accumulation changes
+        return trainer.estimated_stepping_batches
+    return trainer.max_steps
+
+
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Whether there is a data module to measure by: with tensors, or with loaders as it trains."""
     data = cast(Any, trainer).datamodule
@@ -292,4 +345,6 @@ def _by_loaders(module: Any, data: Any, split: Split, rows: int | None) -> Any:
     if not has_loader(data, split):
         return None
     with isolate_rng():  # a loader that shuffles must not change what is trained on next
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(0)  # the same rows at every measurement
         return module.evaluate_batches(batches(data, split, rows))

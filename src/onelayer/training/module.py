@@ -22,6 +22,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.memory import check_training
 from onelayer.training.population import Population, shapes_of
+from onelayer.training.resume import Resume
 from onelayer.training.schema import check_tensors
 from onelayer.training.tensorboard import TensorBoard
 
@@ -66,9 +67,9 @@ class OneLayer(Population):
     """
 
     def configure_callbacks(self) -> list[Callback]:
-        """Blocks, and Curves with who draws and who judges them, unless the trainer has its own."""
+        """Return what every training has, unless the trainer has its own."""
         trainer: Any = self.trainer
-        kinds: tuple[type[Callback], ...] = (FromData, Blocks)
+        kinds: tuple[type[Callback], ...] = (FromData, Resume, Blocks)
         if not trainer.barebones:
             kinds += (Curves, TensorBoard, Divergence)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
@@ -129,16 +130,13 @@ class FromData(Callback):
         """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.
 
         Raises:
-            InputError: the batches of a checkpoint are not those after the trained ones, or its
-                statistics are not the network's.
+            InputError: the statistics of a checkpoint's data are not its network's.
         """
         loader, data = trainer.train_dataloader, trainer.datamodule  # type: ignore[attr-defined]
         if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
             loader.shuffle = False
         if not trainer.ckpt_path or not isinstance(pl_module, OneLayer):
             return
-        if isinstance(loader, ResidentLoader):
-            _check_position(trainer, loader)
         if isinstance(data, Standardised) and not data.statistics.equal(
             Statistics(pl_module.mean.cpu(), pl_module.std.cpu())
         ):
@@ -198,20 +196,6 @@ def snapshots_of(module: Population, steps: list[int], parameters: Sequence[Tens
     network.learned_from = module.learned_from
     network.ensembles.mirror = module.ensembles.mirror
     return network.to(module.device).eval()
-
-
-def _check_position(trainer: Trainer, loader: ResidentLoader) -> None:
-    trained = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    state = loader.state_dict()
-    within = trained and state["position"] < len(loader)
-    if trained not in (0, state["position"]) or (
-        within and state["epoch"] != trainer.current_epoch
-    ):
-        raise InputError(
-            f"the checkpoint's counts do not agree: {trained} batches of epoch "
-            f"{trainer.current_epoch} were trained on, and its loader has given "
-            f"{state['position']} of epoch {state['epoch']}."
-        )
 
 
 def _check_size(name: str, here: int, there: int) -> None:

@@ -8,10 +8,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
+from onelayer.core.errors import InputError
 from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
+EXTEND = (
+    "A run goes on with the rates that it began with. Resume with the run's own schedule, or start "
+    "a new run.\nTo train for longer, raise schedule.cycles or trainer.max_steps."
+)
 
 
 class ScheduledLR(Observer):
@@ -114,6 +119,7 @@ class TriangularLR(ScheduledLR):
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
         self.cycles, self.mode, self.gamma = cycles, mode, gamma
         self._saved: dict[str, Any] = {}
+        self._trained = 0  # updates of the run that is resumed
 
     @property
     def total_steps(self) -> int:
@@ -129,15 +135,29 @@ class TriangularLR(ScheduledLR):
         """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
         self._saved = state_dict
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note how many updates were trained."""
+        self._trained = checkpoint.get("global_step", 0)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse another schedule than a resumed run's; warn about a stop in mid-cycle.
+        """Refuse other rates than a resumed run's; warn about a stop in mid-cycle.
 
         Raises:
             InputError: naming the argument and both values.
         """
         here = self.state_dict()
-        advice = "Resume with the run's own schedule, or start a new run."
-        check_same("the checkpoint", here, self._saved or here, advice, section="schedule")
+        saved = self._saved or here
+        # More cycles are a longer run with the same rates.
+        rates, before = ({**of, "cycles": None} for of in (here, saved))
+        check_same("the checkpoint", rates, before, EXTEND, section="schedule")
+        if self.total_steps < self._trained and here != saved:
+            raise InputError(
+                f"schedule.cycles is {self.cycles}, which ends after {self.total_steps} updates, "
+                f"but the checkpoint has {self._trained}.\n"
+                f"Choose at least {-(-self._trained // self.cycle)}, or start a new run."
+            )
         if trainer.max_steps > 0 and not _counts_epochs(trainer):
             self._warn_in_mid_cycle(trainer.max_steps)
 

@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
+from onelayer.core.checks import is_number
 from onelayer.data.foreign import augment_of
 from onelayer.training.choice import by_l2
 from onelayer.training.events import cut, write_end
@@ -33,6 +34,7 @@ CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}
 """Of HParams, seen at once; the others when they are ticked."""
 WEIGHTS = "weights"
+MEASURED = (*(f"{quantity}/" for quantity in QUANTITIES), WEIGHTS)  # beginnings of tags
 MOST_PICTURES = 8
 """λ whose weights are shown each; of more, those of the best on validation."""
 
@@ -53,7 +55,9 @@ class TensorBoard(Observer):
     def __init__(self) -> None:
         self._writers: dict[Path, SummaryWriter] = {}
         self._drawn = self._pictured = -1  # the update that was drawn last
+        self._begun = False
         self._resumed: int | None = None  # updates done, where a run goes on
+        self._drawn_before: float = math.inf  # the update drawn last before the checkpoint
 
     def draws(self, logger: Logger) -> bool:
         """Measurements come here, under names that group by quantity."""
@@ -61,8 +65,9 @@ class TensorBoard(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained; of a run that goes on, cut what came after its checkpoint."""
-        if not isinstance(pl_module, Population) or not trainer.is_global_zero:
+        if self._begun or not isinstance(pl_module, Population) or not trainer.is_global_zero:
             return
+        self._begun = True
         for logger in _loggers(trainer):
             if _goes_on(trainer):
                 self._go_on(trainer, pl_module, logger)
@@ -72,9 +77,12 @@ class TensorBoard(Observer):
 
     def _go_on(self, trainer: Trainer, module: Population, logger: TensorBoardLogger) -> None:
         step = trainer.global_step
+        # What the checkpoint's update was measured for after it was saved is measured again.
+        drawn = self._drawn_before >= step
 
         def keep(event: Event) -> bool:
-            return bool(event.step <= step)
+            ours = any(value.tag.startswith(MEASURED) for value in event.summary.value)
+            return bool(event.step < step or (event.step == step and (drawn or not ours)))
 
         logger.experiment.close()  # it opens another file when it writes again
         logger.experiment.purge_step = step + 1  # for a TensorBoard that looks on
@@ -82,11 +90,21 @@ class TensorBoard(Observer):
         for folder in {Path(logger.log_dir), *_folders(logger, module).values()}:
             cut(folder, keep)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the update that was drawn last."""
+        return {"drawn": self._drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Note what had been drawn before the checkpoint."""
+        drawn: Any = state_dict.get("drawn")
+        self._drawn_before = drawn if is_number(drawn) else math.inf
+
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Draw the points of this update, once, and the weights where a cycle ends."""
         step = rows[-1].step
         if rows[-1].split == "test" or step == self._drawn or not trainer.is_global_zero:
             return
+        self.on_train_start(trainer, pl_module)  # Curves may come before it
         self._drawn = step
         new = [row for row in rows if row.step == step]
         for logger in _loggers(trainer):
@@ -109,6 +127,7 @@ class TensorBoard(Observer):
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
+        self._begun = False
 
     def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         """Write each λ's hyperparameters and test figures, whatever was there before."""
