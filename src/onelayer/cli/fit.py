@@ -31,7 +31,7 @@ from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import has_split, name_of, sizes
+from onelayer.data.foreign import count_batches, has_split, name_of, sizes
 from onelayer.study.data import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
@@ -56,7 +56,7 @@ from onelayer.training.results import (
     members_with,
     network_name,
 )
-from onelayer.training.schedule import TriangularLR
+from onelayer.training.schedule import STEP_SIZE, TriangularLR, step_size_for
 from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport, format_report
 from onelayer.training.trainer import (
@@ -165,6 +165,7 @@ class OneLayerCLI(LightningCLI):
         self._resumed_run: Path | None = None
         self._resumed_step = -1
         self._extended = False
+        self._ends_with_cycles = False
         super().__init__(
             OneLayer,
             LightningDataModule if self._any_data else CIFAR10DataModule,
@@ -246,8 +247,10 @@ class OneLayerCLI(LightningCLI):
         if fits:
             trainer, schedule = config.trainer, config.schedule
             self._let_typed_ends_count(trainer, schedule)
+            if schedule.step_size is None and not self._any_data:
+                schedule.step_size = STEP_SIZE
             if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
-                trainer.max_steps = 2 * schedule.step_size * schedule.cycles
+                self._end_with_cycles()
         if config.ckpt_path is not None:
             runs, any_config = self._logger_folder(), False
             if runs is None:
@@ -262,6 +265,14 @@ class OneLayerCLI(LightningCLI):
                 f"{RUNS}/<config>/version_N, or last for the newest."
             )
 
+    def _end_with_cycles(self) -> None:
+        """Stop after the schedule's cycles, as soon as their length is known."""
+        config = self.config[self.config.subcommand]
+        known = config.schedule.step_size is not None
+        self._ends_with_cycles = not known
+        if known:
+            config.trainer.max_steps = 2 * config.schedule.step_size * config.schedule.cycles
+
     def _let_typed_ends_count(self, trainer: Namespace, schedule: Namespace) -> None:
         """Let an end given on the command line replace the one in the config of a resumed run."""
         given = {word.partition("=")[0] for word in self._argv}
@@ -270,7 +281,9 @@ class OneLayerCLI(LightningCLI):
         if "--ckpt_path" not in given or not (steps or epochs or cycles):
             return
         if not steps:
-            trainer.max_steps = 2 * schedule.step_size * schedule.cycles if cycles else -1
+            trainer.max_steps = -1
+            if cycles:
+                self._end_with_cycles()
         if not epochs:
             trainer.max_epochs = None
         if "--trainer.max_time" not in given:
@@ -362,6 +375,11 @@ class OneLayerCLI(LightningCLI):
         self.datamodule = make_data(self.config[command].data.as_dict())
         if command == "fit":
             self._fill_sizes(self.config[command].model)
+            schedule = self.config[command].schedule
+            if schedule.step_size is None:
+                schedule.step_size = step_size_for(count_batches(self.datamodule), schedule.cycles)
+            if self._ends_with_cycles:
+                self._end_with_cycles()
         others = self.config.clone()
         del others[command]["data"]
         self.config_init = self.parser.instantiate_classes(others)

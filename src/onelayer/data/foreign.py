@@ -88,6 +88,14 @@ def count_rows(data: Any, split: Split) -> int:
     return int(size(split)) if callable(size) else sum(len(y) for _, y in batches(data, split))
 
 
+def count_batches(data: Any) -> int:
+    """Return the number of training batches in an epoch."""
+    size = getattr(data, "batch_size", None)
+    if isinstance(size, int) and size > 0:
+        return -(-count_rows(data, "train") // size)
+    return sum(1 for _ in batches(data, "train"))
+
+
 def has_loader(data: Any, split: Split) -> bool:
     """Whether a data module has a loader of its own for a split."""
     return is_overridden(f"{split}_dataloader", data, LightningDataModule)

@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from onelayer.data.foreign import has_split, sizes
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.foreign import count_batches, has_split, sizes
 from onelayer.data.locks import alone
 from onelayer.study.data import make_data
 from onelayer.study.plots import PlotCurves
@@ -19,7 +20,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
-from onelayer.training.schedule import TriangularLR
+from onelayer.training.schedule import TriangularLR, step_size_for
 from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport
 from onelayer.training.trainer import run_logger, trainer_defaults
@@ -45,6 +46,13 @@ def sized(model: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]
     if {"inputs", "classes"} <= model.keys():
         return dict(model)
     return dict(zip(("inputs", "classes"), sizes(data), strict=True)) | dict(model)
+
+
+def with_length(schedule: Mapping[str, Any], data: LightningDataModule) -> dict[str, Any]:
+    """Return the arguments of TriangularLR, with an n_s that suits data of one's own."""
+    if schedule.get("step_size") is not None or isinstance(data, CIFAR10DataModule):
+        return dict(schedule)
+    return {**schedule, "step_size": step_size_for(count_batches(data), schedule.get("cycles", 1))}
 
 
 def make_trainer(
@@ -76,7 +84,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     data = make_data(settings["data"])
     model = OneLayer(**sized(settings["model"], data))
-    rates, results = TriangularLR(**settings["schedule"]), Results()
+    rates, results = TriangularLR(**with_length(settings["schedule"], data)), Results()
     curves = Curves(**settings.get("curves", {}))
     folder = Path(folder)
     last = last_of(folder)

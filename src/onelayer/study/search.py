@@ -34,7 +34,13 @@ from onelayer.study.plan import (
     plan_stage,
 )
 from onelayer.study.plots import plot_search
-from onelayer.study.runs import alone_in, check_training, make_trainer, train_and_test
+from onelayer.study.runs import (
+    alone_in,
+    check_training,
+    make_trainer,
+    train_and_test,
+    with_length,
+)
 from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
@@ -59,14 +65,15 @@ class Final:
         val_size: images that still validate; the others train. By default 1000 of CIFAR-10, and
             of other data as many as in the search.
         batch_size: images of an update. By default 200, and of other data as in the search.
-        step_size: n_s of its schedule.
+        step_size: n_s of its schedule. By default 600 with CIFAR-10, and with other data as
+            many that all cycles together are 20 epochs.
         cycles: how many.
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     val_size: int | float | None = None
     batch_size: int | None = None
-    step_size: int = 600
+    step_size: int | None = None
     cycles: int = 5
 
 
@@ -126,13 +133,14 @@ class Search:
     def final_settings(self, l2: float, setting: Setting = ()) -> dict[str, Any]:
         """Of the final training, as :data:`onelayer.study.runs.Settings`."""
         final, rates = self.final, {**self.schedule, **_of("schedule", setting)}
+        step_size = final.step_size or (None if "class_path" in self.data else 600)
         # Of CIFAR-10 every measurement is of the whole training split, as in the report.
         usual: dict[str, Any] = {} if "class_path" in self.data else {"train_rows": None}
         sections = {"trainer": self.trainer, "curves": {**usual, **self.curves}, "test": self.test}
         return {
             "model": {**self.model(setting), "l2": l2, "seeds": list(final.seeds)},
             "data": with_arguments(_with_data(self.data, setting), **self._final_data()),
-            "schedule": {**rates, "step_size": final.step_size, "cycles": final.cycles},
+            "schedule": {**rates, "step_size": step_size, "cycles": final.cycles},
             **{k: dict(v) for k, v in sections.items() if v},
         }
 
@@ -274,7 +282,7 @@ class Search:
         d, k = sizes(data)
         seeds = list(self.plan.seeds)
         model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)
-        schedule = TriangularLR(**{**self.schedule, **_of("schedule", setting)})
+        schedule = TriangularLR(**with_length({**self.schedule, **_of("schedule", setting)}, data))
         curves = Curves(per_cycle=1)
         callbacks = [schedule, curves, Divergence(stop=False)]
         trainer = make_trainer(schedule.total_steps, callbacks, **self.trainer)

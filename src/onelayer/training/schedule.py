@@ -13,6 +13,8 @@ from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
+STEP_SIZE = 500  # updates in half a cycle, by default
+EPOCHS = 20  # of all cycles together, where the length follows from the data
 EXTEND = (
     "A run goes on with the rates that it began with. Resume with the run's own schedule, or start "
     "a new run.\nTo train for longer, raise schedule.cycles or trainer.max_steps."
@@ -93,7 +95,8 @@ class TriangularLR(ScheduledLR):
     Args:
         base_lr: η_min, the rate at the ends of a cycle.
         max_lr: η_max, the rate in its middle; equal to base_lr for a constant rate.
-        step_size: n_s, updates in half a cycle.
+        step_size: n_s, updates in half a cycle; default 500. On the command line, with data of
+            your own, all cycles together are 20 epochs by default, and at least 1000 updates.
         cycles: how many cycles to train; ``total_steps`` follows. The command line sets
             trainer.max_steps to it.
         mode: triangular keeps the amplitude; triangular2 halves it each cycle; exp_range
@@ -108,11 +111,12 @@ class TriangularLR(ScheduledLR):
         self,
         base_lr: float = 1e-5,
         max_lr: float = 1e-1,
-        step_size: int = 500,
+        step_size: int | None = None,
         cycles: int = 1,
         mode: Mode = "triangular",
         gamma: float = 1.0,
     ) -> None:
+        step_size = STEP_SIZE if step_size is None else step_size
         super().__init__(cyclical(mode, base_lr, max_lr, step_size, gamma))
         check_whole("cycles", cycles, at_least=1, at_most=MOST_UPDATES)
         self.cycle: int = 2 * step_size  # updates
@@ -178,6 +182,22 @@ class TriangularLR(ScheduledLR):
             f"{self.cycle} (2 * step_size), and the rate is then {self.rate(steps):.4g}, not "
             f"{self.base_lr:g}. Whole cycles: max_steps={' or '.join(map(str, whole))}."
         )
+
+
+def step_size_for(batches: int, cycles: int) -> int:
+    """Return an n_s with which all cycles together are :data:`EPOCHS` epochs.
+
+    Fewer epochs leave the weights of a linear layer on features far from their minimum. Small data
+    get :data:`STEP_SIZE` in one cycle.
+
+    Args:
+        batches: of an epoch.
+        cycles: of the schedule.
+
+    >>> step_size_for(batches=450, cycles=1), step_size_for(batches=3, cycles=1)
+    (4500, 500)
+    """
+    return -(-max(EPOCHS * batches, 2 * STEP_SIZE) // (2 * cycles))
 
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:
