@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,9 @@ from torch import Tensor
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, standardise
+from onelayer.data.names import shown
 from onelayer.data.sources import SIDE
+from onelayer.data.sources.images import in_bytes
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -51,8 +52,8 @@ def find_images(names: Iterable[str]) -> list[Path]:
 def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     """Read an image file as CIFAR-10 would hold it: uint8 (3072,), planes red, green, blue.
 
-    Any size and 8-bit colour format; turned as its camera says, unless that is not to be read;
-    resized, bicubic and antialiased.
+    Any size and format with 8 or 16 bits a pixel, as :func:`in_bytes` has them; resized, bicubic and
+    antialiased.
 
     Args:
         path: of the file.
@@ -66,20 +67,18 @@ def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     colours, height, width = shape
 
     try:
+        if not path.is_file():  # a named pipe would be waited for
+            raise ValueError("it is no regular file")
         with _only_bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are {image.mode}, and 8-bit ones are needed")
             image.load()
-            # through RGBA, as a palette may hold transparency, which RGB alone would warn of
             small = (
-                _upright(image)
-                .convert("RGBA")
+                in_bytes(image)
                 .convert("RGB" if colours == 3 else "L")
                 .resize((width, height), Image.Resampling.BICUBIC)
             )
     except Exception as error:  # PIL's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"images: {path} cannot be read as an image: {reason}.") from None
+        raise InputError(f"images: {shown(path)} cannot be read as an image: {reason}.") from None
     return torch.from_numpy(np.array(small)).view(height, width, -1).permute(2, 0, 1).flatten()
 
 
@@ -91,16 +90,6 @@ def _only_bombs_are_errors() -> Iterator[None]:
     with warnings.catch_warnings(action="ignore"):
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         yield
-
-
-def _upright(image: Any) -> Any:
-    """An image turned as its EXIF block says; as it is, where that block is damaged."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # whatever the block makes Pillow do
-        return image
 
 
 class PictureLoader:
