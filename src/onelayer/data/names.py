@@ -93,10 +93,10 @@ def warn_of_similar(names: Sequence[str], what: str, where: str) -> None:
 
 
 def shown(name: object, most: int = 200) -> str:
-    """Return a stranger's name for a terminal: what does not print is escaped.
+    r"""Return a stranger's name for a terminal: what does not print is escaped.
 
-    >>> shown("cat\\x1b[31m\\n")
-    'cat\\\\x1b[31m\\\\n'
+    >>> print(shown("cat" + chr(27) + "[31m"))
+    cat\x1b[31m
     """
     text = str(name)
     text = text if len(text) <= most else text[: most - 1] + "…"

@@ -52,7 +52,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
 def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     """Read an image file as CIFAR-10 would hold it: uint8 (3072,), planes red, green, blue.
 
-    Any size and format with 8 or 16 bits a pixel, as :func:`in_bytes` has them; resized, bicubic and
+    Any size, and any format with 8 or 16 bits a pixel (:func:`in_bytes`); resized, bicubic and
     antialiased.
 
     Args:

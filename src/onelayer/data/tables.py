@@ -500,7 +500,7 @@ def _warn_of_shared(what: str, found: Mapping[str, NDArray[Any]]) -> None:
         shared = int(np.isin(found[other], found[one]).sum())
         if shared:
             warnings.warn(
-                f"{shared} {what} of the {other} split are also in the {one} split: its accuracy is "
-                "optimistic.",
+                f"{shared} {what} of the {other} split are also in the {one} split: its "
+                "accuracy is optimistic.",
                 stacklevel=2,
             )

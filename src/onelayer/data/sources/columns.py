@@ -35,9 +35,10 @@ def read_columns(path: Path, columns: Columns, labelled: bool) -> Table:
     table = _arrow(path)
     there = list(table.column_names)
     _refuse_images(table, path)
-    needed = {"y": [columns.y] * labelled, "groups": [columns.groups] * bool(labelled)}
+    others = {"y": columns.y, "groups": columns.groups} if labelled else {}
     named, index = _features_of(table, columns)
-    _check_names({"x": named, **needed}, there, path)
+    wanted = [*(("x", name) for name in named), *others.items()]
+    _check_names([(argument, name) for argument, name in wanted if name is not None], there, path)
     if not labelled and columns.x is None:
         _check_head(named, path)
     first = 2 if path.suffix.lower() == ".csv" else 0  # a line of a text file, its head is line 1
@@ -104,21 +105,20 @@ def _pandas_index(table: Any) -> list[str]:
         return []
 
 
-def _check_names(wanted: dict[str, list[Any]], there: Sequence[str], path: Path) -> None:
+def _check_names(wanted: Sequence[tuple[str, str]], there: Sequence[str], path: Path) -> None:
     """Raise :class:`InputError` unless each name is that of one column."""
     counts = Counter(there)
-    for argument, names in wanted.items():
-        for name in (name for name in names if name is not None):
-            if counts[name] > 1:
-                raise InputError(
-                    f"{path} has {counts[name]} columns called {name!r}: rename all but one."
-                    + _headless(there)
-                )
-            if not counts[name]:
-                raise InputError(
-                    f"{path} has no column {name!r}: it has {few(there, 10)}.\nSay which with "
-                    f"--data.{argument} COLUMN." + _headless(there)
-                )
+    for argument, name in wanted:
+        if counts[name] > 1:
+            raise InputError(
+                f"{path} has {counts[name]} columns called {name!r}: rename all but one."
+                + _headless(there)
+            )
+        if not counts[name]:
+            raise InputError(
+                f"{path} has no column {name!r}: it has {few(there, 10)}.\nSay which with "
+                f"--data.{argument} COLUMN." + _headless(there)
+            )
 
 
 def _headless(there: Sequence[str]) -> str:
@@ -247,8 +247,8 @@ def _lists(column: Any, where: str) -> Tensor:
     flat = pc.list_flatten(column)
     if not str(flat.type).startswith(_NUMBERS):
         raise InputError(
-            f"{where} has lists of {flat.type}: features are one list of numbers a row.\nLay nested "
-            "lists flat, or write the features as .npz."
+            f"{where} has lists of {flat.type}: features are one list of numbers a row.\n"
+            "Lay nested lists flat, or write the features as .npz."
         )
     if flat.null_count:
         row = int(np.flatnonzero(flat.is_null().to_numpy())[0]) // int(lengths[0])

@@ -54,8 +54,8 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bo
         sample = _sample(dataset, i, x, y, where)
         if i and sample.shape != shape:
             raise InputError(
-                f"{where}: sample {i} has the shape {sample.shape}, and the first {shape}: all must "
-                "be alike.\nResize them with a transform of the Dataset."
+                f"{where}: sample {i} has the shape {sample.shape}, and the first {shape}: all "
+                "must be alike.\nResize them with a transform of the Dataset."
             )
         shape = sample.shape
         if not i and tuple(sample.x.shape) != shape:
@@ -117,7 +117,7 @@ class HuggingFace(Dataset[Any]):
 
     def __init__(self, path: str, split: str, name: str | None = None) -> None:
         try:
-            import datasets  # type: ignore[import-not-found,unused-ignore]
+            import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError as error:
             raise InputError(
                 f"{path}: datasets reads it, and is not installed:\n"

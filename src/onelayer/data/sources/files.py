@@ -34,8 +34,8 @@ from onelayer.data.sources.table import (
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors", ".csv", ".parquet")
 CLASSES = ("classes", "class_names", "target_names")
 """Keys under which an .npz, .pt or .safetensors may hold the names of the classes."""
-_SPLIT = re.compile(r"(^|(?<=[\W_]))(x|features|data|train(ing)?)([\W_]+|$)|[\W_]+$", re.IGNORECASE)
-"""Words in a file's name that tell the split, not the data."""
+_SPLIT = re.compile(r"^train(ing)?[\W_]+|[\W_]+train(ing)?$", re.IGNORECASE)
+_NAMELESS = ("x", "data", "features", "embeddings", "train", "training")  # files called so
 _LARGER = "\nTwo .npy files may be larger than memory: --data.train '[X.npy,y.npy]'."
 _AS_THEY_ARE = (np.float16, np.float32, np.float64, np.uint8)  # what torch can map
 _COPIED = 10**9  # bytes of an .npy's images that are put in another order in memory, at most
@@ -112,7 +112,7 @@ def name_of(given: Any) -> str:
         return "arrays"
     path = _paths(given)[0]
     name = _SPLIT.sub("", path.stem)
-    return name or path.resolve().parent.name or path.stem
+    return path.resolve().parent.name if name.lower() in _NAMELESS else name
 
 
 def _are_arrays(given: Any) -> bool:

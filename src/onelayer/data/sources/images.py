@@ -1,4 +1,4 @@
-"""Images as Pillow has them, to bytes: the one rule for files to predict and Datasets to train on."""
+"""Pillow's images to bytes: one rule for files to predict and Datasets to train on."""
 
 from __future__ import annotations
 

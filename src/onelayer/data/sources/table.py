@@ -253,15 +253,16 @@ def _of_objects(y: Array, where: str, what: str, first_row: int) -> Array:
     for row, value in enumerate(values, first_row):
         if value is None or value != value:
             raise _missing(where, row, str(value), what)
-    kind = str if isinstance(values[0] if values else "", str) else Integral
+    text = bool(values) and isinstance(values[0], str)
     for row, value in enumerate(values, first_row):
-        if not isinstance(value, kind) or isinstance(value, bool):
-            words = "strings, as the first" if kind is str else "whole numbers or strings"
+        whole = isinstance(value, Integral) and type(value) is not bool
+        if not (isinstance(value, str) if text else whole):
+            words = "strings, as the first" if text else "whole numbers or strings"
             raise InputError(
                 f"{where}, row {row}, is {str(value)[:40]!r} ({type(value).__name__}): {what} are "
                 f"{words}.\nWrite all of them in one way."
             )
     try:
-        return y.astype(str if kind is str else np.int64)
+        return y.astype(str if text else np.int64)
     except OverflowError as error:
         raise InputError(f"{where}: {what} must be below 2^63. Write them as strings.") from error
