@@ -89,7 +89,20 @@ def class_names(data: Any, classes: int) -> list[str]:
     names = getattr(data, "classes", None)
     if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == classes:
         return [str(name) for name in names]
+    return numbers(classes)
+
+
+def numbers(classes: int) -> list[str]:
+    """Return what classes without names are called."""
     return [str(k) for k in range(classes)]
+
+
+def column_names(data: Any, inputs: int) -> list[str] | None:
+    """Return a data module's names of its features, None where it has none."""
+    names = getattr(data, "columns", None)
+    if isinstance(names, list | tuple) and len(names) == inputs:
+        return [str(name) for name in names]
+    return None
 
 
 def name_of(data: Any) -> str:

@@ -48,6 +48,18 @@ def match(
     return [index[name] for name in wanted]
 
 
+def check_order(
+    names: Sequence[str], wanted: Sequence[str], what: str, where: str, whose: str
+) -> None:
+    """Raise :class:`InputError` unless names are the wanted ones, in their order."""
+    order = match(names, wanted, what, where, whose)
+    if order != list(range(len(order))):
+        raise InputError(
+            f"{where} has its {what} in another order than {whose}: {few(names)} here, and "
+            f"{few(wanted)} there.\nUse data with the names in that order."
+        )
+
+
 def check_distinct(names: Sequence[str], what: str, where: str) -> None:
     """Raise :class:`InputError` for a name that is used twice."""
     twice = [name for name, count in Counter(names).items() if count > 1]

@@ -60,8 +60,7 @@ class PredictionsCSV(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = class_names(data, len(self.rows[0][1]))
+        classes = class_names(pl_module, len(self.rows[0][1]))
         head = [FIRST[isinstance(self.rows[0][0], int)], *HEADER, *classes]
         lines = [
             [name, classes[int(p.argmax())], float(p.max()), *p.tolist()] for name, p in self.rows

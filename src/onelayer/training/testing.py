@@ -87,7 +87,7 @@ class TestReport(Observer):
         self._set_mirror(trainer, pl_module)
         if not isinstance(pl_module, Population):
             return
-        k, loaders = pl_module.classes, trainer.test_dataloaders
+        k, loaders = pl_module.outputs, trainer.test_dataloaders
         # In each process a ResidentLoader gives all of the split.
         whole = isinstance(loaders, ResidentLoader)
         options: dict[str, Any] = {"validate_args": False, "sync_on_compute": not whole}
@@ -123,7 +123,7 @@ class TestReport(Observer):
             return
         module = cast(Population, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        names = class_names(data, module.classes)
+        names = class_names(module, module.outputs)
         head = {
             "dataset": "custom" if data is None else name_of(data),
             "networks": module.choose("best").words,

@@ -255,7 +255,7 @@ def _of_objects(y: Array, where: str, what: str, first_row: int) -> Array:
             raise _missing(where, row, str(value), what)
     text = bool(values) and isinstance(values[0], str)
     for row, value in enumerate(values, first_row):
-        whole = isinstance(value, Integral) and type(value) is not bool
+        whole = not isinstance(value, bool) and isinstance(value, Integral)
         if not (isinstance(value, str) if text else whole):
             words = "strings, as the first" if text else "whole numbers or strings"
             raise InputError(
