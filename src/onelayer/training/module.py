@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import class_names, column_names, name_of, numbers
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.names import check_order
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.memory import check_training
+from onelayer.training.names import names_of, take_names
 from onelayer.training.population import Population, shapes_of
 from onelayer.training.schema import check_tensors
 from onelayer.training.tensorboard import TensorBoard
@@ -123,18 +121,19 @@ class FromData(Callback):
         """
         if isinstance(pl_module, OneLayer):
             data, size = trainer.datamodule, pl_module  # type: ignore[attr-defined]
-            _take_names(trainer, pl_module)
+            take_names(pl_module)
             both = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
             rows = max((len(split[1]) for split in both if split), default=1)
             check_training(
                 len(size.members), size.hidden, size.inputs, size.outputs, rows, size.weights[0]
             )
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse data whose classes or columns have other names than the network's."""
-        _take_names(trainer, pl_module)
+        if isinstance(pl_module, OneLayer):
+            take_names(pl_module)
 
-    on_test_start = on_predict_start = on_validation_start
+    on_predict_start = on_test_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.
@@ -161,33 +160,9 @@ def known_of(data: Any, model: Population) -> dict[str, Any]:
     return {
         "data_module": {
             "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-            "classes": class_names(data, model.outputs),
-            "columns": column_names(data, model.inputs),
+            **names_of(data, model.outputs, model.inputs),
         }
     }
-
-
-def _take_names(trainer: Trainer, module: LightningModule) -> None:
-    """Give a network its data's names of classes and columns, or compare them with its own.
-
-    Raises:
-        InputError: the network was trained on data with other names, or in another order.
-    """
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if data is None or not isinstance(module, OneLayer) or not getattr(data, "knows_classes", True):
-        return
-    found = {
-        "classes": class_names(data, module.outputs),
-        "columns": column_names(data, module.inputs),
-    }
-    fits = trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path
-    for what, names in found.items():
-        own = getattr(module, what)
-        unnamed = numbers(module.outputs) if what == "classes" else None
-        if not fits and own and names and unnamed not in (own, names):
-            check_order(names, own, what, name_of(data), "the network")
-        elif fits or own == unnamed:
-            setattr(module, what, names)
 
 
 def checkpoint_of(model: OneLayer, data: Any, step: int = 0) -> dict[str, Any]:
