@@ -28,13 +28,14 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
-from onelayer.data.foreign import class_names, column_names, numbers, pair
+from onelayer.data.foreign import numbers, pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
+from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
@@ -317,9 +318,14 @@ class Population(LightningModule):
         self.validation = _figures_of(checkpoint, len(self.members))
         known = checkpoint.get("data_module")
         data = SimpleNamespace(**known) if isinstance(known, dict) else None
-        self.classes = class_names(data, self.outputs)
-        self.columns = column_names(data, self.inputs)
+        for what, names in names_of(data, self.outputs, self.inputs).items():
+            setattr(self, what, names)
         self.learned_from = _splits_of(checkpoint)
+
+    def on_validation_start(self) -> None:
+        """Refuse data whose classes or columns have other names than the network's."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            take_names(self)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
