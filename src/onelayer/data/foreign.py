@@ -14,6 +14,7 @@ from torch import Tensor
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment
 from onelayer.data.loader import Batch
+from onelayer.data.names import shown
 from onelayer.data.splits import Split
 
 
@@ -108,7 +109,7 @@ def column_names(data: Any, inputs: int) -> list[str] | None:
 def name_of(data: Any) -> str:
     """Return what a data module calls its data; its class's name where it calls them nothing."""
     name = getattr(data, "name", None)
-    return name if isinstance(name, str) and name else type(data).__name__
+    return shown(name) if isinstance(name, str) and name else type(data).__name__
 
 
 def sizes(data: Any) -> tuple[int, int]:

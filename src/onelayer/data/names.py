@@ -110,9 +110,11 @@ def shown(name: object, most: int = 200) -> str:
     >>> print(shown("cat" + chr(27) + "[31m"))
     cat\x1b[31m
     """
-    text = str(name)
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(name)
+    )
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def few(names: Iterable[object], most: int = 8) -> str:

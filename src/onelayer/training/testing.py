@@ -18,6 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from onelayer.data.foreign import class_names, name_of, pair
 from onelayer.data.loader import ResidentLoader
+from onelayer.data.names import shown
 from onelayer.training.ensembles import check_image
 from onelayer.training.folder import run_folder
 from onelayer.training.observer import Observer, observers
@@ -219,5 +220,5 @@ def format_report(report: dict[str, Any], most: int = 30) -> str:
 def _line(one: dict[str, Any]) -> str:
     shares = (one["precision"], one["recall"], one["f1"])
     cells = [f"{100 * share:.2f}" if share is not None else "-" for share in shares]
-    name = one["class"] if len(one["class"]) <= 24 else one["class"][:23] + "…"
+    name = shown(one["class"], 24)
     return f"{name:<24} {one['samples']:>7} {cells[0]:>9} {cells[1]:>7} {cells[2]:>7}"
