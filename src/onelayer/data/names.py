@@ -104,7 +104,7 @@ def warn_of_similar(names: Sequence[str], what: str, where: str) -> None:
         )
 
 
-def shown(name: object, most: int = 200) -> str:
+def shown(name: object, most: int | None = 200) -> str:
     r"""Return a stranger's name for a terminal: what does not print is escaped.
 
     >>> print(shown("cat" + chr(27) + "[31m"))
@@ -114,7 +114,12 @@ def shown(name: object, most: int = 200) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(name)
     )
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if most is None or len(text) <= most else text[: most - 1] + "…"
+
+
+def shown_lines(message: object) -> str:
+    """Return a message of several lines for a terminal, each as :func:`shown` has it."""
+    return "\n".join(shown(line, None) for line in str(message).split("\n"))
 
 
 def few(names: Iterable[object], most: int = 8) -> str:

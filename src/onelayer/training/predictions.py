@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.foreign import class_names
-from onelayer.data.names import cell
+from onelayer.data.names import cell, shown
 from onelayer.training.files import atomic_write
 
 HEADER = ("class", "probability")
@@ -81,12 +81,11 @@ def _check_pyarrow() -> None:
 def _csv(head: list[str], lines: list[list[Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(map(cell, head))
-    for name, label, *numbers in lines:
-        writer.writerow(
-            [cell(name, "./") if isinstance(name, str) else name, cell(label), *numbers]
-        )
-    # Names may be any bytes: they stand there as they are.
+    writer.writerow(map(_of_class, head))
+    for name, label, *shares in lines:
+        first = cell(name, "./") if isinstance(name, str) else name
+        writer.writerow([first, _of_class(label), *shares])
+    # Names of files may be any bytes: they stand there as they are.
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -117,3 +116,7 @@ def _columns(path: Path) -> list[str]:
         return list(pyarrow.parquet.read_schema(path).names)
     except (OSError, pyarrow.ArrowException):
         return []
+
+
+def _of_class(name: str) -> str:
+    return cell(shown(name, None))
