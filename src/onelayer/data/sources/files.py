@@ -173,7 +173,7 @@ def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, wher
 def _npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = {*names, *CLASSES} & set(archive.files)
+            wanted = [key for key in (*names, *CLASSES) if key in archive.files]
             found = dict.fromkeys(archive.files)
             return found | {key: _loaded(archive, key, path) for key in wanted}
     except InputError:
