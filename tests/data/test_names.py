@@ -332,3 +332,22 @@ def test_the_matcher_reorders_and_names_what_differs():
 )
 def test_data_are_called_by_their_folder_where_the_file_tells_the_split(file, name):
     assert ArraysDataModule(file).name == name
+
+
+def test_a_table_without_names_is_not_read_again_for_a_checkpoint(tmp_path, monkeypatch):
+    X, y = arrays(N, D, K)
+    given, read = data(write("t.npz", X, y)), []
+    reader = given.readers["train"]
+    given.readers["train"] = lambda: (read.append(1), reader())[1]
+    trainer(tmp_path, max_steps=10).fit(OneLayer(inputs=D, classes=K), datamodule=given)
+    for _ in range(2):
+        given.state_dict()
+    assert given.columns is None
+    assert len(read) == 1
+
+
+def test_names_of_earlier_data_are_forgotten_where_later_ones_have_none(tmp_path):
+    model = OneLayer(inputs=6, classes=4)
+    for module, names in ((Named(NAMES.tolist()), NAMES.tolist()), (Theirs(), list("0123"))):
+        trainer(tmp_path, max_steps=4).fit(model, datamodule=module)
+        assert model.classes == names

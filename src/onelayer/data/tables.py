@@ -91,6 +91,7 @@ class TableDataModule(ResidentDataModule):
         self._given = None if classes is None else [str(name) for name in classes]
         self._classes: _Classes | None = None
         self._columns: list[str] | None = None  # names of the features, in the network's order
+        self._knows_columns = False  # whether these are those of the training table or a checkpoint
         self._whose = "the training table"  # columns they are
         self._tables: dict[str, Table] = {}  # those that are in memory now
         self._hashes: dict[str, NDArray[np.uint64]] = {}  # of the rows of each table
@@ -117,7 +118,7 @@ class TableDataModule(ResidentDataModule):
     @property
     def columns(self) -> list[str] | None:
         """Names of the features in the network's order; None of tables without."""
-        if self._columns is None and "train" in self.readers:
+        if not self._knows_columns and "train" in self.readers:
             self.table("train")
         return self._columns
 
@@ -161,18 +162,19 @@ class TableDataModule(ResidentDataModule):
                     f"{type(self).__name__} has nothing to {_PURPOSES[name]}: set data.{name}."
                 )
             table = self.readers[name]()
-            if name == "train" and self._columns is None and table.columns is not None:
-                check_distinct(table.columns, "columns", table.where)
-                warn_of_similar(table.columns, "columns", table.where)
-                self._take_columns(list(table.columns), table.where)
+            if name == "train" and not self._knows_columns:
+                check_distinct(table.columns or [], "columns", table.where)
+                warn_of_similar(table.columns or [], "columns", table.where)
+                self._take_columns(table.columns, table.where)
             self._tables[name] = table.ordered(self._columns, self._whose)
         return self._tables[name]
 
-    def _take_columns(self, columns: list[str] | None, whose: str) -> None:
+    def _take_columns(self, columns: Sequence[str] | None, whose: str) -> None:
         """Order the columns of every table as these are, matched by name."""
-        if columns is None or columns == self._columns:
+        self._knows_columns = True
+        if columns is None or list(columns) == self._columns:
             return
-        self._columns, self._whose = columns, whose
+        self._columns, self._whose = list(columns), whose
         self._tables = {name: t.ordered(columns, whose) for name, t in self._tables.items()}
         self._hashes.clear()
         self._digest = ""

@@ -23,7 +23,7 @@ def take_names(module: Any) -> None:
     """
     trainer = module.trainer
     data = trainer.datamodule
-    if data is None or not getattr(data, "knows_classes", True):
+    if not getattr(data, "knows_classes", True):
         return
     begins = trainer.state.fn == TrainerFn.FITTING and not trainer.ckpt_path
     unnamed = {"classes": numbers(module.outputs), "columns": None}

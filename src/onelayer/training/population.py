@@ -317,7 +317,8 @@ class Population(LightningModule):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
         self.validation = _figures_of(checkpoint, len(self.members))
         known = checkpoint.get("data_module")
-        data = SimpleNamespace(**known) if isinstance(known, dict) else None
+        known = known if isinstance(known, dict) else {}
+        data = SimpleNamespace(classes=known.get("classes"), columns=known.get("columns"))
         for what, names in names_of(data, self.outputs, self.inputs).items():
             setattr(self, what, names)
         self.learned_from = _splits_of(checkpoint)
