@@ -247,25 +247,28 @@ def test_a_dataset_and_files_to_predict_are_read_by_the_same_rules(here, mode):
     assert torch.equal(table.x[0], read_image(Path("a.png"), table.shape))
 
 
+def test_a_folder_of_images_is_read_as_files_to_predict_are(here):
+    """torchvision's own reader makes 16 bits white, and leaves photos lying on their side."""
+    deep = np.random.default_rng(0).integers(20000, 40000, (6, 6)).astype(np.uint16)
+    red = Image.new("RGB", (6, 6))
+    red.paste((255, 0, 0), (0, 0, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for name, image in (("deep", Image.fromarray(deep)), ("photo", red)):
+        (here / "folder" / name).mkdir(parents=True)
+        image.save(here / "folder" / name / "a.png", exif=exif)
+    folder = ImageFolder("folder")
+    table = read_dataset(folder, "x", "y")
+    for row, (path, _) in zip(table.x, folder.samples, strict=True):
+        assert torch.equal(row, read_image(Path(path), (3, 6, 6)))
+    assert folder[0][0].convert("L").getextrema() == (255, 255)  # the Dataset itself is as it was
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_images_of_32_bits_are_refused(dtype):
     dataset = Samples([(Image.fromarray(np.full((4, 4), 300, dtype)), i % 2) for i in range(4)])
     with pytest.raises(InputError, match=r"sample 0: its pixels are [FI], numbers of 32 bits"):
         read_dataset(dataset, "x", "y")
-
-
-@pytest.mark.parametrize("kept", ["state.json", "dataset_dict.json"])
-def test_a_folder_that_hugging_face_has_saved_is_read(here, monkeypatch, kept):
-    (here / "saved").mkdir()
-    (here / "saved" / kept).touch()
-    one = SimpleNamespace(features={"label": SimpleNamespace(names=["a", "b"])})
-    found = one if kept == "state.json" else {"train": one}
-    stand_in = SimpleNamespace(load_from_disk=lambda path: found)  # load_dataset refuses the folder
-    monkeypatch.setitem(sys.modules, "datasets", stand_in)
-    assert HuggingFace("saved", "train").data is one
-    if kept != "state.json":
-        with pytest.raises(InputError, match="saved has no split 'test': it has train"):
-            HuggingFace("saved", "test")
 
 
 def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
@@ -304,6 +307,9 @@ def test_files_of_hugging_face_are_read_by_its_own_library(saved, folder):
     assert torch.equal(given.table("train").x, x)
     assert given.labels("train").tolist() == y.tolist()
     assert (given.classes, given.shape, given.name) == (["ant", "bee", "cat"], (3, 4, 4), folder)
+    if folder == "splits":
+        with pytest.raises(InputError, match="splits has no split 'test': it has train"):
+            HuggingFace(folder, "test")
 
 
 def test_a_bare_parquet_of_images_is_told_how_it_is_read(saved, capfd):

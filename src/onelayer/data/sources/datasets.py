@@ -6,6 +6,7 @@ import random
 import sys
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.sources.images import in_bytes
+from onelayer.data.sources.images import in_bytes, open_image
 from onelayer.data.sources.table import (
     Array,
     Table,
@@ -47,6 +48,7 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bo
         raise InputError(
             f"{where} is no map-style Dataset: len(dataset) and dataset[i] are needed."
         )
+    dataset = _with_our_reader(dataset)
     _check_fixed(dataset, x, y, where, trains)
     rows, values, shape = _Rows(len(dataset)), list[Any](), tuple[int, ...]()
     numbers = range(len(dataset))
@@ -67,6 +69,19 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bo
     y_ = _label_array(values, f"{where}: label") if labelled else None
     names = class_names(dataset, y) if labelled else None
     return Table(rows.x(), y_, None, names, where, shape=sample.image)
+
+
+def _with_our_reader(dataset: Any) -> Any:
+    """Return a folder of torchvision's that reads its files as predict does; others as given.
+
+    Its own reader makes images of 16 bits white, and does not turn photos.
+    """
+    folder: Any = sys.modules.get("torchvision.datasets.folder")
+    if folder is None or getattr(dataset, "loader", None) is not folder.default_loader:
+        return dataset
+    dataset = copy(dataset)
+    dataset.loader = lambda path: open_image(path).convert("RGB")
+    return dataset
 
 
 def _check_fixed(dataset: Any, x: str, y: str, where: str, trains: bool) -> None:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name: for others Pillow would run other programs."""
 _GREY = ("1", "L", "LA", "La")
+
+
+def open_image(path: str | Path) -> Any:
+    """Read an image file as :func:`in_bytes` has it.
+
+    Raises:
+        ValueError: it is no regular file, or its pixels have 32 bits.
+        Exception: whatever Pillow's decoders raise for a damaged file.
+    """
+    from PIL import Image
+
+    if not Path(path).is_file():  # a named pipe would be waited for
+        raise ValueError("it is no regular file")
+    with _only_bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
+        image.load()
+        return in_bytes(image)
+
+
+@contextmanager
+def _only_bombs_are_errors() -> Iterator[None]:
+    """Refuse images that would fill the memory, of which Pillow only warns."""
+    from PIL import Image
+
+    with warnings.catch_warnings(action="ignore"):
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        yield
 
 
 def in_bytes(image: Any) -> Any:
