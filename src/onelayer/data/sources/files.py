@@ -41,10 +41,7 @@ _AS_THEY_ARE = (np.float16, np.float32, np.float64, np.uint8)  # what torch can 
 _COPIED = 10**9  # bytes of an .npy's images that are put in another order in memory, at most
 _TO_NPZ = "np.savez('a.npz', X=…, y=…)"
 _INSTEAD = {
-    (
-        ".h5",
-        ".hdf5",
-    ): "Read it with h5py and write np.savez('a.npz', X=file['X'][:], y=file['y'][:]).",
+    (".h5", ".hdf5"): "With h5py: np.savez('a.npz', X=file['X'][:], y=file['y'][:]).",
     (".tsv", ".tab", ".txt"): "Write it with commas: pandas.read_csv(NAME, sep='\\t')"
     ".to_csv('a.csv', index=False).",
     (".xls", ".xlsx", ".ods"): "Save the sheet as .csv, with a line of column names.",
