@@ -311,6 +311,30 @@ def test_predictions_as_parquet_are_those_of_the_csv_and_replace_no_other_file(c
     assert "holds no predictions" in capfd.readouterr().err
 
 
+HOSTILE = ["\x1b]0;title\x07\x1b[31mcat", "=cmd|'/C calc'!A0", "-1", "+x\n# head"]
+
+
+def test_hostile_names_reach_neither_the_terminal_nor_a_formula(capfd):
+    X, y = arrays()
+    np.savez("t.npz", X=X, y=y, classes=np.array(HOSTILE))
+    np.savez("u.npz", X=X, y=y, classes=np.array([*HOSTILE[:3], "\x1b[2J"]))
+    words = ["--data=ArraysDataModule", "--data.train=t.npz", "--data.batch_size=10", *SHORT]
+    assert main(["fit", *words]) == 0
+    assert main(["test", "--ckpt_path=last", "--data.test=t.npz", QUIET]) == 0
+    assert main(["test", "--ckpt_path=last", "--data.test=u.npz", QUIET]) == 2
+    assert main(["predict", "--ckpt_path=last", "--data.predict=t.npz", QUIET]) == 0
+    said = "".join(capfd.readouterr())
+    assert "\x1b" not in said
+    assert "\n# head" not in said
+    assert r"the label '\x1b[2J'" in said
+    with open("predictions.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    written = [r"\x1b]0;title\x07\x1b[31mcat", "'=cmd|'/C calc'!A0", "-1", r"'+x\n# head"]
+    assert rows[0][3:] == written
+    assert {row[1] for row in rows[1:]} <= set(written)
+    assert load_network(run() / "checkpoints/last.ckpt").classes == HOSTILE
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

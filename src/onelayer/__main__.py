@@ -129,12 +129,13 @@ def _run(words: list[str]) -> int:
     os.environ["MPLBACKEND"] = "agg"
     from onelayer.cli.commands import run
     from onelayer.core.errors import InputError, TrainingError
+    from onelayer.data.names import shown_lines
     from onelayer.training.interrupt import Stopped
 
     try:
         return run(words)
     except InputError as error:
-        print(f"onelayer: error: {error}", file=sys.stderr)
+        print(f"onelayer: error: {shown_lines(error)}", file=sys.stderr)
         return 2
     except TrainingError as error:
         print(f"onelayer: {error}", file=sys.stderr)

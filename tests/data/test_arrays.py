@@ -1,11 +1,13 @@
 """ArraysDataModule: what it reads, how it splits and standardises, and what it refuses."""
 
+import io
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -17,6 +19,9 @@ from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.augment import mirror
 from onelayer.data.features import RawFeatures, measure, standardise
+from onelayer.data.sources import files
+from onelayer.data.sources.files import read_table
+from onelayer.data.sources.table import Columns
 from onelayer.data.splits import Splits, stratified
 from tests.support.own import NAMES, arrays
 
@@ -302,7 +307,84 @@ def text(content):
     Path("a.csv").write_text(content)
 
 
+def one_parquet(**columns):
+    pa.parquet.write_table(pa.table(columns), "a.parquet")
+
+
+def claim(shape, content=b"\0" * 100):
+    """An .npz of a few bytes whose features are said to be of that shape."""
+    head, labels = io.BytesIO(), io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, described)
+    np.save(labels, np.arange(60) % 3)
+    with zipfile.ZipFile("a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X.npy", head.getvalue() + content)
+        archive.writestr("y.npy", labels.getvalue())
+
+
 FAULTS = {
+    "claims": (
+        lambda: claim((60, 10**12)), "a.npz",
+        ["a.npz is damaged: X.npy should hold 240000000000000 bytes, and holds 228"],
+    ),
+    "one-hot": (
+        lambda: table(9, np.eye(3)[np.arange(9) % 3]), "a.npz",
+        ["'y' has the shape (9, 3)", "y.argmax(1)"],
+    ),
+    "blank-in-a-nullable-column": (
+        lambda: one_parquet(x=np.arange(62) + 0.5, y=[*[0, 1] * 30, None, 1]), "a.parquet",
+        ["column 'y', row 60, is None: labels are whole numbers or strings, and none is missing"],
+    ),
+    "blank-in-a-csv": (
+        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"), "a.csv", ["column 'y', row 62, is None"],
+    ),
+    "a-name-twice": (
+        lambda: text("a,a,y\n1,2,k\n3,4,l\n"), "a.csv", ["a.csv has 2 columns called 'a'"],
+    ),
+    "no-head": (
+        lambda: text("1.5,2,k\n3,4,l\n"), "a.csv", ["no column 'y'", "this one looks like data"],
+    ),
+    "latin-1-head": (
+        lambda: Path("a.csv").write_bytes("größe,y\n1,k\n2,l\n".encode("latin-1")), "a.csv",
+        ["a.csv: line 1 is not UTF-8: b'gr\\xf6\\xdfe", "iconv"],
+    ),
+    "latin-1": (
+        lambda: Path("a.csv").write_bytes("a,y\n1,k\n2,grün\n".encode("latin-1")), "a.csv",
+        ["a.csv: line 3 is not UTF-8"],
+    ),
+    "semicolons": (
+        lambda: text("a;b;y\n1,5;2;k\n"), "a.csv", ["separated by ';'", "pandas.read_csv('a.csv'"],
+    ),
+    "null-in-a-list": (
+        lambda: one_parquet(e=[[1.0, 2.0], [3.0, None]], y=["k", "l"]), "a.parquet",
+        ["a.parquet: column 'e', row 1 has a list with a gap"],
+    ),
+    "nested-lists": (
+        lambda: one_parquet(e=[[[1.0, 2.0]], [[3.0, 4.0]]], y=["k", "l"]), "a.parquet",
+        ["a.parquet: column 'e' has lists of list<", "flat"],
+    ),
+    "lists-of-two-lengths": (
+        lambda: one_parquet(e=[[1.0, 2.0], [3.0]], y=["k", "l"]), "a.parquet",
+        ["column 'e', row 1 has 1 numbers, and row 0 has 2"],
+    ),
+    "no-list": (
+        lambda: one_parquet(e=[[1.0, 2.0], None], y=["k", "l"]), "a.parquet",
+        ["column 'e', row 1 has 0 numbers"],
+    ),
+    "channels-first-or-last": (
+        lambda: write("a.npz", np.ones((6, 3, 9, 3)), np.arange(6) % 2), "a.npz",
+        ["images (3, 9, 3)", "the first of the three, or the last"],
+    ),
+    **{
+        f"instead-of{suffix}": (
+            lambda suffix=suffix: Path(f"a{suffix}").write_bytes(b"x"), f"a{suffix}", told
+        )
+        for suffix, told in {
+            ".h5": ["h5py", "np.savez"], ".tsv": ["sep='\\t'"], ".gz": ["gunzip"],
+            ".pth": ["rename it to .pt"], ".pkl": ["never read"], ".xlsx": ["as .csv"],
+            ".mat": ["loadmat"], ".jsonl": [".parquet"],
+        }.items()
+    },
     "an-empty-file": (lambda: Path("a.npz").write_bytes(b""), "a.npz", ["a.npz is empty"]),
     "no-file": (lambda: None, "a.npz", ["there is no file a.npz"]),
     "a-folder": (lambda: Path("a.npz").mkdir(), "a.npz", ["a.npz is no file"]),
@@ -363,6 +445,75 @@ def test_bad_files_are_refused_and_nothing_in_them_is_run(fault):
     prepare()
     refused(lambda: data(name, val_size=0, batch_size=1).setup("fit"), *told)
     assert not Path("executed").exists()
+
+
+def test_an_array_that_fits_no_memory_is_refused_before_it_is_unpacked(monkeypatch):
+    X, y = arrays(N, D, K)
+    write("a.npz", X, y)
+    write("a.parquet", X, y)
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=1000))
+    for name, told in (("a.npz", "X.npy needs 0.0 GB"), ("a.parquet", "120 rows of 7 columns")):
+        refused(lambda name=name: data(name).setup("fit"), told, "[X.npy,y.npy]")
+
+
+def test_a_first_line_of_numbers_is_refused_where_it_would_be_lost():
+    text("1.5,2,1\n3,4,5\n")
+    refused(lambda: read_table("a.csv", Columns(), False), "its first line is 1.5, 2, 1")
+    text("400.5,401,402.25\n3,4,5\n")  # of a spectrum
+    assert read_table("a.csv", Columns(), False).x.tolist() == [[3, 4, 5]]
+    text("0,1,y\n3,4,k\n")
+    assert read_table("a.csv", Columns()).columns == ["0", "1"]
+
+
+def test_whole_labels_may_be_objects():
+    X, y = arrays(N, D, K)
+    assert data((X, y.astype(object)), val_size=0).labels("train").tolist() == y.tolist()
+    mixed = y.astype(object)
+    mixed[7] = "ash"
+    given = data((X, mixed))
+    refused(lambda: given.setup("fit"), "row 7, is 'ash' (str)", "in one way")
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float64(), 3)])
+def test_lists_of_float64_keep_their_digits(kind):
+    rows = [[1 / 3, i, 0.1] for i in range(6)]
+    one_parquet(e=pa.array(rows, kind), y=["k", "l"] * 3)
+    assert data("a.parquet").table("train").x.tolist() == rows
+
+
+@pytest.mark.skipif(np.longdouble == np.float64, reason="it is double precision here")
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_long_doubles_become_doubles(name):
+    X, y = arrays(N, D, K)
+    table = data(write(name, X.astype(np.longdouble), y)).table("train")
+    assert table.x.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt"])
+@pytest.mark.parametrize("colours", [1, 3, 4])
+def test_images_with_the_channels_last_are_turned_round_and_told(name, colours):
+    X, y = arrays(N, 8 * 9 * colours, K)
+    last = X.reshape(N, colours, 8, 9).transpose(0, 2, 3, 1)
+    with pytest.warns(UserWarning, match=rf"\(8, 9, {colours}\) were read as images \(height"):
+        found = data(write(name, last, y)).table("train")
+    assert found.shape == (colours, 8, 9)
+    np.testing.assert_array_equal(found.x, X)
+
+
+@pytest.mark.parametrize("shape", [(512, 1, 1), (64, 4, 4), (1, 9, 1), (3, 9, 9), (3, 3, 3)])
+def test_images_and_maps_with_the_channels_first_stay(shape):
+    X, y = arrays(N, int(np.prod(shape)), K)
+    table = data((X.reshape(N, *shape), y)).table("train")
+    assert table.shape == shape
+    np.testing.assert_array_equal(table.x, X)
+
+
+def test_a_large_file_of_images_with_the_channels_last_is_told_how_to_turn_it(monkeypatch):
+    monkeypatch.setattr(files, "_COPIED", 1000)
+    X, y = arrays(N, 8 * 9 * 3, K)
+    given = data(write("a.npy", X.reshape(N, 8, 9, 3), y))
+    refused(lambda: given.setup("fit"), "a.npy", "(8, 9, 3)", "transpose(0, 3, 1, 2)")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.data.datasets import DatasetDataModule
 from onelayer.data.features import measure, standardise
+from onelayer.data.pictures import read_image
 from onelayer.data.sources.datasets import HuggingFace, read_dataset
 from onelayer.training.module import load_network
 
@@ -192,18 +193,82 @@ def test_samples_that_are_dicts_as_hugging_face_gives_them(monkeypatch):
     assert given.labels("train").tolist() == [0, 1, 2] * 3
 
 
-@pytest.mark.parametrize("kept", ["state.json", "dataset_dict.json"])
-def test_a_folder_that_hugging_face_has_saved_is_read(here, monkeypatch, kept):
-    (here / "saved").mkdir()
-    (here / "saved" / kept).touch()
-    one = SimpleNamespace(features={"label": SimpleNamespace(names=["a", "b"])})
-    found = one if kept == "state.json" else {"train": one}
-    stand_in = SimpleNamespace(load_from_disk=lambda path: found)  # load_dataset refuses the folder
-    monkeypatch.setitem(sys.modules, "datasets", stand_in)
-    assert HuggingFace("saved", "train").data is one
-    if kept != "state.json":
-        with pytest.raises(InputError, match="saved has no split 'test': it has train"):
-            HuggingFace("saved", "test")
+class Augmented(Samples):
+    """Another sample each time it is asked, one of two in 32."""
+
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return transforms.functional.hflip(x) if torch.rand(()) < 0.1 else x, y
+
+
+def test_a_random_transform_is_refused_in_training_and_warned_about_elsewhere():
+    pixels = torch.randint(256, (40, 3, 4, 4), dtype=torch.uint8)
+    samples = [(x, i % 2) for i, x in enumerate(pixels)]
+    random, fixed = Augmented(samples), Samples(samples)
+    given = DatasetDataModule(random, batch_size=4)
+    with pytest.raises(InputError, match="its transform is random") as caught:
+        given.setup("fit")
+    assert "--data.flip, --data.shift or --data.transform" in str(caught.value)
+    given = DatasetDataModule(fixed, val=random, batch_size=4)
+    with pytest.warns(UserWarning, match="Augmented: sample .* its transform is random"):
+        given.table("val")
+
+
+def test_looking_for_random_transforms_leaves_the_random_states_alone():
+    samples = [(torch.tensor([i, torch.nan]), i % 2) for i in range(4)]
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    read_dataset(Samples(samples), "x", "y")  # NaN is the same as NaN
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, np.ndarray.tolist])
+def test_arrays_with_the_channels_last_are_turned_round_and_told(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
+    dataset = Samples([(kind(x), i % 2) for i, x in enumerate(pixels)])
+    with pytest.warns(UserWarning, match=r"\(8, 9, 3\) were read as images \(height, width, ch"):
+        table = read_dataset(dataset, "x", "y")
+    assert table.shape == (3, 8, 9)
+    expected = torch.from_numpy(pixels).permute(0, 3, 1, 2).flatten(1)
+    assert torch.equal(table.x, expected.to(table.x.dtype))
+    image = Samples([(Image.new("RGB", (3, 9)), i % 2) for i in range(4)])
+    assert read_dataset(image, "x", "y").shape == (3, 9, 3)  # of an image nothing is guessed
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16", "P", "1", "LA", "RGBA"])
+def test_a_dataset_and_files_to_predict_are_read_by_the_same_rules(here, mode):
+    deep = np.random.default_rng(0).integers(20000, 40000, (9, 9)).astype(np.uint16)
+    grey = Image.fromarray((deep // 257).astype(np.uint8))
+    image = Image.fromarray(deep) if mode == "I;16" else grey.convert(mode)
+    image.save("a.png")
+    read = Image.open("a.png")
+    table = read_dataset(Samples([(read, 0), (read, 1)]), "x", "y")
+    assert table.shape[0] == (3 if mode in ("RGB", "P", "RGBA") else 1)
+    assert torch.equal(table.x[0], read_image(Path("a.png"), table.shape))
+
+
+def test_a_folder_of_images_is_read_as_files_to_predict_are(here):
+    """torchvision's own reader makes 16 bits white, and leaves photos lying on their side."""
+    deep = np.random.default_rng(0).integers(20000, 40000, (6, 6)).astype(np.uint16)
+    red = Image.new("RGB", (6, 6))
+    red.paste((255, 0, 0), (0, 0, 6, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for name, image in (("deep", Image.fromarray(deep)), ("photo", red)):
+        (here / "folder" / name).mkdir(parents=True)
+        image.save(here / "folder" / name / "a.png", exif=exif)
+    folder = ImageFolder("folder")
+    table = read_dataset(folder, "x", "y")
+    for row, (path, _) in zip(table.x, folder.samples, strict=True):
+        assert torch.equal(row, read_image(Path(path), (3, 6, 6)))
+    assert folder[0][0].convert("L").getextrema() == (255, 255)  # the Dataset itself is as it was
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_images_of_32_bits_are_refused(dtype):
+    dataset = Samples([(Image.fromarray(np.full((4, 4), 300, dtype)), i % 2) for i in range(4)])
+    with pytest.raises(InputError, match=r"sample 0: its pixels are [FI], numbers of 32 bits"):
+        read_dataset(dataset, "x", "y")
 
 
 def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
@@ -213,6 +278,46 @@ def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
     typed = [f"--data.train{word}" for word in ("=onelayer.HuggingFace", ".path=x", ".split=train")]
     assert main(["fit", "--data=DatasetDataModule", *typed]) == 2
     assert "onelayer[datasets]" in capfd.readouterr().err
+
+
+@pytest.fixture
+def saved(here, monkeypatch):
+    """Hugging Face's own files: saved to disk, with splits and without, and a bare Parquet."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", here / "cache")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), dtype=np.uint8)
+    y = np.arange(24) % 3
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cat"])}
+    )
+    given = {"img": [Image.fromarray(x) for x in pixels], "label": y.tolist()}
+    made = datasets.Dataset.from_dict(given, features=features)
+    (here / "bare").mkdir()
+    made.to_parquet("bare/train-00000-of-00001.parquet")
+    made.save_to_disk("alone")
+    datasets.DatasetDict({"train": made}).save_to_disk("splits")
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).flatten(1), y
+
+
+@pytest.mark.parametrize("folder", ["alone", "splits", "bare"])
+def test_files_of_hugging_face_are_read_by_its_own_library(saved, folder):
+    x, y = saved
+    given = DatasetDataModule(HuggingFace(folder, "train"), x="img", batch_size=4, val_size=0)
+    given.setup("fit")
+    assert torch.equal(given.table("train").x, x)
+    assert given.labels("train").tolist() == y.tolist()
+    assert (given.classes, given.shape, given.name) == (["ant", "bee", "cat"], (3, 4, 4), folder)
+    if folder == "splits":
+        with pytest.raises(InputError, match="splits has no split 'test': it has train"):
+            HuggingFace(folder, "test")
+
+
+def test_a_bare_parquet_of_images_is_told_how_it_is_read(saved, capfd):
+    file = "bare/train-00000-of-00001.parquet"
+    typed = ["--data.batch_size=4", "--schedule.step_size=5", "--trainer.logger=false", QUIET]
+    assert main(["fit", "--data=ArraysDataModule", f"--data.train={file}", *typed]) == 2
+    advice = capfd.readouterr().err.splitlines()[-1].replace("LABEL", "label").split()
+    assert main(["fit", *advice, *typed]) == 0
 
 
 class Broken(Samples):

@@ -1,5 +1,6 @@
 """Image files to pixels."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,24 @@ def test_a_file_of_another_format_is_refused_unread_whatever_its_name(tmp_path: 
         read_image(tmp_path / "a.png")
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((32, 32), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png .* 8-bit"):
-        read_image(tmp_path / "deep.png")
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_grey_of_sixteen_bits_is_scaled_to_bytes(tmp_path: Path, suffix: str) -> None:
+    level = np.array([0, 257, 40000, 65407, 65535], np.uint16)
+    Image.fromarray(np.repeat(level, 5).reshape(5, 5)).save(tmp_path / f"deep{suffix}")
+    x = read_image(tmp_path / f"deep{suffix}", (1, 5, 5)).reshape(5, 5)
+    assert x[:, 0].tolist() == [0, 1, 156, 255, 255]
+    assert read_image(tmp_path / f"deep{suffix}").shape == (3072,)
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
+def test_pixels_of_32_bits_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+    Image.fromarray(np.full((32, 32), 40000, dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(InputError, match=rf"deep\.tif .* {mode}, numbers of 32 bits: 8 or 16"):
+        read_image(tmp_path / "deep.tif")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    paths = find_images([str(tmp_path / "a.png")])
+    with pytest.raises(InputError, match=r"a\.png cannot be read .* no regular file"):
+        read_image(paths[0])

@@ -255,7 +255,7 @@ def test_data_of_ones_own_are_solved_too(tmp_path, monkeypatch, capsys):
     assert "linear softmax, own" in said
     assert ", test " not in said
     network = load_network("lightning_logs/solve/checkpoints/last.ckpt")
-    assert (network.inputs, network.classes) == (5, 3)
+    assert (network.inputs, network.classes) == (5, ["cat", "dog", "owl"])
     predict = ["predict", "--ckpt_path=lightning_logs/solve", "--data.predict=own.npz"]
     assert main(predict) == 0
     with open("predictions.csv") as file:

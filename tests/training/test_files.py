@@ -1,6 +1,8 @@
 """Files that are whole or not there."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -30,4 +32,14 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device.*file\.txt"):
         atomic_write(path, "after")
     assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_who_write_one_file_take_turns(tmp_path, monkeypatch):
+    path, sync = tmp_path / "p.csv", os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (time.sleep(0.1), sync(number)))
+    contents = [letter * 1000 for letter in "abc"]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(atomic_write, [path] * 3, contents))
+    assert path.read_text() in contents
     assert list(tmp_path.iterdir()) == [path]

@@ -17,6 +17,7 @@ from torch.distributed import DistError
 
 from onelayer.cli.parser import shorten
 from onelayer.core.errors import InputError, TrainingError, first_line
+from onelayer.data.names import shown_lines
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import last_of
 from onelayer.training.interrupt import Stopped, Terminated
@@ -51,7 +52,7 @@ def quiet() -> Iterator[None]:
         # The curves and the learning rate are logged by the number of updates, not by the epoch's.
         warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
-        warnings.formatwarning = lambda message, *_: f"onelayer: warning: {message}\n"
+        warnings.formatwarning = lambda text, *_: f"onelayer: warning: {shown_lines(text)}\n"
         try:
             yield
         finally:

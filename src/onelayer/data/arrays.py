@@ -8,7 +8,8 @@ from typing import Any
 
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
-from onelayer.data.sources.files import Columns, name_of, read_table
+from onelayer.data.sources.files import name_of, read_table
+from onelayer.data.sources.table import Columns
 from onelayer.data.tables import TableDataModule
 
 Given = str | list[str] | None
@@ -27,8 +28,8 @@ class ArraysDataModule(TableDataModule):
         val: the same to validate on. By default val_size of train are.
         test: the same to test on.
         predict: the same, without labels, to classify; or image files and folders.
-        x: key or column of the features, or several columns; of a .csv or .parquet without a
-            column of that name all columns but those of labels and groups.
+        x: key or column of the features, or several columns. By default the key X; of a .csv or
+            .parquet a column X of lists, or else all columns but those of labels and groups.
         y: key or column of the labels.
         groups: key or column of groups that the validation split must not tear apart, such as
             patients or speakers.
@@ -59,7 +60,7 @@ class ArraysDataModule(TableDataModule):
         val: Given = None,
         test: Given = None,
         predict: Given = None,
-        x: str | list[str] = "X",
+        x: str | list[str] | None = None,
         y: str = "y",
         groups: str | None = None,
         classes: list[str] | None = None,

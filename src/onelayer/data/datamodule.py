@@ -22,8 +22,9 @@ from onelayer.data.pictures import PictureLoader, find_images
 from onelayer.data.rows import RowLoader
 from onelayer.data.sources import Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
-from onelayer.data.sources.files import Columns, read_table
+from onelayer.data.sources.files import read_table
 from onelayer.data.sources.shapes import Shapes
+from onelayer.data.sources.table import Columns
 from onelayer.data.splits import Split, pool_of, split_rows
 
 _EVALUATION_BATCH = 5000

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from onelayer.data.arrays import Given
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
+from onelayer.data.foreign import name_of
 from onelayer.data.sources.datasets import read_dataset
 from onelayer.data.tables import TableDataModule
 
@@ -68,11 +69,11 @@ class DatasetDataModule(TableDataModule):
         given = {"train": train, "val": val, "test": test}
         super().__init__(
             {
-                name: partial(read_dataset, dataset, x, y)
+                name: partial(read_dataset, dataset, x, y, trains=name == "train")
                 for name, dataset in given.items()
                 if dataset is not None
             },
-            "dataset" if train is None else type(train).__name__,
+            "dataset" if train is None else name_of(train),
             val_size,
             standardise,
             classes,

@@ -14,6 +14,7 @@ from torch import Tensor
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment
 from onelayer.data.loader import Batch
+from onelayer.data.names import shown
 from onelayer.data.splits import Split
 
 
@@ -113,13 +114,26 @@ def class_names(data: Any, classes: int) -> list[str]:
     names = getattr(data, "classes", None)
     if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == classes:
         return [str(name) for name in names]
+    return numbers(classes)
+
+
+def numbers(classes: int) -> list[str]:
+    """Return what classes without names are called."""
     return [str(k) for k in range(classes)]
+
+
+def column_names(data: Any, inputs: int) -> list[str] | None:
+    """Return a data module's names of its features, None where it has none."""
+    names = getattr(data, "columns", None)
+    if isinstance(names, list | tuple) and len(names) == inputs:
+        return [str(name) for name in names]
+    return None
 
 
 def name_of(data: Any) -> str:
     """Return what a data module calls its data; its class's name where it calls them nothing."""
     name = getattr(data, "name", None)
-    return name if isinstance(name, str) and name else type(data).__name__
+    return shown(name) if isinstance(name, str) and name else type(data).__name__
 
 
 def sizes(data: Any) -> tuple[int, int]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Resampling
 from torch import Tensor
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, standardise
+from onelayer.data.names import shown
 from onelayer.data.sources import SIDE
+from onelayer.data.sources.images import open_image
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file may hold, whatever its name: for others Pillow would run other programs."""
 _BATCH = 500
 _NAMED = 5
 """Files that cannot be read of which a warning says why."""
@@ -51,8 +50,8 @@ def find_images(names: Iterable[str]) -> list[Path]:
 def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     """Read an image file as CIFAR-10 would hold it: uint8 (3072,), planes red, green, blue.
 
-    Any size and 8-bit colour format; turned as its camera says, unless that is not to be read;
-    resized, bicubic and antialiased.
+    Any size, and any format with 8 or 16 bits a pixel (:func:`open_image`); resized, bicubic and
+    antialiased.
 
     Args:
         path: of the file.
@@ -61,46 +60,14 @@ def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     Raises:
         InputError: the file cannot be read as an image.
     """
-    from PIL import Image
-
     colours, height, width = shape
-
     try:
-        with _only_bombs_are_errors(), Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are {image.mode}, and 8-bit ones are needed")
-            image.load()
-            # through RGBA, as a palette may hold transparency, which RGB alone would warn of
-            small = (
-                _upright(image)
-                .convert("RGBA")
-                .convert("RGB" if colours == 3 else "L")
-                .resize((width, height), Image.Resampling.BICUBIC)
-            )
+        image = open_image(path).convert("RGB" if colours == 3 else "L")
+        small = image.resize((width, height), Resampling.BICUBIC)
     except Exception as error:  # PIL's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"images: {path} cannot be read as an image: {reason}.") from None
+        raise InputError(f"images: {shown(path)} cannot be read as an image: {reason}.") from None
     return torch.from_numpy(np.array(small)).view(height, width, -1).permute(2, 0, 1).flatten()
-
-
-@contextmanager
-def _only_bombs_are_errors() -> Iterator[None]:
-    """Refuse images that would fill the memory, of which Pillow only warns."""
-    from PIL import Image
-
-    with warnings.catch_warnings(action="ignore"):
-        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-        yield
-
-
-def _upright(image: Any) -> Any:
-    """An image turned as its EXIF block says; as it is, where that block is damaged."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # whatever the block makes Pillow do
-        return image
 
 
 class PictureLoader:

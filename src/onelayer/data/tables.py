@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from typing import Any, cast
 
 import numpy as np
@@ -27,10 +28,12 @@ from onelayer.data.features import (
     measure,
     no_statistics,
 )
+from onelayer.data.names import check_classes, check_distinct, few, match, warn_of_similar
 from onelayer.data.pictures import PictureLoader, find_images
 from onelayer.data.rows import RowLoader, check_finite, check_width, finite_chunks
 from onelayer.data.sources import Labelled
-from onelayer.data.sources.files import SUFFIXES, Array, Columns, Table, read_table
+from onelayer.data.sources.files import SUFFIXES, read_table
+from onelayer.data.sources.table import Array, Columns, Table, warn_of_counters
 from onelayer.data.splits import Split, stratified
 
 STANDARDS = ("feature", "none", "unit")
@@ -87,7 +90,11 @@ class TableDataModule(ResidentDataModule):
         self.val_size, self.standardise, self.max_memory = val_size, standardise, max_memory
         self._given = None if classes is None else [str(name) for name in classes]
         self._classes: _Classes | None = None
+        self._columns: list[str] | None = None  # names of the features, in the network's order
+        self._knows_columns = False  # whether these are those of the training table or a checkpoint
+        self._whose = "the training table"  # columns they are
         self._tables: dict[str, Table] = {}  # those that are in memory now
+        self._hashes: dict[str, NDArray[np.uint64]] = {}  # of the rows of each table
         self._shape: tuple[int, ...] = ()
         self._rows: dict[Split, Tensor] = {}  # which rows of its table a split is
         self._codes: dict[Split, Tensor] = {}  # its labels as places among the classes
@@ -109,6 +116,13 @@ class TableDataModule(ResidentDataModule):
         return self._settled().names
 
     @property
+    def columns(self) -> list[str] | None:
+        """Names of the features in the network's order; None of tables without."""
+        if not self._knows_columns and "train" in self.readers:
+            self.table("train")
+        return self._columns
+
+    @property
     def knows_classes(self) -> bool:
         """Whether the classes are known, or can be: else they are those of a checkpoint."""
         return self._classes is not None or "train" in self.readers
@@ -123,12 +137,14 @@ class TableDataModule(ResidentDataModule):
 
     @property
     def rows(self) -> str:
-        """A checksum of which rows train and validate, and with which labels."""
+        """A checksum of which rows train and validate, and of their features and labels."""
         if not self._digest:
             found = 0
             for split in (split for split in SPLITS[:2] if self.size(split)):
-                found = zlib.crc32(self.labels(split).numpy().tobytes(), found)
-                found = zlib.crc32(self.rows_of(split).numpy().tobytes(), found)
+                rows = self.rows_of(split).numpy()
+                hashes = self._hashes_of(self._table_of(split))[rows]
+                for part in (self.labels(split).numpy(), rows, hashes):
+                    found = zlib.crc32(part.tobytes(), found)
             self._digest = f"{found:08x}"
         return self._digest
 
@@ -145,8 +161,24 @@ class TableDataModule(ResidentDataModule):
                 raise InputError(
                     f"{type(self).__name__} has nothing to {_PURPOSES[name]}: set data.{name}."
                 )
-            self._tables[name] = self.readers[name]()
+            table = self.readers[name]()
+            if name == "train" and not self._knows_columns:
+                check_distinct(table.columns or [], "columns", table.where)
+                warn_of_similar(table.columns or [], "columns", table.where)
+                self._take_columns(table.columns, table.where)
+            self._tables[name] = table.ordered(self._columns, self._whose)
         return self._tables[name]
+
+    def _take_columns(self, columns: Sequence[str] | None, whose: str) -> None:
+        """Order the columns of every table as these are, matched by name."""
+        self._knows_columns = True
+        if columns is None or list(columns) == self._columns:
+            return
+        self._columns, self._whose = list(columns), whose
+        self._tables = {name: t.ordered(columns, whose) for name, t in self._tables.items()}
+        self._hashes.clear()
+        self._digest = ""
+        self._forget_tensors()
 
     def _table_of(self, split: str) -> str:
         return "train" if split == "val" and "val" not in self.readers else split
@@ -189,11 +221,10 @@ class TableDataModule(ResidentDataModule):
             names = self._given or train.classes
             if len(np.unique(_labels(train))) < 2:
                 raise InputError(
-                    f"{train.where} has one class only, {_few(values)}: at least two are needed."
+                    f"{train.where} has one class only, {few(values)}: at least two are needed."
                 )
-            if names is not None and len(set(names)) < len(names):
-                raise InputError(f"classes must not repeat a name, not {_few(names)}.")
             self._classes = _Classes(names or [str(v) for v in values.tolist()], names is not None)
+            check_classes(self._classes.names, "data.classes" if self._given else train.where)
         return self._classes
 
     def labels(self, split: Split) -> Tensor:
@@ -246,17 +277,33 @@ class TableDataModule(ResidentDataModule):
         if self._checked:
             return
         there = [split for split in SPLITS if self.size(split)]
-        d, hashes = self.table("train").x.shape[1], dict[str, NDArray[np.uint64]]()
+        d = self.table("train").x.shape[1]
         for name in dict.fromkeys(map(self._table_of, there)):
             table = self.table(name)
             check_width(table, d, f"{self.table('train').where} has")
-            hashes[name] = _hashes(finite_chunks(table))
+            self._hashes_of(name)
+        warn_of_counters(self.table("train"))
         self._settled()
         for split in there[1:]:
             self._check_known(split)
-        _warn_of_duplicates({s: hashes[self._table_of(s)][self.rows_of(s)] for s in there})
+        _warn_of_shared(
+            "rows", {s: self._hashes_of(self._table_of(s))[self.rows_of(s)] for s in there}
+        )
+        groups = {s: self._groups_of(s) for s in there}
+        _warn_of_shared("groups", {s: np.unique(g) for s, g in groups.items() if g is not None})
         self._tables.pop("test", None)  # read again when it is measured
         self._checked = True
+
+    def _hashes_of(self, name: str) -> NDArray[np.uint64]:
+        """Return a hash of each row of a table, whose numbers are checked to be finite."""
+        if name not in self._hashes:
+            self._hashes[name] = _hashes(finite_chunks(self.table(name)))
+        return self._hashes[name]
+
+    def _groups_of(self, split: Split) -> NDArray[Any] | None:
+        """Return the groups of a split's rows, as text; None without."""
+        groups = self.table(self._table_of(split)).groups
+        return None if groups is None else groups[self.rows_of(split).numpy()].astype(str)
 
     # ---- features
 
@@ -328,24 +375,35 @@ class TableDataModule(ResidentDataModule):
             "classes": list(settled.names),
             "places": settled.given,
             "shape": list(self.shape),
+            "columns": self.columns,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint's statistics, and its classes where nothing is trained.
+        """Take over the checkpoint's statistics and names, in its order.
 
         Raises:
-            InputError: as :meth:`ResidentDataModule.load_state_dict`, and for other classes.
+            InputError: as :meth:`ResidentDataModule.load_state_dict`, and for other names of
+                columns or, where a run is resumed, of classes.
         """
         for key, kind in (("classes", list), ("places", bool), ("shape", list), ("dataset", str)):
             if not isinstance(state, dict) or not isinstance(state.get(key), kind):
                 raise InputError(f"the checkpoint's data have no {key}: it is damaged.")
-        names = state["classes"]
+        names, columns = state["classes"], state.get("columns")
         if len(names) < 2 or not all(isinstance(name, str) for name in names):
-            raise InputError(f"the checkpoint's classes are {_few(names)}: it is damaged.")
+            raise InputError(f"the checkpoint's classes are {few(names)}: it is damaged.")
+        if columns is not None and not all(isinstance(name, str) for name in columns):
+            raise InputError(f"the checkpoint's columns are {few(columns)}: it is damaged.")
         self._name = state["dataset"]  # the rows' checksum tells other data, not a file's name
-        if not self._runs(TrainerFn.FITTING):
-            self._classes, self._shape = _Classes(names, state["places"]), tuple(state["shape"])
+        self._take_columns(columns, "the checkpoint")
+        if self._runs(TrainerFn.FITTING):
+            match(self.classes, names, "classes", "the training data", "the checkpoint")
+        if self._classes is None or list(self.classes) != names:
+            self._classes = _Classes(names, state["places"])
             self._codes.clear()
+            self._digest = ""
+            self._forget_tensors()
+        if not self._runs(TrainerFn.FITTING):
+            self._classes.given, self._shape = state["places"], tuple(state["shape"])
             if self.standardise != (kept := state.get("arguments", {}).get("standardise")):
                 check_among("the checkpoint's standardise", kept, STANDARDS)
                 self.standardise = kept
@@ -370,22 +428,34 @@ class _Classes:
             InputError: a label that is none of them; naming its row.
         """
         y = _labels(table)
-        direct = self.given and y.dtype.kind == "i"
-        if direct:
-            codes = np.where((y >= 0) & (y < len(self.names)), y, -1)
-        else:
-            values, inverse = np.unique(y, return_inverse=True)
-            known = {name: k for k, name in enumerate(self.names)}
-            found = [known.get(str(value), -1) for value in values.tolist()]
-            codes = np.array(found, dtype=np.int64)[inverse]
-        if len(wrong := np.flatnonzero(codes < 0)):
-            row = int(wrong[0])
-            legal = f"0 to {len(self.names) - 1}, of " if direct else ""
-            raise InputError(
-                f"{table.where}: row {row + table.first_row} has the label {str(y[row])[:60]!r}, "
-                f"which is no class of the training data.\nTheirs are {legal}{_few(self.names)}."
-            )
-        return torch.from_numpy(codes)
+        known = {name: k for k, name in enumerate(self.names)}
+        values, inverse = np.unique(y, return_inverse=True)
+        codes = [self._place(value, table.classes, known) for value in values.tolist()]
+        if -1 in codes:
+            row = int(np.flatnonzero(inverse == codes.index(-1))[0])
+            raise self._unknown(table, row, y[row])
+        return torch.from_numpy(np.array(codes, dtype=np.int64)[inverse])
+
+    def _place(self, value: int | str, own: list[str] | None, known: Mapping[str, int]) -> int:
+        """Return a label's index: by its table's own name for it, if it has one; -1 for none."""
+        if isinstance(value, int) and own is not None:
+            return known.get(own[value], -1) if 0 <= value < len(own) else -1
+        if isinstance(value, int) and self.given:
+            return value if 0 <= value < len(self.names) else -1
+        return known.get(str(value), -1)
+
+    def _unknown(self, table: Table, row: int, label: Any) -> InputError:
+        own, legal = table.classes, ""
+        numbered = isinstance(label, int | np.integer)
+        if numbered and own is not None:
+            inside = 0 <= label < len(own)
+            label = own[label] if inside else f"{label} (of {len(own)} classes)"
+        elif numbered and self.given:
+            legal = f"0 to {len(self.names) - 1}, of "
+        return InputError(
+            f"{table.where}: row {row + table.first_row} has the label {str(label)[:60]!r}, which "
+            f"is no class of the training data.\nTheirs are {legal}{few(self.names)}."
+        )
 
 
 # ---- checks
@@ -395,12 +465,6 @@ def _labels(table: Table) -> Array:
     if table.y is None:
         raise InputError(f"{table.where} has no labels, which are needed here.")
     return table.y
-
-
-def _few(names: Any) -> str:
-    listed = [str(name) for name in list(names)[:8]]
-    more = f", … ({len(names)} in all)" if len(names) > len(listed) else ""
-    return f"{', '.join(listed)[:200]}{more}"
 
 
 def _check_val_size(value: Any) -> None:
@@ -432,14 +496,13 @@ def _factors(count: int) -> NDArray[np.uint64]:
     return words(count, 0, 3) | np.uint64(1)
 
 
-def _warn_of_duplicates(hashes: Mapping[str, NDArray[np.uint64]]) -> None:
-    names = list(hashes)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            shared = int(np.isin(hashes[other], hashes[one]).sum())
-            if shared:
-                warnings.warn(
-                    f"{shared} rows of the {other} split are also in the {one} split: its figures "
-                    "flatter.",
-                    stacklevel=2,
-                )
+def _warn_of_shared(what: str, found: Mapping[str, NDArray[Any]]) -> None:
+    """Warn about rows, or groups, that two splits share."""
+    for one, other in combinations(found, 2):
+        shared = int(np.isin(found[other], found[one]).sum())
+        if shared:
+            warnings.warn(
+                f"{shared} {what} of the {other} split are also in the {one} split: its "
+                "accuracy is optimistic.",
+                stacklevel=2,
+            )

@@ -271,7 +271,7 @@ class _Work:
             pair = self._tensors(["train", "val"], learned)
             final, _ = self._solve("refit", pair, l2=[self.l2[at]], start=start)
             start = final.W, final.b
-        network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.classes)
+        network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.outputs)
         self._fill(network, *start, ["train", "val"])
         self._write(network, last_of(self.asked.output).name)
         return final, network

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".tmp"
 """Ending of a file that is being written; what a kill leaves of it, the next writing replaces."""
@@ -14,7 +16,7 @@ PARTIAL = ".tmp"
 def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
     """Write a file beside its target, sync and rename it: a reader never sees half of it.
 
-    Two processes must not write one file at the same time.
+    Processes that write one file take turns; the last one's stays.
 
     Args:
         path: of the file; its folder is made if need be.
@@ -40,17 +42,38 @@ def named(path: str | Path) -> Iterator[None]:
 def _write(path: Path, content: str | bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}{PARTIAL}")
-    try:
-        with temporary.open("wb") as file:
+    with _alone(temporary) as file:
+        try:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # so that the new name survives a loss of power
-        finally:
-            os.close(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # so that the new name survives a loss of power
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """Open an empty file to write, when no other process writes it; a kill ends that, too."""
+    while True:
+        with path.open("ab") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_still(path, file):
+                continue  # the other has renamed what was waited for
+            file.truncate(0)
+            yield file
+            return
+
+
+def _is_still(path: Path, file: BinaryIO) -> bool:
+    """Return whether an open file is the one of that name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import class_names
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
@@ -21,6 +20,7 @@ from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.memory import check_training
+from onelayer.training.names import names_of, take_names
 from onelayer.training.population import Population, shapes_of
 from onelayer.training.resume import Resume
 from onelayer.training.schema import check_tensors
@@ -47,7 +47,9 @@ class OneLayer(Population):
         cuda_graphs: on a GPU, launch a fused update as a whole (a CUDA graph) instead of kernel by
             kernel. The same formulas once more; nothing changes on a CPU.
         inputs: d, pixels of an image.
-        classes: k.
+        classes: k. The attribute of that name is a list: the names of the classes, as the data or
+            the checkpoint have them, else "0", "1", …; ``outputs`` is k, and ``columns`` the names
+            of the features, or None.
         dropout: probability p, from 0 to below 1, that a hidden unit is left out of an update, for
             each row anew; the others count 1/(1 - p) times. Measurements and predictions are by
             all units.
@@ -91,7 +93,7 @@ class FromData(Callback):
         # Where they are not known yet, they will be those of the checkpoint. Asked first: whether
         # something is a Splits is asked of its very attributes, which would read a file.
         if getattr(data, "knows_classes", True) and isinstance(data, Splits):
-            _check_size("classes", pl_module.classes, len(data.classes))
+            _check_size("classes", pl_module.outputs, len(data.classes))
         if trainer.precision in ("16-true", "bf16-true"):
             raise InputError(
                 f"trainer.precision {trainer.precision} would round statistics and figures "
@@ -110,7 +112,7 @@ class FromData(Callback):
         """Keep which data module it was, and its classes' names: predictions are told by them."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data is not None and isinstance(pl_module, OneLayer):
-            checkpoint |= known_of(data, pl_module.classes)
+            checkpoint |= known_of(data, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what there is no memory for.
@@ -120,11 +122,19 @@ class FromData(Callback):
         """
         if isinstance(pl_module, OneLayer):
             data, size = trainer.datamodule, pl_module  # type: ignore[attr-defined]
+            take_names(pl_module)
             both = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
             rows = max((len(split[1]) for split in both if split), default=1)
             check_training(
-                len(size.members), size.hidden, size.inputs, size.classes, rows, size.weights[0]
+                len(size.members), size.hidden, size.inputs, size.outputs, rows, size.weights[0]
             )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse data whose classes or columns have other names than the network's."""
+        if isinstance(pl_module, OneLayer):
+            take_names(pl_module)
+
+    on_predict_start = on_test_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.
@@ -143,12 +153,12 @@ class FromData(Callback):
             raise InputError("the checkpoint's network and its data have other statistics.")
 
 
-def known_of(data: Any, classes: int) -> dict[str, Any]:
-    """What a checkpoint keeps of its data module's class, and of the names of its classes."""
+def known_of(data: Any, model: Population) -> dict[str, Any]:
+    """Return what a checkpoint keeps of its data: the module's class, and names."""
     return {
         "data_module": {
             "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-            "classes": class_names(data, classes),
+            **names_of(data, model.outputs, model.inputs),
         }
     }
 
@@ -170,7 +180,7 @@ def checkpoint_of(model: OneLayer, data: Any, step: int = 0) -> dict[str, Any]:
         "callbacks": {},
     }
     if data is not None:
-        content |= known_of(data, model.classes)
+        content |= known_of(data, model)
         if state := data.state_dict():
             content[type(data).__qualname__] = state
         if data.hparams:
@@ -194,6 +204,7 @@ def snapshots_of(module: Population, steps: list[int], parameters: Sequence[Tens
     network.mean.copy_(module.mean)
     network.std.copy_(module.std)
     network.learned_from = module.learned_from
+    network.classes, network.columns = module.classes, module.columns
     network.ensembles.mirror = module.ensembles.mirror
     return network.to(module.device).eval()
 
@@ -204,7 +215,9 @@ def _check_size(name: str, here: int, there: int) -> None:
 
 
 def load_network(path: str | Path) -> OneLayer:
-    """The networks of a checkpoint, in host memory: all members, with the data's statistics.
+    """Load the networks of a checkpoint to host memory: all members, with the data's statistics.
+
+    ``classes`` are the names of the classes, ``columns`` those of the features, or None.
 
     Raises:
         InputError: as :func:`read_run`, and for the checkpoint of another model.

@@ -64,7 +64,7 @@ def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
     result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
     if len(some):
         W, b = (p.detach()[some].to(X.device) for p in module.weights)
-        samples = Samples(X, y.to(X.device), module.classes)
+        samples = Samples(X, y.to(X.device), module.outputs)
         found = certify(samples, W, b, module.l2[some].to(X.device))
         result[:, some] = torch.stack([found.cost, found.gap]).cpu()
     return result[0], result[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -27,13 +28,14 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
 from onelayer.data.features import Features, SomeRows
-from onelayer.data.foreign import pair
+from onelayer.data.foreign import numbers, pair
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
 from onelayer.training.measure import QUANTITIES, Measure, mean_of_finite
 from onelayer.training.memory import check_making
+from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
@@ -84,7 +86,9 @@ class Population(LightningModule):
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             # An object that a subclass takes: no checkpoint with it loads, or none can be saved.
             del self.hparams[name]
-        self.hidden, self.inputs, self.classes, self.lr = hidden, inputs, classes, lr
+        self.hidden, self.inputs, self.outputs, self.lr = hidden, inputs, classes, lr
+        self.classes = numbers(classes)  # their names, once they are known
+        self.columns: list[str] | None = None  # names of the features, if they have any
         self.fused, self.cuda_graphs = fused, cuda_graphs
         self.dropout, self.label_smoothing = dropout, label_smoothing
         steps = [None] if snapshots is None else _as_list("snapshots", snapshots)
@@ -170,7 +174,7 @@ class Population(LightningModule):
         """
         measure, W = Measure(len(self.members)).to(self.device), self.weights[0]
         for X, y in batches:
-            check_batch(X, y, classes=self.classes)
+            check_batch(X, y, classes=self.outputs)
             check_inputs(X, self.inputs)
             measure.update(X.to(W.device, W.dtype), y.to(W.device), self.weights)
         if not measure.update_called:
@@ -312,7 +316,17 @@ class Population(LightningModule):
         for name, parameter in zip(self.names, self.weights, strict=True):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
         self.validation = _figures_of(checkpoint, len(self.members))
+        known = checkpoint.get("data_module")
+        known = known if isinstance(known, dict) else {}
+        data = SimpleNamespace(classes=known.get("classes"), columns=known.get("columns"))
+        for what, names in names_of(data, self.outputs, self.inputs).items():
+            setattr(self, what, names)
         self.learned_from = _splits_of(checkpoint)
+
+    def on_validation_start(self) -> None:
+        """Refuse data whose classes or columns have other names than the network's."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            take_names(self)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the figures."""
@@ -322,7 +336,7 @@ class Population(LightningModule):
         X, y = pair(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
-            check_batch(X, y, classes=self.classes)
+            check_batch(X, y, classes=self.outputs)
         self.measured.update(X, y, self.weights)
         if self.ensembles.wanted and not self._fits():
             self.ensembles.update(X, y, self.weights)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.foreign import class_names
+from onelayer.data.names import cell, shown
 from onelayer.training.files import atomic_write
 
 HEADER = ("class", "probability")
@@ -24,8 +25,8 @@ FIRST = ("file", "row")
 class PredictionsCSV(BasePredictionWriter):
     """Writes a line per image: its file, its class, that class's probability, all probabilities.
 
-    A name that a spreadsheet would take for a formula begins with ``./``. Rows of a table that have
-    no name are numbered, from 0.
+    In a CSV, a file's name that a spreadsheet would take for a formula begins with ``./``, and a
+    class's with an apostrophe. Rows of a table that have no name are numbered, from 0.
 
     Args:
         path: of the CSV, or of a .parquet; earlier predictions are replaced.
@@ -60,8 +61,7 @@ class PredictionsCSV(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        classes = class_names(data, len(self.rows[0][1]))
+        classes = class_names(pl_module, len(self.rows[0][1]))
         head = [FIRST[isinstance(self.rows[0][0], int)], *HEADER, *classes]
         lines = [
             [name, classes[int(p.argmax())], float(p.max()), *p.tolist()] for name, p in self.rows
@@ -81,9 +81,11 @@ def _check_pyarrow() -> None:
 def _csv(head: list[str], lines: list[list[Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(head)
-    writer.writerows([_plain(line[0]), *line[1:]] for line in lines)
-    # Names may be any bytes: they stand there as they are.
+    writer.writerow(map(_of_class, head))
+    for name, label, *shares in lines:
+        first = cell(name, "./") if isinstance(name, str) else name
+        writer.writerow([first, _of_class(label), *shares])
+    # Names of files may be any bytes: they stand there as they are.
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -116,7 +118,5 @@ def _columns(path: Path) -> list[str]:
         return []
 
 
-def _plain(name: str | int) -> str | int:
-    """The name of a file, as no spreadsheet takes for a formula; a row's number as it is."""
-    formula = isinstance(name, str) and name.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"./{name}" if formula else name
+def _of_class(name: str) -> str:
+    return cell(shown(name, None))

@@ -166,7 +166,7 @@ class TensorBoard(Observer):
             member = next((m for m in members if finite[m]), None)
             if member is None:
                 continue
-            names = () if module.hidden else tuple(data.classes)
+            names = () if module.hidden else tuple(module.classes)
             sheet = picture(module.weights[0][member], shape, names)
             for logger in loggers:
                 writer = self._writer(logger, _folders(logger, module)[l2])

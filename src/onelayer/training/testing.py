@@ -18,6 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from onelayer.data.foreign import class_names, name_of, pair
 from onelayer.data.loader import ResidentLoader
+from onelayer.data.names import shown
 from onelayer.training.ensembles import check_image
 from onelayer.training.folder import run_folder
 from onelayer.training.observer import Observer, observers
@@ -87,7 +88,7 @@ class TestReport(Observer):
         self._set_mirror(trainer, pl_module)
         if not isinstance(pl_module, Population):
             return
-        k, loaders = pl_module.classes, trainer.test_dataloaders
+        k, loaders = pl_module.outputs, trainer.test_dataloaders
         # In each process a ResidentLoader gives all of the split.
         whole = isinstance(loaders, ResidentLoader)
         options: dict[str, Any] = {"validate_args": False, "sync_on_compute": not whole}
@@ -123,7 +124,7 @@ class TestReport(Observer):
             return
         module = cast(Population, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        names = class_names(data, module.classes)
+        names = class_names(module, module.outputs)
         head = {
             "dataset": "custom" if data is None else name_of(data),
             "networks": module.choose("best").words,
@@ -219,5 +220,5 @@ def format_report(report: dict[str, Any], most: int = 30) -> str:
 def _line(one: dict[str, Any]) -> str:
     shares = (one["precision"], one["recall"], one["f1"])
     cells = [f"{100 * share:.2f}" if share is not None else "-" for share in shares]
-    name = one["class"] if len(one["class"]) <= 24 else one["class"][:23] + "…"
+    name = shown(one["class"], 24)
     return f"{name:<24} {one['samples']:>7} {cells[0]:>9} {cells[1]:>7} {cells[2]:>7}"

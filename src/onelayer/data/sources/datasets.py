@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.sources.files import Array, Table, labels
+from onelayer.data.sources.images import in_bytes, open_image
+from onelayer.data.sources.table import (
+    Array,
+    Table,
+    is_channels_last,
+    labels,
+    warn_of_channels_last,
+)
+
+_LOOKED_AT = 32  # samples that are read twice
 
 
-def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True) -> Table:
+def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bool = True) -> Table:
     """Read all samples of a Dataset, with a progress bar where there is a terminal.
 
     Args:
@@ -25,6 +38,7 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True) -> Table:
         x: key of the features in a dict.
         y: key of the label.
         labelled: whether labels are needed.
+        trains: whether it is trained on: then its transform must not be random.
 
     Raises:
         InputError: a sample is none, or of another shape than the first; naming its number.
@@ -34,23 +48,74 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True) -> Table:
         raise InputError(
             f"{where} is no map-style Dataset: len(dataset) and dataset[i] are needed."
         )
+    dataset = _with_our_reader(dataset)
+    _check_fixed(dataset, x, y, where, trains)
     rows, values, shape = _Rows(len(dataset)), list[Any](), tuple[int, ...]()
-    for i, sample in enumerate(_samples(dataset, where)):
-        features, label = _pair(sample, x, y, f"{where}: sample {i}")
-        tensor = _tensor(features, f"{where}: sample {i}")
-        if i and tuple(tensor.shape) != shape:
+    numbers = range(len(dataset))
+    for i in tqdm(numbers, f"reading {where}", disable=None, file=sys.stderr, leave=False):
+        sample = _sample(dataset, i, x, y, where)
+        if i and sample.shape != shape:
             raise InputError(
-                f"{where}: sample {i} has the shape {tuple(tensor.shape)}, and the first "
-                f"{shape}: all must be alike.\nResize them with a transform of the Dataset."
+                f"{where}: sample {i} has the shape {sample.shape}, and the first {shape}: all "
+                "must be alike.\nResize them with a transform of the Dataset."
             )
-        shape = tuple(tensor.shape)
-        rows.add(tensor.flatten())
-        values.append(label)
+        shape = sample.shape
+        if not i and tuple(sample.x.shape) != shape:
+            warn_of_channels_last(shape, where)
+        rows.add(sample.x.flatten())
+        values.append(sample.label)
     if not values:
         raise InputError(f"{where} is empty: it has no sample.")
     y_ = _label_array(values, f"{where}: label") if labelled else None
     names = class_names(dataset, y) if labelled else None
-    return Table(rows.x(), y_, None, names, where, shape=shape if len(shape) == 3 else ())
+    return Table(rows.x(), y_, None, names, where, shape=sample.image)
+
+
+def _with_our_reader(dataset: Any) -> Any:
+    """Return a folder of torchvision's that reads its files as predict does; others as given.
+
+    Its own reader makes images of 16 bits white, and does not turn photos.
+    """
+    folder: Any = sys.modules.get("torchvision.datasets.folder")
+    if folder is None or getattr(dataset, "loader", None) is not folder.default_loader:
+        return dataset
+    dataset = copy(dataset)
+    dataset.loader = lambda path: open_image(path).convert("RGB")
+    return dataset
+
+
+def _check_fixed(dataset: Any, x: str, y: str, where: str, trains: bool) -> None:
+    """Refuse, or warn of, a transform that gives another sample each time it is asked.
+
+    Every sample is read once: what is random would be frozen.
+    """
+
+    def read(seed: int) -> list[_Sample]:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        return [_sample(dataset, i, x, y, where) for i in range(min(len(dataset), _LOOKED_AT))]
+
+    with isolate_rng(include_cuda=False):
+        once, again = read(1), read(2)
+    pairs = enumerate(zip(once, again, strict=True))
+    changed = [i for i, (a, b) in pairs if not _equal(a.x, b.x) or str(a.label) != str(b.label)]
+    if not changed:
+        return
+    told = (
+        f"{where}: sample {changed[0]} is another one each time it is read: its transform is "
+        "random.\nEvery sample is read once, and would be frozen as it was then."
+    )
+    if trains:
+        raise InputError(
+            f"{told}\nGive the Dataset a fixed transform, and change training images with "
+            "--data.flip, --data.shift or --data.transform."
+        )
+    warnings.warn(f"{told}\nGive the Dataset a fixed transform.", stacklevel=2)
+
+
+def _equal(A: Tensor, B: Tensor) -> bool:
+    return A.shape == B.shape and bool(((A == B) | (A.isnan() & B.isnan())).all())
 
 
 class HuggingFace(Dataset[Any]):
@@ -67,7 +132,7 @@ class HuggingFace(Dataset[Any]):
 
     def __init__(self, path: str, split: str, name: str | None = None) -> None:
         try:
-            import datasets  # type: ignore[import-not-found,unused-ignore]
+            import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError as error:
             raise InputError(
                 f"{path}: datasets reads it, and is not installed:\n"
@@ -78,6 +143,7 @@ class HuggingFace(Dataset[Any]):
         else:
             self.data = datasets.load_dataset(path, name, split=split)
         self.features = self.data.features
+        self.name = f"{Path(path).name}/{name}" if name else Path(path).name
 
     def __len__(self) -> int:
         return len(self.data)
@@ -94,13 +160,36 @@ def _split_of(saved: Any, split: str, path: str) -> Any:
     return saved[split]
 
 
-def _samples(dataset: Any, where: str) -> Iterator[Any]:
-    numbers = range(len(dataset))
-    for i in tqdm(numbers, f"reading {where}", disable=None, file=sys.stderr, leave=False):
-        try:
-            yield dataset[i]
-        except Exception as error:  # whatever somebody else's code, or a damaged file, raises
-            raise InputError(f"{where}: sample {i} cannot be read: {first_line(error)}.") from error
+class _Sample(NamedTuple):
+    """Features, images as (c, height, width); the label; and the shape as the Dataset has it."""
+
+    x: Tensor
+    label: Any
+    shape: tuple[int, ...]
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """Channels, height and width; () of what is no image."""
+        return tuple(self.x.shape) if self.x.ndim == 3 else ()
+
+
+def _sample(dataset: Any, i: int, x: str, y: str, where: str) -> _Sample:
+    try:
+        given = dataset[i]
+    except Exception as error:  # whatever somebody else's code, or a damaged file, raises
+        raise InputError(f"{where}: sample {i} cannot be read: {first_line(error)}.") from error
+    where = f"{where}: sample {i}"
+    features, label = _pair(given, x, y, where)
+    tensor = _tensor(features, where)
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 3 and not _is_picture(features) and is_channels_last(shape, where):
+        tensor = tensor.permute(2, 0, 1)
+    return _Sample(tensor, label, shape)
+
+
+def _is_picture(value: Any) -> bool:
+    """Return whether it is an image of Pillow's."""
+    return hasattr(value, "convert") and hasattr(value, "mode")
 
 
 def _pair(sample: Any, x: str, y: str, where: str) -> tuple[Any, Any]:
@@ -121,9 +210,11 @@ def _pair(sample: Any, x: str, y: str, where: str) -> tuple[Any, Any]:
 
 def _tensor(value: Any, where: str) -> Tensor:
     """One sample: images (c, height, width), of PIL's as bytes."""
-    if hasattr(value, "convert") and hasattr(value, "mode"):
-        mode = value.mode if value.mode in ("L", "RGB") else "L" if value.mode == "1" else "RGB"
-        pixels = torch.from_numpy(np.array(value.convert(mode)))
+    if _is_picture(value):
+        try:
+            pixels = torch.from_numpy(np.array(in_bytes(value)))
+        except ValueError as error:
+            raise InputError(f"{where}: {first_line(error)}.") from error
         return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
     try:
         tensor = torch.as_tensor(value)

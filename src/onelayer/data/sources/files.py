@@ -5,87 +5,54 @@ Nothing that a file holds is ever executed: pickles and arrays of objects are re
 
 from __future__ import annotations
 
+import math
 import mmap
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
+from onelayer.data.names import few
+from onelayer.data.sources.columns import needed, read_columns
+from onelayer.data.sources.table import (
+    Array,
+    Columns,
+    Table,
+    as_features,
+    is_channels_last,
+    labels,
+)
 
-Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors", ".csv", ".parquet")
 CLASSES = ("classes", "class_names", "target_names")
 """Keys under which an .npz, .pt or .safetensors may hold the names of the classes."""
-EXTRA = 'pip install "onelayer[arrays]"'
-_EXACT = 2**24  # whole numbers that float32 holds
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is called what in a file.
-
-    Args:
-        x: key or column of the features; or several columns. Where a .csv or .parquet has no column
-            of that name, all columns but those of labels and groups are features.
-        y: of the labels.
-        groups: of the groups that a validation split must not tear apart, if there are any.
-    """
-
-    x: str | Sequence[str] = "X"
-    y: str = "y"
-    groups: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Features and labels as they were given.
-
-    ``x`` is (n, d), bytes or floating, ``y`` (n,) whole numbers or strings as numpy holds them, or
-    None where only features were asked for; ``where`` names the file in messages, ``columns`` the
-    features, ``first_row`` is the number that a file's own reader would give to row 0. ``mapped``
-    tells a file that is not in memory whether it is about to be read in order.
-    """
-
-    x: Tensor
-    y: Array | None
-    groups: Array | None = None
-    classes: list[str] | None = None
-    where: str = "X"
-    columns: Sequence[str] | None = None
-    first_row: int = 0
-    mapped: Callable[[bool], None] | None = None
-    shape: tuple[int, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        n = len(self.x)
-        if n == 0 or self.x.ndim != 2 or self.x.shape[1] == 0:
-            raise InputError(
-                f"{self.where} is empty: its features are {tuple(self.x.shape)}, and must be "
-                "(n, d), a row of at least one number each."
-            )
-        for name in ("y", "groups"):
-            value = getattr(self, name)
-            if value is not None and value.shape != (n,):
-                raise InputError(
-                    f"{self.where}: {name} is {value.shape}, and X has {n} rows: there must be one "
-                    "label for each row."
-                )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def place(self, row: int, column: int) -> str:
-        """How a person finds a number: file, row and column."""
-        name = f"column {self.columns[column]!r}" if self.columns else f"column {column}"
-        return f"{self.where}: row {row + self.first_row}, {name}"
+_SPLIT = re.compile(r"^train(ing)?[\W_]+|[\W_]+train(ing)?$", re.IGNORECASE)
+_NAMELESS = ("x", "data", "features", "embeddings", "train", "training")  # files called so
+_LARGER = "\nTwo .npy files may be larger than memory: --data.train '[X.npy,y.npy]'."
+_AS_THEY_ARE = (np.float16, np.float32, np.float64, np.uint8)  # what torch can map
+_COPIED = 10**9  # bytes of an .npy's images that are put in another order in memory, at most
+_TO_NPZ = "np.savez('a.npz', X=…, y=…)"
+_INSTEAD = {
+    (".h5", ".hdf5"): "With h5py: np.savez('a.npz', X=file['X'][:], y=file['y'][:]).",
+    (".tsv", ".tab", ".txt"): "Write it with commas: pandas.read_csv(NAME, sep='\\t')"
+    ".to_csv('a.csv', index=False).",
+    (".xls", ".xlsx", ".ods"): "Save the sheet as .csv, with a line of column names.",
+    (".gz", ".bz2", ".xz", ".zip", ".zst"): "Unpack it first, for example with gunzip.",
+    (".pth", ".bin", ".ckpt"): "If torch.save wrote tensors, rename it to .pt: {'X': X, 'y': y}.",
+    (".pkl", ".pickle", ".joblib"): f"Pickles are never read: write {_TO_NPZ}.",
+    (".mat",): f"Read it with scipy.io.loadmat and write {_TO_NPZ}.",
+    (".feather", ".arrow", ".json", ".jsonl"): "Write it as .parquet, with pandas for example.",
+    (".png", ".jpg", ".jpeg"): "Folders of images: --data DatasetDataModule --data.train "
+    "torchvision.datasets.ImageFolder --data.train.root FOLDER.",
+}
 
 
 def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
@@ -112,24 +79,37 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
             raise InputError(f"{path} is empty: it has no byte.")
     suffix = paths[0].suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{paths[0]}: its name must end in one of {' '.join(SUFFIXES)}.")
+        raise InputError(
+            f"{paths[0]}: its name must end in one of {' '.join(SUFFIXES)}.{_instead_of(suffix)}"
+        )
     if len(paths) > 1 or suffix == ".npy":
         return _of_npy(paths, labelled)
     if suffix in (".csv", ".parquet"):
-        return _of_columns(paths[0], columns, labelled)
+        return read_columns(paths[0], columns, labelled)
     read = {".npz": _npz, ".pt": _pt, ".safetensors": _safetensors}[suffix]
-    wanted = [columns.x, *([columns.y] if labelled else [])] + [columns.groups] * bool(
-        columns.groups and labelled
-    )
-    names = [name for name in wanted if isinstance(name, str)]
-    return _of_arrays(read(paths[0], names), columns, labelled, str(paths[0]))
+    names = list(_keys(columns, labelled, str(paths[0])).values())
+    try:
+        content = read(paths[0], names)
+    except MemoryError as error:
+        raise InputError(f"{paths[0]} does not fit in memory.{_LARGER}") from error
+    return _of_arrays(content, columns, labelled, str(paths[0]))
+
+
+def _instead_of(suffix: str) -> str:
+    return next((f"\n{advice}" for kinds, advice in _INSTEAD.items() if suffix in kinds), "")
 
 
 def name_of(given: Any) -> str:
-    """What data are called: the file's name without its ending; arrays are "arrays"."""
+    """Return what data are called: the file's name, or its folder's where that says which split.
+
+    >>> name_of("pets/train.npz"), name_of("digits_train.csv"), name_of("digits.npz")
+    ('pets', 'digits', 'digits')
+    """
     if given is None or _are_arrays(given):
         return "arrays"
-    return _paths(given)[0].stem
+    path = _paths(given)[0]
+    name = _SPLIT.sub("", path.stem)
+    return path.resolve().parent.name if name.lower() in _NAMELESS else name
 
 
 def _are_arrays(given: Any) -> bool:
@@ -151,106 +131,37 @@ def _paths(given: Any) -> list[Path]:
 # ---- arrays by key
 
 
+def _keys(columns: Columns, labelled: bool, where: str) -> dict[str, str]:
+    """Return the keys to read: of the features, of the labels and of the groups."""
+    x = "X" if columns.x is None else columns.x
+    if not isinstance(x, str):
+        raise InputError(f"{where}: x must be one key, not {list(x)!r}.")
+    groups = {"groups": columns.groups} if columns.groups else {}
+    return {"x": x, **({"y": columns.y, **groups} if labelled else {})}
+
+
 def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, where: str) -> Table:
-    if not isinstance(columns.x, str):
-        raise InputError(f"{where}: x must be one key, not {list(columns.x)!r}.")
-    wanted = {"x": columns.x, **({"y": columns.y} if labelled else {})}
-    if labelled and columns.groups:
-        wanted["groups"] = columns.groups
-    for argument, key in wanted.items():
+    keys = _keys(columns, labelled, where)
+    for argument, key in keys.items():
         if key not in arrays:
             raise InputError(
-                f"{where} has no {key!r}: it has {_listed(arrays)}.\nSay which with --data."
-                f"{argument} KEY."
+                f"{where} has no {key!r}: it has {few(arrays, 10) or 'nothing'}.\nSay which with "
+                f"--data.{argument} KEY."
             )
-    x, shape = _features(arrays[columns.x], f"{where}: {columns.x!r}")
+    given = arrays[keys["x"]]
+    x, shape = as_features(given, f"{where}: {keys['x']!r}")
     names = next((arrays[key] for key in CLASSES if key in arrays), None)
     return Table(
         x,
-        labels(arrays[columns.y], f"{where}: {columns.y!r}") if labelled else None,
-        labels(arrays[columns.groups], f"{where}: {columns.groups!r}", "groups")
-        if labelled and columns.groups
+        labels(arrays[keys["y"]], f"{where}: {keys['y']!r}") if "y" in keys else None,
+        labels(arrays[keys["groups"]], f"{where}: {keys['groups']!r}", "groups")
+        if "groups" in keys
         else None,
         None if names is None else [str(name) for name in np.asarray(names).tolist()],
         where,
+        [str(name) for name in given.columns] if hasattr(given, "columns") else None,  # of pandas
         shape=shape,
     )
-
-
-def _listed(keys: Any) -> str:
-    names = [str(key) for key in keys]
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return (", ".join(names[:10]) + more) if names else "nothing"
-
-
-def _features(value: Any, where: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Features (n, d) as a tensor, and the shape of one sample."""
-    if not isinstance(value, Tensor):
-        value = np.asarray(value)
-        if value.dtype.kind not in "fiub":
-            raise InputError(
-                f"{where} is an array of {value.dtype}: features are numbers, float16, float32, "
-                "float64 or uint8."
-            )
-        value = torch.from_numpy(np.ascontiguousarray(value.astype(_native(value), copy=False)))
-    x = value.detach()
-    if x.is_complex() or x.layout != torch.strided:
-        raise InputError(f"{where} is {x.dtype}, {x.layout}: features are dense real numbers.")
-    shape = tuple(x.shape[1:])
-    x = x.flatten(1) if x.ndim > 2 else x.unsqueeze(1) if x.ndim == 1 and len(x) else x
-    return _as_features(x), shape if len(shape) == 3 else ()
-
-
-def _native(value: Array) -> np.dtype[Any]:
-    """The dtype in this machine's byte order, as torch has it."""
-    wide = {"u2": "i4", "u4": "i8", "u8": "i8", "f16": "f8"}
-    kind = f"{value.dtype.kind}{value.dtype.itemsize}"
-    return np.dtype(wide.get(kind, kind)) if value.dtype.kind != "b" else value.dtype
-
-
-def _as_features(x: Tensor) -> Tensor:
-    """Bytes and floats as they are, other whole numbers as floats that hold them."""
-    if x.dtype == torch.uint8 or x.dtype in (torch.float16, torch.float32, torch.float64):
-        return x
-    if x.dtype.is_floating_point:  # bfloat16
-        return x.float()
-    large = x.numel() and x.dtype != torch.bool and int(x.abs().max()) > _EXACT
-    return x.double() if large else x.float()
-
-
-def labels(value: Any, where: str, what: str = "labels") -> Array:
-    """Labels, or groups, (n,): whole numbers or strings, as numpy holds them.
-
-    Raises:
-        InputError: they are floats, or objects.
-    """
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    y = np.asarray(value)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.dtype.kind == "O":
-        y = _of_objects(y, where, what)
-    if y.dtype.kind == "f" and len(y):
-        raise InputError(
-            f"{where}[0] = {y.flat[0]} is a float: {what} are whole numbers or strings.\nWrite "
-            "them as such, y.astype(int) where they are whole."
-        )
-    if y.dtype.kind not in "iubUS":
-        raise InputError(f"{where} is an array of {y.dtype}: {what} are whole numbers or strings.")
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8")
-    return y.astype(np.int64) if y.dtype.kind in "iub" else y
-
-
-def _of_objects(y: Array, where: str, what: str) -> Array:
-    for row, value in enumerate(y):
-        if not isinstance(value, str):
-            raise InputError(
-                f"{where}, row {row}, is {str(value)[:40]!r}: {what} are whole numbers or strings, "
-                "and none is missing."
-            )
-    return y.astype(str)
 
 
 # ---- one function per kind of file: what it has under the names, and the names of classes
@@ -259,7 +170,7 @@ def _of_objects(y: Array, where: str, what: str) -> Array:
 def _npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = {*names, *CLASSES} & set(archive.files)
+            wanted = [key for key in (*names, *CLASSES) if key in archive.files]
             found = dict.fromkeys(archive.files)
             return found | {key: _loaded(archive, key, path) for key in wanted}
     except InputError:
@@ -269,6 +180,7 @@ def _npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _loaded(archive: Any, key: str, path: Path) -> Array:
+    _check_claim(archive.zip, f"{key}.npy", path)
     try:
         return np.asarray(archive[key])
     except ValueError as error:
@@ -278,6 +190,28 @@ def _loaded(archive: Any, key: str, path: Path) -> Array:
             f"{path}: {key!r} is an array of objects, which is a pickle: refused, nothing of it "
             "was run.\nSave numbers, or strings as np.array(names, dtype=str)."
         ) from error
+
+
+def _check_claim(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    """Raise :class:`InputError` before an array is read that is not there, or fits no memory."""
+    from numpy.lib import format as npy
+
+    if name not in archive.namelist():
+        return  # no array: bytes as they are
+    with archive.open(name) as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    claimed, there = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
+    if not dtype.hasobject and claimed > there:
+        raise InputError(
+            f"{path} is damaged: {name} should hold {claimed} bytes, and holds {there}. Save it "
+            "again."
+        )
+    if there > (free := psutil.virtual_memory().available):
+        raise InputError(
+            f"{path}: {name} needs {there / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.{_LARGER}"
+        )
 
 
 def _pt(path: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -309,23 +243,13 @@ def _pt(path: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _safetensors(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    safe = _needed("safetensors", path)
+    safe = needed("safetensors", path)
     try:
         with safe.safe_open(str(path), framework="pt") as file:
             keys = set(file.keys())
             return {key: file.get_tensor(key) if key in names else None for key in keys}
     except Exception as error:  # its own kinds
         raise InputError(f"{path} is no whole .safetensors file: {first_line(error)}.") from error
-
-
-def _needed(name: str, path: Path) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise InputError(f"{path}: {package} reads it, and is not installed: {EXTRA}.") from error
 
 
 # ---- .npy, which may be larger than memory
@@ -338,7 +262,14 @@ def _of_npy(paths: Sequence[Path], labelled: bool) -> Table:
             f"'[{paths[0]},{paths[0].stem}_y.npy]'."
         )
     x = _mapped(paths[0])
-    if (x.dtype.kind == "f" and x.dtype.isnative) or x.dtype == np.uint8:
+    last = x.ndim == 4 and is_channels_last(x.shape[1:], str(paths[0]))
+    if last and x.nbytes > _COPIED:
+        raise InputError(
+            f"{paths[0]} has images (height, width, channels), {x.shape[1:]}, and is read from the "
+            "file.\nWrite them anew, channels first: "
+            "np.save('X.npy', np.ascontiguousarray(X.transpose(0, 3, 1, 2)))."
+        )
+    if x.dtype in _AS_THEY_ARE and x.dtype.isnative and not last:
         tensor, paging = torch.from_numpy(x), _pager(x)
         shape = tuple(x.shape[1:])
         flat = tensor.flatten(1) if tensor.ndim > 2 else tensor
@@ -346,7 +277,7 @@ def _of_npy(paths: Sequence[Path], labelled: bool) -> Table:
             flat = flat.unsqueeze(1)
         shape = shape if len(shape) == 3 else ()
     else:
-        (flat, shape), paging = _features(x, str(paths[0])), None
+        (flat, shape), paging = as_features(x, str(paths[0])), None
     y = labels(_mapped(paths[1]), str(paths[1])) if labelled else None
     return Table(flat, y, where=str(paths[0]), mapped=paging, shape=shape)
 
@@ -377,99 +308,3 @@ def _pager(x: Array) -> Callable[[bool], None]:
             state[0] = in_order
 
     return paging
-
-
-# ---- tables with columns
-
-
-def _of_columns(path: Path, columns: Columns, labelled: bool) -> Table:
-    table = _arrow(path)
-    there = list(table.column_names)
-    named = [columns.x] if isinstance(columns.x, str) else list(columns.x)
-    if columns.x == "X" and "X" not in there:
-        named = [name for name in there if name not in (columns.y, columns.groups)]
-    others = [columns.y] * labelled + [columns.groups] * bool(labelled and columns.groups)
-    for name in [*named, *others]:
-        if name not in there:
-            argument = "y" if name == columns.y else "groups" if name == columns.groups else "x"
-            raise InputError(
-                f"{path} has no column {name!r}: it has {_listed(there)}.\nSay which with "
-                f"--data.{argument} COLUMN."
-            )
-    first = 2 if path.suffix.lower() == ".csv" else 0  # a line of a text file, its head is line 1
-    if table.num_rows == 0 or not named:
-        raise InputError(f"{path} is empty: it has {table.num_rows} rows, {len(named)} features.")
-    x = _matrix(table, named, path, first)
-    return Table(
-        x,
-        labels(_values(table, columns.y), f"{path}: column {columns.y!r}") if labelled else None,
-        labels(_values(table, columns.groups), f"{path}: column {columns.groups!r}", "groups")
-        if labelled and columns.groups
-        else None,
-        where=str(path),
-        columns=named if x.shape[1] == len(named) else None,
-        first_row=first,
-    )
-
-
-def _arrow(path: Path) -> Any:
-    kind = path.suffix.lower().removeprefix(".")
-    reader = _needed(f"pyarrow.{kind}", path)
-    try:
-        return reader.read_csv(path) if kind == "csv" else reader.read_table(path)
-    except Exception as error:  # its own kinds
-        raise InputError(f"{path} is no whole .{kind} file: {first_line(error)}.") from error
-
-
-def _values(table: Any, name: str) -> Array:
-    """A column's values as numpy holds them; of text or with gaps, objects."""
-    column = table.column(name)
-    kind = str(column.type)
-    if "string" in kind or column.null_count or kind.startswith("dictionary"):
-        return np.array(column.to_pylist(), dtype=object)
-    return np.asarray(column.to_numpy())
-
-
-def _matrix(table: Any, names: Sequence[str], path: Path, first_row: int) -> Tensor:
-    """Columns of numbers, or one of lists of equal length, as features (n, d)."""
-    if len(names) == 1 and "list" in str(table.column(names[0]).type):
-        rows = table.column(names[0]).to_pylist()
-        widths = {len(row) if row is not None else 0 for row in rows}
-        if len(widths) > 1:
-            raise InputError(f"{path}: the lists of column {names[0]!r} have {widths} numbers.")
-        return _as_features(torch.tensor(rows, dtype=torch.float32))
-    out = np.empty((table.num_rows, len(names)), dtype=_common(table, names))
-    for i, name in enumerate(names):
-        out[:, i] = _numbers(table.column(name), name, path, first_row)
-    return torch.from_numpy(out)
-
-
-def _common(table: Any, names: Sequence[str]) -> type:
-    kinds = {str(table.column(name).type) for name in names}
-    return np.float32 if kinds <= {"float", "halffloat", "int8", "int16", "uint8", "bool"} else (
-        np.float64
-    )  # fmt: skip
-
-
-def _numbers(column: Any, name: str, path: Path, first_row: int) -> Array:
-    kind = str(column.type)
-    if not kind.startswith(("int", "uint", "float", "double", "half", "bool", "null")):
-        for row, value in enumerate(column.to_pylist()):
-            if not _is_number(value):
-                raise InputError(
-                    f"{path}: row {row + first_row}, column {name!r} is {str(value)[:40]!r}: "
-                    "features are numbers.\nName the columns of features with --data.x "
-                    "'[a,b]', or leave the column out of the file."
-                )
-        return np.array([float(value) for value in column.to_pylist()])
-    return np.array(column.to_pylist(), dtype=np.float64) if column.null_count else (
-        np.asarray(column.to_numpy(), dtype=np.float64)
-    )  # fmt: skip
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
