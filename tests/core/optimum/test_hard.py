@@ -110,5 +110,5 @@ def test_a_direction_gives_a_smaller_bound_that_is_true():
 
 def test_numbers_beyond_float64_are_an_error_that_names_the_member():
     X, y = long_tailed(k=3)
-    with pytest.raises((InputError, RuntimeError), match="l2 = 0.01"):
+    with pytest.raises((InputError, RuntimeError), match=r"l2 = 0\.01"):
         solve(X * 1e200, y, [0.01])
