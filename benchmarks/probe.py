@@ -29,7 +29,7 @@ def make(n: int, d: int, k: int) -> None:
     centres = rng.normal(size=(k, d)) * scale
     for name, rows in (("train", n), ("test", n // 5)):
         y = np.concatenate([np.arange(k).repeat(5), rng.choice(k, rows, p=shares / shares.sum())])
-        X = 0.6 * centres[y] + rng.normal(size=(len(y), d)) * scale
+        X = 0.11 * centres[y] + rng.normal(size=(len(y), d)) * scale
         np.savez(f"{name}.npz", X=X.astype(np.float32), y=y)
 
 

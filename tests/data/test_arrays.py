@@ -196,7 +196,9 @@ def test_rows_in_two_splits_are_counted_in_a_warning(gigabytes):
     X, y = arrays(N, D, K)
     test = write("test.npy", np.concatenate([X[:7], X[:3] + 1]), y[:10])
     given = data(write("train.npy", X, y), test=test, val_size=0, max_memory=gigabytes)
-    with pytest.warns(UserWarning, match="^7 rows of the test split are also in the train split"):
+    with pytest.warns(
+        UserWarning, match="^7 rows are in the test split and also in the train split"
+    ):
         given.setup("fit")
 
 
@@ -336,7 +338,7 @@ FAULTS = {
         ["column 'y', row 60, is None: labels are whole numbers or strings, and none is missing"],
     ),
     "blank-in-a-csv": (
-        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"), "a.csv", ["column 'y', row 62, is None"],
+        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"), "a.csv", ["column 'y', row 62, is blank"],
     ),
     "a-name-twice": (
         lambda: text("a,a,y\n1,2,k\n3,4,l\n"), "a.csv", ["a.csv has 2 columns called 'a'"],

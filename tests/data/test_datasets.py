@@ -112,7 +112,7 @@ def svhn(folder):
     return ("split=train", "split=test"), x, y
 
 
-@pytest.mark.filterwarnings("ignore:.* rows of the test split are also in the train split")
+@pytest.mark.filterwarnings("ignore:.* in the test split and also in the train split")
 @pytest.mark.parametrize(
     ("kind", "write", "names"),
     [(CIFAR100, cifar_100, [f"class {k}" for k in range(100)]), (SVHN, svhn, list("0123456789"))],

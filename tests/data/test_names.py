@@ -15,6 +15,8 @@ from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.datasets import DatasetDataModule
 from onelayer.data.names import match
+from onelayer.data.sources.files import read_table
+from onelayer.data.sources.table import Columns
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.module import OneLayer, load_network
 from tests.data.test_arrays import data, refused, write
@@ -247,13 +249,13 @@ def test_groups_that_two_files_share_are_warned_about():
         split: write(f"{split}.npz", X[i::3], y[i::3], who=who[i::3].astype(kind))
         for i, (split, kind) in enumerate((("train", int), ("val", int), ("test", str)))
     }
-    with pytest.warns(UserWarning, match="groups of") as caught:
+    with pytest.warns(UserWarning, match="groups are in") as caught:
         data(**files, groups="who").setup("fit")
     said = [str(one.message) for one in caught]
     assert [text.partition(":")[0] for text in said] == [
-        "24 groups of the val split are also in the train split",
-        "24 groups of the test split are also in the train split",
-        "24 groups of the test split are also in the val split",
+        "24 groups are in the val split and also in the train split",
+        "24 groups are in the test split and also in the train split",
+        "24 groups are in the test split and also in the val split",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -351,3 +353,45 @@ def test_names_of_earlier_data_are_forgotten_where_later_ones_have_none(tmp_path
     for module, names in ((Named(NAMES.tolist()), NAMES.tolist()), (Theirs(), list("0123"))):
         trainer(tmp_path, max_steps=4).fit(model, datamodule=module)
         assert model.classes == names
+
+
+def write_labels(path, labels):
+    rows = "".join(f"{i % 3},{i % 5},{labels[i % len(labels)]}\n" for i in range(12))
+    path.write_text(f"a,b,y\n{rows}")
+
+
+def test_class_names_of_a_csv_keep_their_leading_zeros(tmp_path):
+    write_labels(tmp_path / "train.csv", ["007", "070", "700"])
+    data = ArraysDataModule(str(tmp_path / "train.csv"), val_size=3, batch_size=3)
+    data.setup("fit")
+    assert list(data.classes) == ["007", "070", "700"]
+
+
+def test_groups_of_a_csv_that_differ_by_a_zero_are_two(tmp_path):
+    rows = "".join(f"{i % 3},{i},{i % 2},{'007' if i < 6 else '7'}\n" for i in range(12))
+    (tmp_path / "train.csv").write_text(f"a,b,y,g\n{rows}")
+    table = read_table(str(tmp_path / "train.csv"), Columns(None, "y", "g"))
+    assert set(table.groups) == {"007", "7"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "9", "-2"], ["-2", "9", "10"]),
+        (["True", "False"], ["False", "True"]),
+        (["2026-01-01", "cat"], ["2026-01-01", "cat"]),
+    ],
+)
+def test_class_names_of_a_csv_are_as_they_are_written(tmp_path, labels, names):
+    write_labels(tmp_path / "train.csv", labels)
+    data = ArraysDataModule(str(tmp_path / "train.csv"), val_size=3, batch_size=3)
+    data.setup("fit")
+    assert list(data.classes) == names
+
+
+def test_truth_values_are_classes_of_these_names():
+    y = np.arange(12) % 2 == 1
+    X = np.random.default_rng(0).normal(size=(12, 2))
+    data = ArraysDataModule((X, y), val_size=3, batch_size=3)
+    data.setup("fit")
+    assert list(data.classes) == ["False", "True"]

@@ -287,10 +287,10 @@ class TableDataModule(ResidentDataModule):
         for split in there[1:]:
             self._check_known(split)
         _warn_of_shared(
-            "rows", {s: self._hashes_of(self._table_of(s))[self.rows_of(s)] for s in there}
+            "row", {s: self._hashes_of(self._table_of(s))[self.rows_of(s)] for s in there}
         )
         groups = {s: self._groups_of(s) for s in there}
-        _warn_of_shared("groups", {s: np.unique(g) for s, g in groups.items() if g is not None})
+        _warn_of_shared("group", {s: np.unique(g) for s, g in groups.items() if g is not None})
         self._tables.pop("test", None)  # read again when it is measured
         self._checked = True
 
@@ -502,7 +502,7 @@ def _warn_of_shared(what: str, found: Mapping[str, NDArray[Any]]) -> None:
         shared = int(np.isin(found[other], found[one]).sum())
         if shared:
             warnings.warn(
-                f"{shared} {what} of the {other} split are also in the {one} split: its "
-                "accuracy is optimistic.",
+                f"{shared} {what}{' is' if shared == 1 else 's are'} in the {other} split and also "
+                f"in the {one} split: its accuracy is optimistic.",
                 stacklevel=2,
             )

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from onelayer.data.sources.table import Array, Columns, Table, as_floats, labels
 
 EXTRA = 'pip install "onelayer[arrays]"'
 _INDEX = re.compile(r"|Unnamed: 0(\.\d+)*|__index_level_\d+__")  # what pandas calls its index
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)")
+_FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
 _NUMBERS = ("int", "uint", "float", "double", "half", "bool", "null")
 _SINGLE = {"float", "halffloat", "int8", "int16", "uint8", "bool"}  # types that float32 holds
 
@@ -32,7 +35,7 @@ def read_columns(path: Path, columns: Columns, labelled: bool) -> Table:
     Raises:
         InputError: naming the file and, where there is one, the row and the column.
     """
-    table = _arrow(path)
+    table = _arrow(path, [name for name in (columns.y, columns.groups) if name is not None])
     there = list(table.column_names)
     _refuse_images(table, path)
     others = {"y": columns.y, "groups": columns.groups} if labelled else {}
@@ -153,7 +156,8 @@ def _refuse_images(table: Any, path: Path) -> None:
 # ---- reading
 
 
-def _arrow(path: Path) -> Any:
+def _arrow(path: Path, text: Sequence[str]) -> Any:
+    """Read a file; of a .csv the columns ``text`` as they are written, so that 007 is not 7."""
     kind = path.suffix.lower().removeprefix(".")
     reader = needed(f"pyarrow.{kind}", path)
     if kind == "csv":
@@ -161,7 +165,11 @@ def _arrow(path: Path) -> Any:
     try:
         if kind == "parquet":
             _check_size(reader.read_metadata(path), path)
-        table = reader.read_csv(path) if kind == "csv" else reader.read_table(path)
+        if kind == "csv":
+            options = reader.ConvertOptions(column_types=dict.fromkeys(text, "string"))
+            table = reader.read_csv(path, convert_options=options)
+        else:
+            table = reader.read_table(path)
         _ = table.column_names  # which are decoded only now
         return table
     except InputError:
@@ -215,8 +223,18 @@ def _values(table: Any, name: str, path: Path) -> Array:
     if kind == "binary" and path.suffix.lower() == ".csv":
         _check_encoding(path)
     if "string" in kind or column.null_count or kind.startswith("dictionary"):
-        return np.array(column.to_pylist(), dtype=object)
+        values = np.array(column.to_pylist(), dtype=object)
+        return _restored(values) if path.suffix.lower() == ".csv" else values
     return np.asarray(column.to_numpy())
+
+
+def _restored(text: Array) -> Array:
+    """Return text as numbers where each is written as a number is, without leading zeros."""
+    for pattern, kind in ((_WHOLE, np.int64), (_FLOAT, np.float64)):
+        if all(isinstance(value, str) and pattern.fullmatch(value.strip()) for value in text):
+            with suppress(OverflowError):  # whole numbers beyond 64 bits are names
+                return text.astype(kind)
+    return text
 
 
 def _matrix(table: Any, names: Sequence[str], path: Path, first_row: int) -> Tensor:

@@ -226,7 +226,9 @@ def labels(value: Any, where: str, what: str = "labels", first_row: int = 0) -> 
         raise InputError(f"{where} is an array of {y.dtype}: {what} are whole numbers or strings.")
     if y.dtype.kind == "S":
         y = _decoded(y, where)
-    if y.dtype.kind in "iub":
+    if y.dtype.kind == "b":
+        return np.where(y, "True", "False")
+    if y.dtype.kind in "iu":
         return y.astype(np.int64)
     if len(blank := np.flatnonzero(np.char.strip(y) == "")):
         raise _missing(where, int(blank[0]) + first_row, "blank", what)
