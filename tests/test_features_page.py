@@ -13,6 +13,7 @@ from torchvision import transforms
 from tests.support.pages import run_page
 
 SHORT = {
+    "solve": ["--number=3"],
     "fit": ["--schedule.step_size=20", "--data.batch_size=8"],
     "search": [
         "--schedule.step_size=5", "--search.stages=1", "--search.number=3", "--search.seeds=[0]",
@@ -52,10 +53,11 @@ def pets(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_every_line_of_the_page_runs_in_its_order(pets, capfd):
     names, commands = run_page("features.md", SHORT)
-    assert commands == 6
-    assert names["W"].shape == (4, 3, 32)
+    assert commands == 7
+    assert names["W"].shape == (3, 3, 32)
     assert (pets / "predictions.csv").read_text().startswith("row,class,probability,cat,dog,fish\n")
     assert (pets / "pets.csv").read_text().count("\n") == 19
     report = json.loads((pets / "looked" / "test.json").read_text())
     assert report["balanced_accuracy"] > 0.9
     assert (pets / "found" / "search.png").is_file()
+    assert (pets / "solved" / "path.csv").read_text().count("\n") == 4

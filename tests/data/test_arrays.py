@@ -197,7 +197,7 @@ def test_rows_in_two_splits_are_counted_in_a_warning(gigabytes):
     test = write("test.npy", np.concatenate([X[:7], X[:3] + 1]), y[:10])
     given = data(write("train.npy", X, y), test=test, val_size=0, max_memory=gigabytes)
     with pytest.warns(
-        UserWarning, match="^7 rows are in the test split and also in the train split"
+        UserWarning, match="^7 rows are in the test split and also in the train"
     ):
         given.setup("fit")
 
@@ -338,7 +338,9 @@ FAULTS = {
         ["column 'y', row 60, is None: labels are whole numbers or strings, and none is missing"],
     ),
     "blank-in-a-csv": (
-        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"), "a.csv", ["column 'y', row 62, is blank"],
+        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"),
+        "a.csv",
+        ["column 'y', row 62, is blank"],
     ),
     "a-name-twice": (
         lambda: text("a,a,y\n1,2,k\n3,4,l\n"), "a.csv", ["a.csv has 2 columns called 'a'"],

@@ -28,8 +28,10 @@ def run_page(name: str, more: Mapping[str, Sequence[str]]) -> tuple[dict[str, An
             exec(compile(text, name, "exec"), names)
             continue
         for line in text.splitlines():
+            if not line.startswith("onelayer "):
+                continue  # an equation
             _, command, *words = shlex.split(line)
-            quiet = [] if command == "search" else ["--trainer.enable_progress_bar=false"]
+            quiet = [] if command in ("search", "solve") else ["--trainer.enable_progress_bar=false"]
             assert main([command, *words, *more.get(command, []), *quiet]) == 0, line
             commands += 1
     return names, commands
