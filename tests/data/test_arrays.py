@@ -196,9 +196,7 @@ def test_rows_in_two_splits_are_counted_in_a_warning(gigabytes):
     X, y = arrays(N, D, K)
     test = write("test.npy", np.concatenate([X[:7], X[:3] + 1]), y[:10])
     given = data(write("train.npy", X, y), test=test, val_size=0, max_memory=gigabytes)
-    with pytest.warns(
-        UserWarning, match="^7 rows are in the test split and also in the train"
-    ):
+    with pytest.warns(UserWarning, match="^7 rows are in the test split and also in the train"):
         given.setup("fit")
 
 

@@ -31,7 +31,8 @@ def run_page(name: str, more: Mapping[str, Sequence[str]]) -> tuple[dict[str, An
             if not line.startswith("onelayer "):
                 continue  # an equation
             _, command, *words = shlex.split(line)
-            quiet = [] if command in ("search", "solve") else ["--trainer.enable_progress_bar=false"]
+            trains = command not in ("search", "solve")
+            quiet = ["--trainer.enable_progress_bar=false"] if trains else []
             assert main([command, *words, *more.get(command, []), *quiet]) == 0, line
             commands += 1
     return names, commands
