@@ -28,6 +28,7 @@ STRICT = 5  # trials after which a slope need not be small any more
 NEAR, LOOSE = 0.1, 0.9  # share of the first slope at which a line search ends, before and after
 EXPAND, SHRINK = 4.0, 0.1  # factors where Newton's method leaves the bracket
 FAR, FORCING = 100.0, 0.1  # decrement, in gaps, above which Newton's system is solved this well
+EXHAUSTED = 1e-26  # squared residual, of the first, at which rounding is all that is left
 MAX_INNER = 300  # conjugate gradients for one direction
 SMALL = 2048  # unknowns k (d + 1) of a member up to which its full Hessian is used
 FAILURES = 2  # line searches in a row without a lower cost, after which a member stops
@@ -219,7 +220,8 @@ class Descent:
             size, before = dot(rest, z), size
             far = dot(g, p).abs() / 2 > FAR * self.gap
             rough = far & (size <= FORCING * first)
-            done |= rough | ~(size > 0) | (~far & (self._of_weights(rest) <= self.gap / 4))
+            done |= rough | ~(size > EXHAUSTED * first)
+            done |= ~far & (self._of_weights(rest) <= self.gap / 4)
             if bool(done.all()):
                 break
             v = times(size / before, v) - z

@@ -45,7 +45,7 @@ ROUNDS = (
     Round(exact=False, newton=False, safety=0.2, patience=8, most=100),
     Round(exact=False, newton=False, safety=0.1, patience=8, most=50),
     Round(exact=True, newton=False, safety=0.5, patience=12, most=50),
-    *(Round(True, True, safety, 50, 1000) for safety in (0.2, 1e-2, 1e-4, 1e-6, 1e-8)),
+    *(Round(True, True, safety, 15, 1000) for safety in (0.2, 1e-2, 1e-4, 1e-6, 1e-8)),
 )
 
 
@@ -84,7 +84,7 @@ class Progress:
     gap: Tensor
     iterations: Tensor
     cost: Tensor
-    stuck: Tensor  # members for which another float32 round is of no use
+    stuck: Tensor  # members for which another round of the same kind is of no use
     round: int | None = None
 
 
@@ -253,11 +253,16 @@ class _Solver:
             if number < done or (double and not way.exact):
                 continue
             open_ = ~(self.gaps <= self.gap) & (self.iterations < self.limit)
-            far = (open_ if way.exact else open_ & ~self.stuck).nonzero().squeeze(1)
+            again = number > 0 and way[:2] == ROUNDS[number - 1][:2]
+            far = (open_ & ~self.stuck if again else open_).nonzero().squeeze(1)
             if len(far):
+                before = self.gaps[far]
                 self._descend(far, C.double() if way.exact else C, way)
-                self.stuck[far] = ~(self.estimate[far] <= self.gap * way.safety)
+                arrived = self.estimate[far] <= self.gap * way.safety
                 self._certify(far)
+                # Newton's method ends where rounding ends it: the next round would find the same.
+                arrived |= way.newton & (self.gaps[far] <= before / 2)
+                self.stuck[far] = ~arrived
             self._report(number + 1)
         self._check_finite()
         return Optima(self.l2, self.W, self.b, self.cost, self.gaps, self.iterations, self.fold)
