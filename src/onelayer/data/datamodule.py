@@ -68,6 +68,7 @@ class ResidentDataModule(LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self._begun = False  # whether there were batches to train on since the setup
         self._statistics: Statistics | None = None
+        self._taught: dict[str, Any] | None = None  # the state that a network in memory has
         self._images: dict[Split, Labelled] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
         self._augmentation_of: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
@@ -118,6 +119,7 @@ class ResidentDataModule(LightningDataModule):
         """Return how many images a split has, before any is read."""
         return sum(map(len, self.splits[split]))
 
+    @torch.inference_mode(False)
     def labelled(self, split: Split) -> Labelled | None:
         """Return a split as given, read anew once it has been standardised; None if empty."""
         if split not in self._images and self.size(split):
@@ -136,6 +138,7 @@ class ResidentDataModule(LightningDataModule):
             return None
         return features(images.x.to(device), self.statistics, dtype), images.y
 
+    @torch.inference_mode(False)
     def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
         """Return a standardised split: X (n, d) and y (n,), made once and kept; None if empty.
 
@@ -161,6 +164,7 @@ class ResidentDataModule(LightningDataModule):
     # ---- statistics and checkpoints
 
     @property
+    @torch.inference_mode(False)
     def statistics(self) -> Statistics:
         """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
         if self._statistics is None:
@@ -204,6 +208,25 @@ class ResidentDataModule(LightningDataModule):
             self._forget_tensors()
         self._statistics = statistics
 
+    def _take_from_network(self) -> None:
+        """Take over what a network in memory learned with, as from its checkpoint.
+
+        Raises:
+            InputError: as :meth:`load_state_dict`.
+        """
+        if self.trainer is None or self._runs(TrainerFn.FITTING):
+            return
+        network = getattr(self.trainer, "lightning_module", None)
+        own = (getattr(network, "data_state", None) or {}).get(type(self).__qualname__)
+        if own is not None and own is not self._taught:
+            self.load_state_dict(own)
+            self._taught = own
+
+    def teach(self) -> dict[str, Any]:
+        """Return the state that a network learns with, for tests on another data module."""
+        self._taught = self.state_dict()
+        return {type(self).__qualname__: self._taught}
+
     def _forget_tensors(self) -> None:
         self._tensors.clear()
         self._augmentation_of = None
@@ -239,6 +262,7 @@ class ResidentDataModule(LightningDataModule):
             self._augmentation_of = asked, made
         return self._augmentation_of[1]
 
+    @torch.inference_mode(False)
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
         return self._in_order("val") if self.size("val") else []
@@ -247,7 +271,9 @@ class ResidentDataModule(LightningDataModule):
         """Return the test split in order, all of it in every process."""
         return self._in_order("test")
 
+    @torch.inference_mode(False)
     def _in_order(self, split: Split) -> ResidentLoader:
+        self._take_from_network()
         return self._loader(split, min(_EVALUATION_BATCH, self.size(split)), shuffle=False)
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
@@ -430,6 +456,7 @@ class CIFAR10DataModule(ResidentDataModule):
 
     def predict_dataloader(self) -> PictureLoader | RowLoader:
         """Return batches ``(X, names)`` of the image files, or X (n, 3072) of a table's bytes."""
+        self._take_from_network()
         if self.predicted is not None:
             table = read_table(self.predicted, Columns(), labelled=False)
             if table.x.dtype != torch.uint8:
