@@ -215,5 +215,5 @@ def test_loaders_without_a_data_module_leave_validations_figures_or_the_reason(t
 
 def test_a_network_of_other_features_says_how_to_make_it(tmp_path):
     run = trainer(tmp_path)
-    with pytest.raises(InputError, match=r"X has 6 features.*inputs=6"):
+    with pytest.raises(InputError, match=r"(?s)width 6 .*inputs=6"):
         run.fit(OneLayer(), loader(0))

@@ -24,9 +24,10 @@ from onelayer.data.sources import Labelled, Source, cifar10, concatenate
 from onelayer.data.sources.cifar10 import CIFAR10Files
 from onelayer.data.sources.files import Columns, read_table
 from onelayer.data.sources.shapes import Shapes
-from onelayer.data.splits import Split, pool_of, split_rows
+from onelayer.data.splits import Split, pool_of, split_rows, warn_of_val_size
 
 _EVALUATION_BATCH = 5000
+_VAL_SIZE = 5000  # images
 _NEEDED: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -325,7 +326,7 @@ class CIFAR10DataModule(ResidentDataModule):
         source: Literal["cifar10", "synthetic", "auto"] = "cifar10",
         train_batches: list[int] = [1, 2, 3, 4, 5],  # noqa: B006 - shown as it is by --help
         val_batches: list[int] | None = None,
-        val_size: int = 5000,
+        val_size: int = _VAL_SIZE,
         limit: int | None = None,
         batch_size: int = 100,
         seed: int = 0,
@@ -350,6 +351,8 @@ class CIFAR10DataModule(ResidentDataModule):
         n = self.published.images
         most = n * len(train_batches) - 1
         check_whole("val_size", val_size, 0, most if val_batches is None else None)
+        if val_batches is not None:
+            warn_of_val_size(val_size, _VAL_SIZE, "val_batches")
         if limit is not None:
             check_whole("limit", limit, 1)
         check_whole("seed", seed, 0)

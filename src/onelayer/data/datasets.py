@@ -12,6 +12,7 @@ from onelayer.data.arrays import Given
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.sources.datasets import read_dataset
+from onelayer.data.splits import VAL_SIZE, warn_of_val_size
 from onelayer.data.tables import TableDataModule
 
 
@@ -56,7 +57,7 @@ class DatasetDataModule(TableDataModule):
         x: str = "image",
         y: str = "label",
         classes: list[str] | None = None,
-        val_size: int | float = 0.1,
+        val_size: int | float = VAL_SIZE,
         standardise: Standard = "feature",
         batch_size: int = 100,
         seed: int = 0,
@@ -66,6 +67,8 @@ class DatasetDataModule(TableDataModule):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
+        if val is not None:
+            warn_of_val_size(val_size, VAL_SIZE, "val")
         super().__init__(
             {
                 name: partial(read_dataset, dataset, x, y)

@@ -38,6 +38,7 @@ from onelayer.training.memory import check_making
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
+USUAL_LR = 0.01
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
 
@@ -54,7 +55,7 @@ class Population(LightningModule):
         hidden: int = 0,
         l2: float | list[float] = 0.0,
         seeds: int | list[int] = 0,
-        lr: float = 0.01,
+        lr: float = USUAL_LR,
         init_std: float | None = None,
         fused: bool = True,
         cuda_graphs: bool = True,
@@ -264,9 +265,11 @@ class Population(LightningModule):
     def _pair(self, batch: Any) -> Batch:
         X, y = pair(batch)
         if isinstance(X, Tensor) and X.ndim == 2 and X.shape[1] != self.inputs:
+            width = X.shape[1]
             raise InputError(
-                f"X has {X.shape[1]} features, but the network was made for {self.inputs}. Its "
-                f"inputs must be the number of features: OneLayer(inputs={X.shape[1]})."
+                f"an input of width {width} needs weights (m, out, {width}), but the network was "
+                f"made for (m, out, {self.inputs}).\nIts inputs must be the number of features: "
+                f"OneLayer(inputs={width})."
             )
         return X, y
 
