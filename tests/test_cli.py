@@ -270,7 +270,7 @@ def test_a_closed_stderr_or_stdout_ends_nothing(monkeypatch, name):
         ("--model.lambda=0.1", "model.l2"),
         ("--reg=0.1", "model.l2"),
         ("--weight-decay=0.1", "model.l2? A weight_decay is twice an l2."),
-        ("--lr=0.1", "schedule.max_lr or model.lr"),
+        ("--lr=0.1", "schedule.max_lr?"),
         ("--epochs=3", "trainer.max_epochs"),
         ("--max_steps=3", "trainer.max_steps"),
         ("--batch-size=3", "data.batch_size"),

@@ -10,15 +10,13 @@ from jsonargparse import Namespace
 import onelayer.training  # noqa: F401 - it makes lightning importable
 
 # isort: split
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
 from onelayer.cli.data import class_first, names_a_class
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images
-from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.training.schedule import TriangularLR
+from onelayer.cli.sections import add_data, add_section
 
 
 def run(argv: list[str]) -> int:
@@ -31,6 +29,8 @@ def run(argv: list[str]) -> int:
         KeyboardInterrupt: if a signal came where nothing could be saved; Terminated for SIGTERM.
     """
     command, *rest = argv
+    Parser.command = command
+    Parser.told.clear()
     with quiet(), signals(), explained():
         if command == "gradcheck":
             from onelayer.study.gradients import main
@@ -56,21 +56,27 @@ def _parser(command: str, description: str) -> Parser:
     return parser
 
 
-def _add_data(parser: Parser, argv: list[str]) -> None:
-    """The options of the data module that is typed, or of CIFAR10DataModule."""
-    parser.data_of_a_class = names_a_class(argv)
-    if parser.data_of_a_class:
-        parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
-    else:
-        parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
+def _search_parser(argv: list[str]) -> Parser:
+    from onelayer.study.plan import Plan
+    from onelayer.study.search import Final
 
-
-def _add_regularisers(parser: Parser) -> None:
-    for name, what in (
-        ("dropout", "Probability p that a hidden unit is left out of an update."),
-        ("label_smoothing", "Share s of a label that is spread over all classes."),
-    ):
-        parser.add_argument(f"--model.{name}", type=float, default=0.0, help=what)
+    parser = _parser(
+        "search", "Search λ (l2) from coarse to fine, and a few values of other arguments."
+    )
+    parser.add_class_arguments(Plan, "search")
+    add_section(parser, "model", "hidden", "dropout", "label_smoothing")
+    parser.set_defaults({"model.hidden": 50})
+    add_data(parser, names_a_class(argv))
+    add_section(parser, "schedule")
+    parser.add_class_arguments(Final, "final")
+    add_section(parser, "trainer", "precision")
+    add_section(parser, "curves", "per_cycle", "train_rows")  # of the final training
+    add_section(parser, "test", "mirror")
+    ours = ("curves.per_cycle", "curves.train_rows", "test.mirror")
+    parser.set_defaults(dict.fromkeys(ours))  # None: as the final training has them
+    parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    return parser
 
 
 def search(argv: list[str]) -> int:
@@ -78,28 +84,7 @@ def search(argv: list[str]) -> int:
     from onelayer.study.plan import Plan
     from onelayer.study.search import Final, Search
 
-    parser = _parser(
-        "search", "Search λ (l2) from coarse to fine, and a few values of other arguments."
-    )
-    parser.add_class_arguments(Plan, "search")
-    parser.add_argument("--model.hidden", type=int, default=50, help="Hidden units; 0: linear.")
-    _add_regularisers(parser)
-    _add_data(parser, argv)
-    parser.add_class_arguments(TriangularLR, "schedule")
-    parser.add_class_arguments(Final, "final")
-    for name, kind, what in (
-        ("trainer.precision", str | None, "Of every training; the Trainer's own."),
-        ("curves.per_cycle", int | None, "Measurements of the final training."),
-        (
-            "curves.train_rows",
-            int | None,
-            "Rows of the training split measured; all of CIFAR-10's.",
-        ),
-        ("test.mirror", bool | None, "Whether mirror images are tested, too."),
-    ):
-        parser.add_argument(f"--{name}", type=kind, help=what)
-    parser.add_argument("--storage", type=str | None, help="URL of the ledger's database.")
-    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    parser = _search_parser(argv)
     config = parser.parse_args(argv)
     output = config.output or Path(RUNS, names_of(config.config) or "search")
     Search(
@@ -122,10 +107,8 @@ def _given(section: Namespace) -> dict[str, Any]:
     return {name: value for name, value in section.as_dict().items() if value is not None}
 
 
-def report(argv: list[str]) -> int:
-    """``onelayer report``."""
+def _report_parser(argv: list[str]) -> Parser:
     from onelayer.study.plan import AXES, Plan
-    from onelayer.study.report import Report
 
     parser = _parser("report", "Repeat the exercises beside their published figures.")
     parser.add_argument("--output", type=str, default="docs/report", help="Folder of report.md.")
@@ -134,13 +117,7 @@ def report(argv: list[str]) -> int:
         "--seeds", type=list[int], default=list(range(10)), help="Of each training."
     )
     parser.add_class_arguments(Plan, "search", skip=set(AXES))
-    for name, kind, what in (
-        ("root", str | None, "Folder of CIFAR-10; ONELAYER_DATA or data."),
-        ("source", str, "cifar10, synthetic or auto."),
-        ("limit", int | None, "Keep only so many images of each split: a quick report."),
-    ):
-        default = "cifar10" if name == "source" else None
-        parser.add_argument(f"--data.{name}", type=kind, default=default, help=what)
+    add_section(parser, "data", "root", "source", "limit")
     parser.add_argument(
         "--step_size", type=int | None, help="n_s of every training: a quick report."
     )
@@ -150,6 +127,15 @@ def report(argv: list[str]) -> int:
         default=[],
         help="Hidden units of a section on how far one layer goes; 0 is linear. It takes long.",
     )
+    return parser
+
+
+def report(argv: list[str]) -> int:
+    """``onelayer report``."""
+    from onelayer.study.plan import Plan
+    from onelayer.study.report import Report
+
+    parser = _report_parser(argv)
     config = parser.parse_args(argv)
     short = None if config.step_size is None else {"step_size": config.step_size}
     path = Report(
@@ -165,46 +151,61 @@ def report(argv: list[str]) -> int:
     return 0
 
 
+def _range_parser(argv: list[str]) -> Parser:
+    from onelayer.study.range import Range
+
+    parser = _parser("range", "Learning rate range test: which rates a cycle may go between.")
+    model = ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing")
+    add_section(parser, "model", *model)
+    add_data(parser, names_a_class(argv))
+    add_section(parser, "trainer", "precision")
+    parser.add_class_arguments(Range, skip={"model", "data", "output", "trainer"})
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    return parser
+
+
 def lr_range(argv: list[str]) -> int:
     """``onelayer range``."""
     from onelayer.study.range import Range
 
-    parser = _parser("range", "Learning rate range test: which rates a cycle may go between.")
-    parser.add_argument("--model.hidden", type=int, default=0, help="Hidden units; 0: linear.")
-    parser.add_argument(
-        "--model.l2", type=float | list[float], default=0.0, help="λ, or a list of several."
-    )
-    parser.add_argument(
-        "--model.seeds", type=int | list[int], default=0, help="Of the initial weights."
-    )
-    _add_regularisers(parser)
-    _add_data(parser, argv)
-    parser.add_class_arguments(Range, skip={"model", "data", "output"})
-    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    parser = _range_parser(argv)
     config = parser.parse_args(argv)
     Range(
         model=config.model.as_dict(),
         data=config.data.as_dict(),
         output=Path(config.output or Path(RUNS, names_of(config.config) or "range")),
         **{name: config[name] for name in ("min_lr", "max_lr", "steps", "points")},
+        trainer=_given(config.trainer),
     ).run()
     return 0
+
+
+def _solve_parser(argv: list[str]) -> Parser:
+    from onelayer.study.solve import Grid
+
+    parser = _parser("solve", "The linear layer's optimum for every λ (l2), with a certificate.")
+    parser.add_class_arguments(Grid)
+    add_data(parser, names_a_class(argv))
+    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
+    return parser
 
 
 def solve(argv: list[str]) -> int:
     """``onelayer solve``."""
     from onelayer.study.solve import Grid, Solve
 
-    parser = _parser("solve", "The linear layer's optimum for every λ (l2), with a certificate.")
-    parser.add_class_arguments(Grid)
-    _add_data(parser, argv)
-    parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
-    config = parser.parse_args(argv).as_dict()
+    config = _solve_parser(argv).parse_args(argv).as_dict()
     output = config.pop("output") or Path(RUNS, names_of(config["config"]) or "solve")
     grid = {name: config[name] for name in Grid.__dataclass_fields__}
     Solve(Grid(**grid), config["data"], Path(output)).run()
     return 0
 
 
+PARSERS = {
+    "search": _search_parser,
+    "report": _report_parser,
+    "range": _range_parser,
+    "solve": _solve_parser,
+}
 COMMANDS = {"search": search, "report": report, "range": lr_range, "solve": solve}
 """Those that need no Trainer of LightningCLI's, nor what is imported for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -29,7 +30,7 @@ from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
 from onelayer.data.features import Statistics
 from onelayer.data.foreign import count_batches, has_split, name_of, sizes
 from onelayer.study.data import make_data
@@ -359,6 +360,7 @@ class OneLayerCLI(LightningCLI):
         Raises:
             InputError: if the arguments of a class do not fit it, in ways that no type tells.
         """
+        self._refuse_val_size()
         try:
             if self._any_data:
                 self._instantiate_data_first()
@@ -368,6 +370,42 @@ class OneLayerCLI(LightningCLI):
             raise
         except (TypeError, ValueError, ArgumentError) as error:
             raise InputError(shorten(str(error))) from error
+        self._refuse_without_effect()
+
+    def _refuse_val_size(self) -> None:
+        """Refuse data.val_size on the command line where other data validate."""
+        config = self.config[str(self.subcommand)]
+        data = config.data.init_args if self._any_data else config.data
+        for name in ("val", "val_batches"):
+            given = (data or {}).get(name)
+            if given is not None and self._types("--data.val_size"):
+                raise InputError(
+                    f"--data.val_size has no effect: data.{name} is {given}, which validates.\n"
+                    f"Leave it out, or set --data.{name} null."
+                )
+
+    def _types(self, option: str) -> bool:
+        return option in {word.partition("=")[0] for word in self._argv}
+
+    def _refuse_without_effect(self) -> None:
+        """Refuse options on the command line that others overrule; warn of a general seed.
+
+        Raises:
+            InputError: naming both.
+        """
+        config = self.config[str(self.subcommand)]
+        if self.subcommand == "fit" and self._types("--model.lr"):
+            raise InputError(
+                "--model.lr has no effect: the schedule sets the rate of every update, up to "
+                f"schedule.max_lr, which is {config.schedule.max_lr:g}.\nSet --schedule.max_lr."
+            )
+        ours = isinstance(self.datamodule, ResidentDataModule)
+        if self.subcommand == "fit" and ours and config.seed_everything not in (None, False):
+            warnings.warn(
+                "seed_everything changes neither the weights nor the batches: their seeds are "
+                "model.seeds and data.seed.",
+                stacklevel=2,
+            )
 
     def _instantiate_data_first(self) -> None:
         """As LightningCLI, but that d and k are those of the data where they were not typed."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import islice, pairwise, takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
@@ -20,7 +20,7 @@ from onelayer.core.errors import InputError
 CONFIG = ("-c", "--config")
 ELSEWHERE = {
     **dict.fromkeys(("lambda", "lam", "reg", "alpha", "weight_decay"), ("model.l2",)),
-    **dict.fromkeys(("lr", "learning_rate"), ("schedule.max_lr", "model.lr")),
+    **dict.fromkeys(("lr", "learning_rate"), ("schedule.max_lr",)),
     **dict.fromkeys(("eta", "eta_max"), ("schedule.max_lr",)),
     **dict.fromkeys(("eta_min", "min_lr"), ("schedule.base_lr",)),
     **dict.fromkeys(("epochs", "num_epochs", "n_epochs"), ("trainer.max_epochs",)),
@@ -43,8 +43,12 @@ MOST = 100_000
 class Parser(LightningArgumentParser):
     """jsonargparse's parser, whose errors are a few lines and whose options have one spelling."""
 
+    told: ClassVar[set[str]] = set()
+    """What was warned of: a config is parsed more than once."""
+    command = ""
+    """The subcommand, for messages."""
     data_of_a_class = False
-    """Whether --data names a class: then a config's options of CIFAR10DataModule are not meant."""
+    """Whether --data names a class: then no config's options of CIFAR10DataModule are used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -52,8 +56,9 @@ class Parser(LightningArgumentParser):
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file, and name it in an error."""
         try:
-            if (rest := self._without_flat_data(cfg_path)) is not None:
-                config = self.parse_string(rest, *args, **kwargs)
+            text = Path(cfg_path).read_text(encoding="utf-8")
+            if (rest := self._usable(text)) is not None:
+                config = self._parse(rest, *args, **kwargs)
             else:
                 config = super().parse_path(cfg_path, *args, **kwargs)
         except UnicodeDecodeError as error:
@@ -70,18 +75,33 @@ class Parser(LightningArgumentParser):
             fault = f"it is empty, or no mapping of sections: {MAPPING}"
         raise InputError(f"config {cfg_path}: {fault}")
 
-    def _without_flat_data(self, path: Any) -> str | None:
-        """A config without the flat options of CIFAR-10's data, where data are of a class typed."""
-        if not self.data_of_a_class:
-            return None
-        content = load_yaml(Path(path).read_text(encoding="utf-8"))
-        data = content.get("data") if isinstance(content, dict) else None
-        if not isinstance(data, dict) or "class_path" in data:
-            return None
-        return yaml.safe_dump({k: v for k, v in content.items() if k != "data"} or {"data": {}})
+    def parse_string(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration given as YAML, less what the subcommand cannot use."""
+        if (rest := self._usable(content)) is not None:
+            return self._parse(rest, *args, **kwargs)
+        return super().parse_string(content, *args, **kwargs)
+
+    def _parse(self, content: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if not content:
+            return Namespace()  # type: ignore[no-untyped-call]
+        return super().parse_string(yaml.safe_dump(content), *args, **kwargs)
+
+    def _usable(self, text: str) -> dict[str, Any] | None:
+        """What the subcommand can use of a config; None for all of it."""
+        from onelayer.cli.sections import usable
+
+        content = load_yaml(text)
+        return usable(self, content) if isinstance(content, dict) else None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a few lines instead of printing the whole usage and exiting."""
+        from onelayer.cli.sections import every_option
+
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+        if unknown and self.command and unknown[1] in every_option():
+            raise InputError(
+                f"onelayer {self.command} does not use --{unknown[1]}. Leave it out."
+            ) from ex
         raise InputError(shorten(message) + self._nearest(message)) from ex
 
     def _nearest(self, message: str) -> str:

@@ -10,6 +10,7 @@ from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.sources.files import name_of, read_table
 from onelayer.data.sources.table import Columns
+from onelayer.data.splits import VAL_SIZE, warn_of_val_size
 from onelayer.data.tables import TableDataModule
 
 Given = str | list[str] | None
@@ -64,7 +65,7 @@ class ArraysDataModule(TableDataModule):
         y: str = "y",
         groups: str | None = None,
         classes: list[str] | None = None,
-        val_size: int | float = 0.1,
+        val_size: int | float = VAL_SIZE,
         standardise: Standard = "feature",
         batch_size: int = 100,
         seed: int = 0,
@@ -75,6 +76,8 @@ class ArraysDataModule(TableDataModule):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         columns = Columns(x, y, groups)
+        if val is not None:
+            warn_of_val_size(val_size, VAL_SIZE, "val")
         given: dict[str, Any] = {"train": train, "val": val, "test": test}
         super().__init__(
             {

@@ -25,9 +25,10 @@ from onelayer.data.sources.cifar10 import CIFAR10Files
 from onelayer.data.sources.files import read_table
 from onelayer.data.sources.shapes import Shapes
 from onelayer.data.sources.table import Columns
-from onelayer.data.splits import Split, pool_of, split_rows
+from onelayer.data.splits import Split, pool_of, split_rows, warn_of_val_size
 
 _EVALUATION_BATCH = 5000
+_VAL_SIZE = 5000  # images
 _NEEDED: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -69,6 +70,7 @@ class ResidentDataModule(LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self._begun = False  # whether there were batches to train on since the setup
         self._statistics: Statistics | None = None
+        self._taught: dict[str, Any] | None = None  # the state that a network in memory has
         self._images: dict[Split, Labelled] = {}
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
         self._augmentation_of: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
@@ -119,6 +121,7 @@ class ResidentDataModule(LightningDataModule):
         """Return how many images a split has, before any is read."""
         return sum(map(len, self.splits[split]))
 
+    @torch.inference_mode(False)
     def labelled(self, split: Split) -> Labelled | None:
         """Return a split as given, read anew once it has been standardised; None if empty."""
         if split not in self._images and self.size(split):
@@ -137,6 +140,7 @@ class ResidentDataModule(LightningDataModule):
             return None
         return features(images.x.to(device), self.statistics, dtype), images.y
 
+    @torch.inference_mode(False)
     def tensors(self, split: Split) -> tuple[Features, Tensor] | None:
         """Return a standardised split: X (n, d) and y (n,), made once and kept; None if empty.
 
@@ -162,6 +166,7 @@ class ResidentDataModule(LightningDataModule):
     # ---- statistics and checkpoints
 
     @property
+    @torch.inference_mode(False)
     def statistics(self) -> Statistics:
         """Mean and standard deviation of the training split, or those of the loaded checkpoint."""
         if self._statistics is None:
@@ -205,6 +210,25 @@ class ResidentDataModule(LightningDataModule):
             self._forget_tensors()
         self._statistics = statistics
 
+    def _take_from_network(self) -> None:
+        """Take over what a network in memory learned with, as from its checkpoint.
+
+        Raises:
+            InputError: as :meth:`load_state_dict`.
+        """
+        if self.trainer is None or self._runs(TrainerFn.FITTING):
+            return
+        network = getattr(self.trainer, "lightning_module", None)
+        own = (getattr(network, "data_state", None) or {}).get(type(self).__qualname__)
+        if own is not None and own is not self._taught:
+            self.load_state_dict(own)
+            self._taught = own
+
+    def teach(self) -> dict[str, Any]:
+        """Return the state that a network learns with, for tests on another data module."""
+        self._taught = self.state_dict()
+        return {type(self).__qualname__: self._taught}
+
     def _forget_tensors(self) -> None:
         self._tensors.clear()
         self._augmentation_of = None
@@ -240,6 +264,7 @@ class ResidentDataModule(LightningDataModule):
             self._augmentation_of = asked, made
         return self._augmentation_of[1]
 
+    @torch.inference_mode(False)
     def val_dataloader(self) -> ResidentLoader | list[ResidentLoader]:
         """Return the validation split in order, all of it in every process; empty without one."""
         return self._in_order("val") if self.size("val") else []
@@ -248,7 +273,9 @@ class ResidentDataModule(LightningDataModule):
         """Return the test split in order, all of it in every process."""
         return self._in_order("test")
 
+    @torch.inference_mode(False)
     def _in_order(self, split: Split) -> ResidentLoader:
+        self._take_from_network()
         return self._loader(split, min(_EVALUATION_BATCH, self.size(split)), shuffle=False)
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
@@ -300,7 +327,7 @@ class CIFAR10DataModule(ResidentDataModule):
         source: Literal["cifar10", "synthetic", "auto"] = "cifar10",
         train_batches: list[int] = [1, 2, 3, 4, 5],  # noqa: B006 - shown as it is by --help
         val_batches: list[int] | None = None,
-        val_size: int = 5000,
+        val_size: int = _VAL_SIZE,
         limit: int | None = None,
         batch_size: int = 100,
         seed: int = 0,
@@ -325,6 +352,8 @@ class CIFAR10DataModule(ResidentDataModule):
         n = self.published.images
         most = n * len(train_batches) - 1
         check_whole("val_size", val_size, 0, most if val_batches is None else None)
+        if val_batches is not None:
+            warn_of_val_size(val_size, _VAL_SIZE, "val_batches")
         if limit is not None:
             check_whole("limit", limit, 1)
         check_whole("seed", seed, 0)
@@ -431,6 +460,7 @@ class CIFAR10DataModule(ResidentDataModule):
 
     def predict_dataloader(self) -> PictureLoader | RowLoader:
         """Return batches ``(X, names)`` of the image files, or X (n, 3072) of a table's bytes."""
+        self._take_from_network()
         if self.predicted is not None:
             table = read_table(self.predicted, Columns(), labelled=False)
             if table.x.dtype != torch.uint8:

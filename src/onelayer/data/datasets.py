@@ -13,6 +13,7 @@ from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.foreign import name_of
 from onelayer.data.sources.datasets import read_dataset
+from onelayer.data.splits import VAL_SIZE, warn_of_val_size
 from onelayer.data.tables import TableDataModule
 
 
@@ -57,7 +58,7 @@ class DatasetDataModule(TableDataModule):
         x: str = "image",
         y: str = "label",
         classes: list[str] | None = None,
-        val_size: int | float = 0.1,
+        val_size: int | float = VAL_SIZE,
         standardise: Standard = "feature",
         batch_size: int = 100,
         seed: int = 0,
@@ -67,6 +68,8 @@ class DatasetDataModule(TableDataModule):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
+        if val is not None:
+            warn_of_val_size(val_size, VAL_SIZE, "val")
         super().__init__(
             {
                 name: partial(read_dataset, dataset, x, y, trains=name == "train")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from onelayer.data.augment import Augment
 from onelayer.data.loader import Batch
 from onelayer.data.names import shown
 from onelayer.data.splits import Split
+
+ONE_LOADER = "Return one, of a torch.utils.data.ConcatDataset of all."
 
 
 def pair(batch: Any) -> Batch:
@@ -31,6 +35,11 @@ def pair(batch: Any) -> Batch:
             f"{type(batch).__name__}{keys}."
         )
     X, y = batch
+    if isinstance(X, tuple | list | dict):
+        raise InputError(
+            f"a batch must be a pair (X, y) of features (n, d) and labels (n,), but its first is a "
+            f"{type(X).__name__}: several loaders give such batches. {ONE_LOADER}"
+        )
     return (X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X), y
 
 
@@ -102,11 +111,39 @@ def has_loader(data: Any, split: Split) -> bool:
     return is_overridden(f"{split}_dataloader", data, LightningDataModule)
 
 
+def count_loaders(data: Any, split: Split) -> int:
+    """Return how many loaders a data module, set up, has for a split."""
+    made = getattr(data, f"{split}_dataloader")() if has_loader(data, split) else None
+    return len(_flat(made))
+
+
+def warn_of_several(split: str) -> None:
+    """Warn that of several loaders the first one gives the figures of the split."""
+    warnings.warn(
+        f"there are several {split} loaders: {split}/accuracy and the other figures of the {split} "
+        f"split are of the first; those of the next are {split}/accuracy/dataloader_idx_1, …",
+        stacklevel=2,
+    )
+
+
 def _loaders(data: Any, split: Split) -> list[Any]:
+    """The loader of a split, the first of several; none without one."""
     if not has_loader(data, split):
         return []
-    made = getattr(data, f"{split}_dataloader")()
-    return list(made) if isinstance(made, tuple | list) else [] if made is None else [made]
+    made = _flat(getattr(data, f"{split}_dataloader")())
+    if len(made) > 1 and split == "train":
+        raise InputError(
+            f"train_dataloader of {type(data).__name__} returns {len(made)} loaders, but a network "
+            f"trains on one. {ONE_LOADER}"
+        )
+    if len(made) > 1:
+        warn_of_several(split)
+    return made[:1]
+
+
+def _flat(made: Any) -> list[Any]:
+    """The loaders in whatever Lightning takes: one, or lists and dicts of them."""
+    return [] if made is None else list(CombinedLoader(made).flattened)
 
 
 def class_names(data: Any, classes: int) -> list[str]:

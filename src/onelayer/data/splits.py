@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from onelayer.data.features import Features, Statistics
 
+VAL_SIZE = 0.1  # share of a table's rows
 Split = Literal["train", "val", "test"]
 """What rows are for. Training and validation rows come from the pool "train"."""
 
@@ -41,6 +43,16 @@ class Standardised(Splits, Protocol):
 
     @property
     def statistics(self) -> Statistics: ...  # noqa: D102
+
+
+def warn_of_val_size(size: float, usual: float, instead: str) -> None:
+    """Warn that a number of rows to validate on has no effect, as ``instead`` validates."""
+    if size != usual:
+        warnings.warn(
+            f"data.val_size = {size} has no effect: data.{instead} is what validates. Set one of "
+            "them.",
+            stacklevel=3,
+        )
 
 
 def pool_of(split: Split) -> Pool:

@@ -355,6 +355,7 @@ class TableDataModule(ResidentDataModule):
 
     def predict_dataloader(self) -> RowLoader | PictureLoader:
         """Return batches of what is to be classified: X (n, d), or with the names of images."""
+        self._take_from_network()
         unit = self.standardise == "unit"
         if self._are_images():
             return PictureLoader(find_images(self.predicted), self.statistics, self._shape, unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,6 +34,7 @@ class Range:
         max_lr: the last rate.
         steps: updates from the one to the other.
         points: measurements on the way.
+        trainer: flags of the Trainer, such as precision.
     """
 
     model: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Range:
     max_lr: float = 1.0
     steps: int = 500
     points: int = 50
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[float, Proposal]:
         """Train, write both files and print what is proposed; a proposal for each λ.
@@ -56,7 +58,7 @@ class Range:
         model = OneLayer(**sized(self.model, data))
         if not has_split(data, "val"):
             raise InputError("a range test needs a validation split: set data.val_size.")
-        trainer = make_trainer(self.steps, [test, curves, Divergence(stop=False)])
+        trainer = make_trainer(self.steps, [test, curves, Divergence(stop=False)], **self.trainer)
         trainer.fit(model, datamodule=data)
         proposals = {float(l2 or 0.0): propose(points) for l2, points in test.points.items()}
         with alone_in(self.output):

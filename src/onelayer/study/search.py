@@ -146,8 +146,19 @@ class Search:
 
     def _final_data(self) -> dict[str, Any]:
         """The arguments of data that the final training has of its own."""
-        usual = {} if "class_path" in self.data else {"val_size": 1000, "batch_size": 200}
+        own = "class_path" in self.data
+        usual = {} if own else {"val_size": 1000, "batch_size": 200}
         asked = {"val_size": self.final.val_size, "batch_size": self.final.batch_size}
+        given = (self.data.get("init_args") or {}) if own else self.data
+        for name in ("val", "val_batches"):
+            if given.get(name) is None:
+                continue
+            usual.pop("val_size", None)
+            if self.final.val_size is not None:
+                raise InputError(
+                    f"final.val_size is {self.final.val_size}, but data.{name} says what "
+                    f"validates.\nLeave final.val_size out, or data.{name}."
+                )
         return usual | {k: v for k, v in asked.items() if v is not None}
 
     def check(self) -> LightningDataModule:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
 from onelayer.data.features import SomeRows
-from onelayer.data.foreign import batches, has_loader
+from onelayer.data.foreign import batches, count_loaders, has_loader
 from onelayer.data.splits import Split, Splits
 from onelayer.data.streams import permutation
 from onelayer.training.blocks import overridden
@@ -91,7 +91,9 @@ class Curves(Observer):
         self._monitored = [
             c for c in callbacks_of(trainer) if monitored(c).startswith(("train/", "val/"))
         ]
-        if _is_measured(trainer, pl_module) and not is_wanted(trainer, pl_module):
+        data = cast(Any, trainer).datamodule
+        wanted = is_wanted(trainer, pl_module)
+        if _is_measured(trainer, pl_module) and not wanted and not _several(data):
             self._limit_val_batches = cast(Any, trainer).limit_val_batches
             cast(Any, trainer).limit_val_batches = 0
 
@@ -305,6 +307,11 @@ class Curves(Observer):
         """The rows of the run that is resumed."""
         self.rows = restored_rows(state_dict.get("rows"))
         self._partial = state_dict.get("partial") is True
+
+
+def _several(data: Any) -> bool:
+    """Whether there are several validation loaders, all but the first of which Lightning logs."""
+    return not isinstance(data, Splits) and count_loaders(data, "val") > 1
 
 
 def _last_update(trainer: Trainer) -> float:

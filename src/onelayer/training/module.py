@@ -105,6 +105,9 @@ class FromData(Callback):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
             pl_module.std.copy_(data.statistics.std)
+            pl_module.knows_statistics = True
+            teach = getattr(data, "teach", None)
+            pl_module.data_state = teach() if teach else None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

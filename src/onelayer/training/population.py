@@ -27,9 +27,10 @@ from onelayer.core.checks import (
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
-from onelayer.data.features import Features, SomeRows
-from onelayer.data.foreign import numbers, pair
+from onelayer.data.features import Features, SomeRows, Statistics
+from onelayer.data.foreign import numbers, pair, warn_of_several
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
+from onelayer.data.splits import Standardised
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities
@@ -39,6 +40,7 @@ from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import observers
 from onelayer.training.schema import check_optimizer, check_resumable, check_tensors
 
+USUAL_LR = 0.01
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
 
@@ -55,7 +57,7 @@ class Population(LightningModule):
         hidden: int = 0,
         l2: float | list[float] = 0.0,
         seeds: int | list[int] = 0,
-        lr: float = 0.01,
+        lr: float = USUAL_LR,
         init_std: float | None = None,
         fused: bool = True,
         cuda_graphs: bool = True,
@@ -114,8 +116,12 @@ class Population(LightningModule):
         self.measured = Measure(len(self.members))
         self.ensembles = EnsembleMeasure([*by_l2([m.l2 for m in self.members]).values()])
         self.validation: Figures | None = None  # of each member, measured last
+        self.validated_at = -1  # the update after which that was
         self.learned_from = ["train"]  # the splits that its cost is the mean over
         self.member: int | str = "best"  # which of them predict_step asks
+        self.knows_statistics = False  # whether mean and std are those of data it learned from
+        self.data_state: dict[str, Any] | None = None  # of the data module, while in memory
+        self.further: dict[int, Measure] = {}  # of the second loader on, by its number
         λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
 
@@ -239,6 +245,7 @@ class Population(LightningModule):
 
     def validated(self, figures: dict[str, Tensor]) -> None:
         """Keep the figures (m,) of the validation split, by which the best λ is told."""
+        self.validated_at = -1 if self._trainer is None else self._trainer.global_step
         self.validation = {name: figures[name].tolist() for name in QUANTITIES}
 
     # ---- training
@@ -249,7 +256,7 @@ class Population(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The cost of a batch ``(X, y)``, summed over the members, for autograd."""
-        X, y = pair(batch)
+        X, y = self._pair(batch)
         loader = None if self._trainer is None else self._trainer.train_dataloader
         if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
             check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
@@ -258,6 +265,17 @@ class Population(LightningModule):
         # Batches whose gradients are accumulated make one update together.
         part = batch_idx % self._trainer.accumulate_grad_batches
         return self.batch_cost(X, y, self._trainer.global_step, part)
+
+    def _pair(self, batch: Any) -> Batch:
+        X, y = pair(batch)
+        if isinstance(X, Tensor) and X.ndim == 2 and X.shape[1] != self.inputs:
+            width = X.shape[1]
+            raise InputError(
+                f"an input of width {width} needs weights (m, out, {width}), but the network was "
+                f"made for (m, out, {self.inputs}).\nIts inputs must be the number of features: "
+                f"OneLayer(inputs={width})."
+            )
+        return X, y
 
     def batch_cost(self, X: Tensor, y: Tensor, update: int | None = None, part: int = 0) -> Tensor:
         """The sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
@@ -322,23 +340,49 @@ class Population(LightningModule):
         for what, names in names_of(data, self.outputs, self.inputs).items():
             setattr(self, what, names)
         self.learned_from = _splits_of(checkpoint)
+        self.knows_statistics, self.data_state = _has_statistics(checkpoint), None
 
     def on_validation_start(self) -> None:
-        """Refuse data whose classes or columns have other names than the network's."""
+        """Refuse data with other names or another standardisation than the network's."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             take_names(self)
+        self._check_statistics()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the figures."""
-        if batch_idx == 0:
+    def on_test_start(self) -> None:
+        """Refuse data that are standardised otherwise than those that were learned from."""
+        self._check_statistics()
+
+    def on_predict_start(self) -> None:
+        """Refuse data that are standardised otherwise than those that were learned from."""
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self._fits() or not self.knows_statistics or not isinstance(data, Standardised):
+            return
+        if not data.statistics.equal(Statistics(self.mean.cpu(), self.std.cpu())):
+            raise InputError(
+                f"{type(data).__name__} is standardised by its own mean and standard deviation, "
+                "but the network learned with others.\nUse a data module of the class that it "
+                "was trained with."
+            )
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the figures, of several loaders to those of its own."""
+        if batch_idx == 0 and dataloader_idx == 0:
             self.measured.reset()
             self.ensembles.reset()
-        X, y = pair(batch)
+            self.further = {}
+        X, y = self._pair(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
             check_batch(X, y, classes=self.outputs)
-        self.measured.update(X, y, self.weights)
-        if self.ensembles.wanted and not self._fits():
+        measure = self.measured
+        if dataloader_idx:
+            new = Measure(len(self.members)).to(self.device)
+            measure = self.further.setdefault(dataloader_idx, new)
+        measure.update(X, y, self.weights)
+        if self.ensembles.wanted and not self._fits() and not dataloader_idx:
             self.ensembles.update(X, y, self.weights)
 
     test_step = validation_step
@@ -365,6 +409,13 @@ class Population(LightningModule):
         for name, value in self.headline(figures).items():
             logger = False if elsewhere else None
             self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
+        if self.further:
+            warn_of_several(split)
+        for number, measure in self.further.items():
+            for name, value in self.headline(self.figures(measure)).items():
+                # as Lightning calls the figures of one loader of several
+                key = f"{split}/{name}/dataloader_idx_{number}"
+                self.log(key, value, sync_dist=True, add_dataloader_idx=False)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Class probabilities (n, k) of a batch X or (X, y); with the names, of (X, names)."""
@@ -423,6 +474,14 @@ def _figures_of(checkpoint: dict[str, Any], members: int) -> Figures | None:
     if not fits:
         raise InputError("the checkpoint's figures on validation are not those of its networks.")
     return cast(Figures, kept)
+
+
+def _has_statistics(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint has the mean and standard deviation of a data module."""
+    saved = checkpoint.get("data_module")
+    name = str(saved.get("class_path")) if isinstance(saved, dict) else ""
+    state = checkpoint.get(name.rpartition(".")[2])
+    return isinstance(state, dict) and "mean" in state
 
 
 def _splits_of(checkpoint: dict[str, Any]) -> list[str]:

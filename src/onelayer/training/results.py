@@ -47,6 +47,7 @@ class Results(Observer):
         self.summary: dict[str, Any] | None = None
         self.finished, self._trained = False, False
         self._figures: list[Row] = []  # of each split, measured last
+        self._returned: list[dict[str, Any]] = []  # by trainer.test, a dict for each loader
         self._seconds = 0.0
         self._started = 0.0
 
@@ -84,6 +85,8 @@ class Results(Observer):
             if row.split != "test":
                 _enter(members[row.member], row)
         data = trainer.datamodule  # type: ignore[attr-defined]
+        if data is None and module.validated_at == trainer.global_step:  # by Lightning's loader
+            _enter_all(members, "val", module, module.validation)
         self.summary = {
             "dataset": "custom" if data is None else name_of(data),
             "hidden": module.hidden,
@@ -105,6 +108,18 @@ class Results(Observer):
         for networks in _all_networks(trainer, pl_module):
             _enter_ensembles(self.summary, ensembles_of(networks, "test"))
         self._write(trainer)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what ``trainer.test`` is about to return."""
+        self._returned = trainer.test_loop._logged_outputs
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let ``trainer.test`` return and print the figures that its loggers get from here."""
+        names = [f"test/{name}" for name in QUANTITIES]
+        metrics = trainer.callback_metrics
+        for returned in self._returned:
+            returned.update({name: metrics[name] for name in names if name in metrics})
+        self._returned = []
 
     def _write(self, trainer: Trainer) -> None:
         assert self.summary is not None
@@ -190,10 +205,17 @@ def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
 def members_with(module: Population, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Each member with its figures (m,) over a split, as in summary.json."""
     members: list[dict[str, Any]] = [member.named() for member in module.members]
-    values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
+    _enter_all(members, split, module, {name: figures[name].tolist() for name in QUANTITIES})
+    return members
+
+
+def _enter_all(
+    members: list[dict[str, Any]], split: str, module: Population, figures: dict[str, list[float]]
+) -> None:
+    """Enter each member's figures over a split."""
+    values = zip(*(figures[name] for name in QUANTITIES), strict=True)
     for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
         _enter(members[i], Row(0, split, i, member.l2, member.seed, math.nan, *numbers))
-    return members
 
 
 def collect(members: Sequence[dict[str, Any]], split: str, name: str) -> list[float]:
@@ -241,7 +263,18 @@ def format_summary(summary: dict[str, Any]) -> str:
     more = _columns_of(ensembles)
     columns = f"{'train':>14} {'val':>14}{more} {'test':>14}{more} {'val cost':>9} {'val loss':>9}"
     lines = _lines(columns, summary["members"], cells)
-    return "\n".join([head, *lines, *_words_of(ensembles)])
+    return "\n".join([head, *lines, *_words_of(ensembles), *_unmeasured(summary)])
+
+
+def _unmeasured(summary: dict[str, Any]) -> Iterator[str]:
+    """Why splits have no figures, where the trainer was given loaders."""
+    members = summary["members"]
+    missing = [name for name in SPLITS[:2] if not any(name in member for member in members)]
+    if summary["dataset"] == "custom" and missing:
+        yield (
+            f"-: {' and '.join(missing)} not measured after the last update: the trainer was given "
+            "loaders. A data module (datamodule=) has figures of every split."
+        )
 
 
 def format_split(

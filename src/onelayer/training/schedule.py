@@ -11,6 +11,7 @@ from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
+from onelayer.training.population import USUAL_LR, Population
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 STEP_SIZE = 500  # updates in half a cycle, by default
@@ -39,8 +40,28 @@ class ScheduledLR(Observer):
         """The learning rate η of the update after ``step`` updates."""
         return self._schedule(step)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a rate of the module's own, which has no effect."""
+        if isinstance(pl_module, Population) and pl_module.lr != USUAL_LR:
+            rank_zero_warn(
+                f"model.lr = {pl_module.lr:g} has no effect: {type(self).__name__} sets the rate "
+                f"of every update. Set its own arguments, and leave lr out."
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set and log the first rate."""
+        """Set and log the first rate.
+
+        Raises:
+            InputError: the optimizer has several rates, of which this would make one.
+        """
+        rates = sorted({float(group["lr"]) for group in _groups(trainer)})
+        if len(rates) > 1:
+            raise InputError(
+                f"{type(self).__name__} sets one learning rate, but the optimizer's parameter "
+                f"groups have {len(rates)}: {', '.join(f'{rate:g}' for rate in rates[:4])}.\n"
+                "Give every group the same rate, or use a scheduler of torch's that takes a list, "
+                "such as CyclicLR, with the interval 'step'."
+            )
         self._set_rate(trainer)
         self._logged = trainer.global_step
         if trainer.global_step == 0:
@@ -151,6 +172,7 @@ class TriangularLR(ScheduledLR):
         Raises:
             InputError: naming the argument and both values.
         """
+        super().on_fit_start(trainer, pl_module)
         here = self.state_dict()
         saved = self._saved or here
         # More cycles are a longer run with the same rates.

@@ -111,7 +111,7 @@ class TestReport(Observer):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        if self._metrics is not None:
+        if self._metrics is not None and dataloader_idx == 0:
             X, y = pair(batch)
             module = cast(Population, pl_module)
             P = module.predict_proba(X, "best", module.ensembles.mirror)

@@ -1,0 +1,180 @@
+"""Options that a subcommand cannot use: named where a config has them, refused where typed."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.optim import SGD
+
+from onelayer.__main__ import main
+from onelayer.configs import shipped_configs
+from onelayer.core.errors import InputError
+from onelayer.data.arrays import ArraysDataModule
+from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.training.module import OneLayer
+from onelayer.training.schedule import TriangularLR
+from tests.study.tiny import TINY
+from tests.support.own import arrays
+from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer, warned
+
+DATA = ["--data.source=synthetic", "--data.limit=40", "--data.batch_size=10"]
+SHORT = ["--schedule.step_size=3", "--schedule.cycles=1", "--trainer.enable_progress_bar=false"]
+COMMANDS = {
+    "fit": [*DATA, *SHORT, "--model.hidden=2", "--trainer.max_steps=6"],
+    "range": [*DATA, "--steps=10", "--points=2", "--model.hidden=2"],
+    "search": [*(word for word in TINY if "val_size" not in word), "--search.stages=1"],
+    "solve": [DATA[0], "--data.limit=100", "--l2=[1.0]"],
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "named"),
+    [
+        ("range", "three_cycles", "schedule.*, curves.*"),
+        ("range", "bonus", "schedule.*, test.*"),
+        ("search", "three_cycles", "model.l2"),
+        ("search", "bonus", "model.l2, model.seeds"),
+        ("solve", "linear", ""),
+        ("solve", "three_cycles", "model.hidden, model.l2, schedule.*, curves.*"),
+        ("solve", "search", "search.*"),
+        ("fit", "search", "search.*, final.*"),
+        ("fit", "solve", "l2_min, l2_max, number, gap"),
+    ],
+)
+def test_any_config_works_for_every_command(command, config, named, capfd):
+    assert main([command, "-c", config, *COMMANDS[command]]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "does not use" in line]
+    assert len(told) == bool(named)
+    if named:
+        assert told[0].startswith(f"onelayer: warning: {command} does not use ")
+        assert named in told[0].replace("model.*", "model.hidden, model.l2")
+
+
+@pytest.mark.parametrize("command", ["fit", "range", "search", "solve", "report"])
+def test_no_shipped_config_is_refused_for_its_options(command, capfd):
+    for config in shipped_configs():
+        assert main([command, "-c", config, "--output=x", "--trainer.nothing=1"]) == 2
+        error = capfd.readouterr().err
+        assert "--trainer.nothing" in error or "--output" in error
+        assert "not accepted" not in error
+        assert "does not accept" not in error
+
+
+def test_the_config_of_a_run_names_only_what_was_set(capfd):
+    assert main(["fit", *COMMANDS["fit"]]) == 0
+    config = "lightning_logs/fit/version_0/config.yaml"
+    capfd.readouterr()
+    assert main(["solve", "-c", config, *COMMANDS["solve"]]) == 0
+    [told] = [line for line in capfd.readouterr().err.splitlines() if "does not use" in line]
+    assert "model.hidden" in told
+    assert "trainer.max_steps" in told
+    assert "trainer.accelerator" not in told
+
+
+@pytest.mark.parametrize(
+    ("typed", "option"),
+    [
+        (["solve", "--schedule.step_size=3"], "--schedule.step_size"),
+        (["range", "--schedule.max_lr=3"], "--schedule.max_lr"),
+        (["search", "--model.l2=3"], "--model.l2"),
+        (["fit", "--search.number=3"], "--search.number"),
+        (["report", "--model.hidden=3"], "--model.hidden"),
+    ],
+)
+def test_an_option_of_another_command_is_refused_where_it_is_typed(typed, option, capfd):
+    assert main(typed) == 2
+    error = capfd.readouterr().err
+    assert f"onelayer {typed[0]} does not use {option}. Leave it out." in error
+
+
+@pytest.mark.parametrize("key", ["modle: {hidden: 3}", "search: {sedes: [1]}", "model: {hiden: 1}"])
+def test_an_option_that_no_command_has_is_refused_in_a_config(key, capfd):
+    Path("bad.yaml").write_text(key)
+    for command in ("fit", "solve"):
+        assert main([command, "-c", "bad.yaml", *COMMANDS[command]]) == 2
+        error = capfd.readouterr().err
+        assert any(word in error for word in ("modle", "sedes", "hiden"))
+
+
+def test_options_of_cifar_10_are_named_where_the_data_are_others(capfd):
+    X, y = arrays(60)
+    np.savez("t.npz", X=X, y=y)
+    words = ["--data=ArraysDataModule", "--data.train=t.npz", "--data.val_size=20"]
+    assert main(["fit", "-c", "three_cycles", *words, *SHORT, "--data.batch_size=10"]) == 0
+    assert capfd.readouterr().err.count("fit does not use data.* of the config") == 1
+
+
+# ---- options that another one overrules
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model.lr=5"], ["--model.lr has no effect", "--schedule.max_lr"]),
+        (["--data.val_batches=[2]", "--data.val_size=500"], ["--data.val_size has no effect"]),
+    ],
+)
+def test_an_option_that_another_overrules_is_refused_where_it_is_typed(words, told, capfd):
+    assert main(["fit", *COMMANDS["fit"], *words]) == 2
+    error = capfd.readouterr().err
+    assert all(part in error for part in told)
+    assert not Path("lightning_logs").exists()
+
+
+def test_an_option_of_a_config_that_another_overrules_is_warned_of():
+    config = {"model": {"lr": 5.0}, "data": {"val_size": 300, "val_batches": [2]}}
+    Path("c.yaml").write_text(yaml.safe_dump({**config, "seed_everything": 3}))
+    words = COMMANDS["fit"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(["fit", "-c", "c.yaml", *words, "--data.train_batches=[1]"]) == 0
+    found = " ".join(str(warning.message) for warning in caught)
+    assert "model.lr = 5 has no effect" in found
+    assert "data.val_size = 300 has no effect: data.val_batches" in found
+    assert "seed_everything changes neither the weights nor the batches" in found
+
+
+def test_python_is_warned_of_a_val_size_without_effect():
+    with warned("data.val_size = 0.5 has no effect: data.val is what validates"):
+        ArraysDataModule(arrays(60), val=arrays(20), val_size=0.5)
+    with warned("data.val_size = 50 has no effect: data.val_batches is what validates"):
+        CIFAR10DataModule(source="synthetic", train_batches=[1], val_batches=[2], val_size=50)
+
+
+def test_a_search_says_that_its_final_val_size_has_no_effect(capfd):
+    words = [*COMMANDS["search"], "--data.train_batches=[1]", "--data.val_batches=[2]"]
+    assert main(["search", *words, "--final.val_size=50"]) == 2
+    assert "final.val_size is 50, but data.val_batches" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.01)])
+def test_a_schedule_never_makes_one_rate_of_two(tmp_path, rates):
+    class Two(OneLayer):
+        def configure_optimizers(self):
+            groups = zip(self.parameters(), rates, strict=True)
+            return SGD([{"params": [p], "lr": rate} for p, rate in groups], lr=1.0)
+
+    model = Two(inputs=PIXELS, classes=CLASSES)
+    before = model.W.detach().clone()
+    if len(set(rates)) == 1:
+        fit(tmp_path, model, callbacks=[TriangularLR(step_size=5)], max_steps=10)
+        return
+    with pytest.raises(InputError, match=r"sets one learning rate, but .* have 2: 0\.01, 0\.1"):
+        fit(tmp_path, model, callbacks=[TriangularLR(step_size=5)], max_steps=10)
+    assert torch.equal(model.W, before)
+
+
+def test_python_is_warned_of_a_rate_without_effect(tmp_path):
+    model = OneLayer(inputs=PIXELS, classes=CLASSES, lr=5.0)
+    with warned("model.lr = 5 has no effect: TriangularLR sets the rate"):
+        run = trainer(tmp_path, 10, [TriangularLR(step_size=5)])
+        run.fit(model, datamodule=SmallData())
