@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -26,6 +24,7 @@ from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
+    last_update,
     observers,
     others,
     scheduled_rate,
@@ -114,7 +113,7 @@ class Curves(Observer):
             self._period = (updates, self.per_epoch)
         else:
             self._period = None  # nobody knows where an epoch ends before it does
-        self._last = _last_update(trainer)
+        self._last = last_update(trainer)
         self._some = self._draw_rows(trainer, pl_module)
         self.measured_rows = len(self._some) if isinstance(self._some, torch.Tensor) else self._some
         if trainer.global_step == 0:
@@ -305,13 +304,6 @@ class Curves(Observer):
         """The rows of the run that is resumed."""
         self.rows = restored_rows(state_dict.get("rows"))
         self._partial = state_dict.get("partial") is True
-
-
-def _last_update(trainer: Trainer) -> float:
-    """Return the update that ends the training, as far as it is known; infinity where it is not."""
-    with suppress(MisconfigurationException):  # Lightning cannot tell where accumulation changes
-        return trainer.estimated_stepping_batches
-    return trainer.max_steps
 
 
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:

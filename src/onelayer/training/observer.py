@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -68,6 +70,13 @@ def others(trainer: Trainer) -> list[Logger]:
     """The loggers to which no Observer writes in its own way."""
     seen = observers(trainer)
     return [logger for logger in trainer.loggers if not any(o.draws(logger) for o in seen)]
+
+
+def last_update(trainer: Trainer) -> float:
+    """Return the update that ends the fit; infinity or -1 if it is unknown."""
+    with suppress(MisconfigurationException):  # Lightning cannot tell where accumulation changes
+        return trainer.estimated_stepping_batches
+    return trainer.max_steps
 
 
 def scheduled_rate(observers: Iterable[Observer], step: int) -> float | None:
