@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,12 @@ class Observer(Callback):
     """Rows of the training split that measurements on the way are of, where it takes some."""
     logs_test_figures = False
     """Whether it writes the figures of the test split to the loggers in the module's stead."""
+
+    def __repr__(self) -> str:
+        """The class and its arguments."""
+        names = [name for name in signature(type(self)).parameters if hasattr(self, name)]
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({given})"
 
     def next_due(self, step: int) -> float:
         """The first update after ``step`` updates that must end a block; infinity for none."""

@@ -19,7 +19,7 @@ FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit}, {remaini
 ENDLESS = "{desc} {n_fmt} {unit} in {elapsed}{postfix}"  # where the end is unknown
 
 
-class Bar(tqdm):
+class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
     """A line on standard error, redrawn ten times a second at most, and cleared when it is closed.
 
     Nothing is drawn unless standard error is a terminal.
