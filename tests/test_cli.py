@@ -516,3 +516,14 @@ def test_a_full_disk_is_said_once(error, monkeypatch, capfd):
     said = [x for x in capfd.readouterr().err.splitlines() if not x.startswith("INFO")]
     assert len(said) == 1
     assert "No space left on device" in said[0]
+
+
+def test_gradcheck_fits_80_columns_and_shows_pairs(capfd):
+    assert main(["gradcheck", "--hidden", "5", "--show"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    pairs = [line.split("]")[1].split() for line in lines if re.match(r"[Wb][12]?\[\d", line)]
+    assert len(pairs) == 20
+    for analytic, numerical, error in pairs:
+        assert float(analytic) == pytest.approx(float(numerical), rel=1e-5)
+        assert float(error) < 1e-6

@@ -4,7 +4,7 @@ import pytest
 
 from onelayer.study.plan import aggregate, choose
 from onelayer.study.published import Published
-from onelayer.study.tables import Result, format_candidates, main_table
+from onelayer.study.tables import Result, format_candidates, format_path, main_table
 
 
 def member(accuracy):
@@ -35,6 +35,66 @@ def test_a_search_shows_the_best_of_every_setting_and_what_diverged_by_setting()
     assert head.split() == ["stage", "flip", "l2", "seeds", "val", "accuracy"]
     assert [line.split()[1] for line in lines[:11]] == ["false"] * 10 + ["true"]
     assert lines[0].endswith("best, one_se, <- chosen")
-    assert lines[-3:-1] == [
+    assert lines[-4:-2] == [
         f"diverged, and no choice: flip={flip} l2 = 1.000e-09" for flip in ("false", "true")
     ]
+
+
+def path_of(l2s, chosen, listed=None):
+    """A summary of a solve, with the widest figures that there are."""
+    row = {"cost": 12.34567, "gap": 7e4, "iterations": 1000, "train_accuracy": 1.0,
+           "val_accuracy": 0.5, "val_error": 0.05}  # fmt: skip
+    final = {"l2": chosen, "cost": 1.5, "gap": 1e-7, "test": {"accuracy": 1.0}}
+    return {
+        "settings": {"l2": listed}, "dataset": "cifar10", "seconds": 1234.5, "final": final,
+        "members": [{"l2": l2, **row} for l2 in l2s], "l2": chosen,
+        "best": {"l2": chosen}, "one_se": {"l2": chosen},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "listed", "words"),
+    [
+        (0.1, None, "the chosen l2 = 0.1 is the largest that was tried: raise --l2_max"),
+        (6.31e-5, None, "the chosen l2 = 6.31e-05 is the smallest that was tried: lower --l2_min"),
+        (0.1, [0.1], "l2 = 0.1 is the largest that was tried: list larger ones in --l2"),
+        (0.01, None, None),
+    ],
+)
+def test_a_solve_warns_of_an_l2_at_the_end_of_its_grid(chosen, listed, words):
+    lines = format_path(path_of([6.31e-5, 0.01, 0.1], chosen, listed)).splitlines()
+    assert max(map(len, lines)) <= 80
+    warnings = [line for line in lines if "that was tried" in line]
+    assert len(warnings) == (words is not None)
+    assert not warnings or warnings[0].endswith(words)
+    marked = [line for line in lines if "<- chosen (end)" in line]
+    assert len(marked) == (words is not None)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "gone", "words"),
+    [
+        ([0.1, 0.2, 0.9], [], "the chosen l2 = 0.1 is the largest that was tried: raise"),
+        ([0.9, 0.2, 0.1], [], "the chosen l2 = 0.001 is the smallest that was tried: lower"),
+        ([0.1, 0.9, 0.2], [2], None),  # the larger was tried, and diverged
+        ([0.1, 0.9, 0.2], [], None),
+    ],
+)
+def test_a_search_warns_of_an_l2_at_the_end_of_what_it_tried(accuracies, gone, words):
+    rows = [
+        {
+            "stage": 1,
+            "index": i,
+            "l2": (0.001, 0.01, 0.1)[i],
+            "val_accuracy": p,
+            "diverged": i in gone,
+        }
+        for i, p in enumerate(accuracies)
+    ]
+    candidates = aggregate(rows, 100)
+    best = choose(candidates, "best")
+    text = format_candidates(rows, candidates, best, best, best, "best")
+    assert ("that was tried" in text) == (words is not None)
+    assert words is None or f"{words} --search.l2_" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "not over seeds (there is one)" in text

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.training.module import OneLayer
-from onelayer.training.results import Results, format_summary
+from onelayer.training.results import Results, format_split, format_summary
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.testing import TestReport
 from tests.support.own import Theirs, arrays
@@ -50,13 +50,35 @@ def test_the_networks_of_a_l2_are_measured_together_too(tmp_path):
 def test_their_figure_stands_beside_the_mean(tmp_path):
     model = OneLayer(4, seeds=[0, 1, 2], inputs=PIXELS, classes=CLASSES)
     _, summary = trained(tmp_path, model)
-    _, columns, row, words = format_summary(summary).splitlines()
-    assert columns.split()[:7] == ["l2", "seeds", "train", "val", "ensemble", "test", "ensemble"]
+    _, columns, _, row, words = format_summary(summary).splitlines()
+    assert columns.split()[:5] == ["l2", "seeds", "train", "val", "test"]
     (one,) = summary["ensembles"]
-    cells = row.split()
-    for split, place in (("val", 8), ("test", 12)):
-        assert cells[place] == f"{100 * one[split]['accuracy']:.2f}"
-    assert words.startswith("ensemble: accuracy of the mean class probabilities")
+    accuracies = [f"{100 * one[split]['accuracy']:.2f}" for split in ("val", "test")]
+    loss = f"{one['val']['loss']:.4f}"
+    assert row.split() == ["ensemble", "-", *accuracies, "-", loss]
+    assert words == "ensemble: mean class probabilities of a λ's networks"
+
+
+@pytest.mark.parametrize("steps", [[], [200, 400]])
+def test_the_widest_table_fits_80_columns(steps):
+    """Ten seeds, diverged ones, snapshots and accuracies of 100 %."""
+    figures = {"cost": 12.5, "loss": 12.5, "accuracy": 1.0}
+    members = [
+        {"l2": 6.31e-05, "seed": seed, **({"step": 400} if steps else {}),
+         **{split: {**figures, "accuracy": seed % 2} for split in ("train", "val", "test")}}
+        for seed in range(10)
+    ]  # fmt: skip
+    members[3]["diverged"] = True
+    ensembles = [
+        {"l2": 6.31e-05, **more, "val": figures, "test": figures}
+        for more in ({}, {"snapshots": steps})
+    ]
+    summary = {"dataset": "cifar10", "hidden": 50, "steps": 19200, "seconds": 1234.5,
+               "members": members, "ensembles": ensembles}  # fmt: skip
+    lines = format_summary(summary).splitlines()
+    assert "diverged and left out: 1 of l2 = 6.31e-05" in lines
+    lines += format_split(members, "test", ensembles).splitlines()
+    assert max(map(len, lines)) <= 80
 
 
 def test_single_networks_have_no_ensemble(tmp_path):
@@ -148,14 +170,14 @@ def test_the_command_line_tests_and_predicts_with_mirror_images(tmp_path, capfd,
     small = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50"]
     fit = ["fit", *small, "--data.batch_size=10", "--schedule.step_size=5"]
     assert main([*fit, "--model.hidden=3", "--test.mirror=true"]) == 0
-    (out,) = {line for line in capfd.readouterr().out.splitlines() if line.startswith("ensemble")}
+    out, _ = (line for line in capfd.readouterr().out.splitlines() if "ensemble" in line)
     run = tmp_path / "lightning_logs" / "fit" / "version_0"
     kept = json.loads((run / "summary.json").read_text())["ensembles"][0]["test"]["accuracy"]
     again = ["--ckpt_path", str(run), "--test.mirror", "true"]
     assert main(["test", *again]) == 0
     printed = capfd.readouterr().out
-    assert out in printed
-    assert f" {100 * kept:.2f} " in printed
+    assert out.split()[3] == f"{100 * kept:.2f}"
+    assert f" ensemble        {100 * kept:.2f} " in printed
     np.savez("bytes.npz", X=np.zeros((3, 3072), np.uint8))
     assert main(["predict", *again, "--data.predict", "bytes.npz"]) == 0
     assert "seed=0), over each image and its mirror image: pred" in capfd.readouterr().out

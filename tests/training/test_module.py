@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from lightning.pytorch.utilities.model_summary import summarize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +21,8 @@ from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.choice import Member
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
+from onelayer.training.range import RangeTest
+from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 
@@ -402,3 +405,37 @@ def test_bytes_that_are_not_standardised_are_refused(ask, dtype):
     """Weights cast to a whole number are 0, and so was every logit."""
     with pytest.raises(InputError, match=f"not {dtype}"):
         ask(OneLayer(**SMALL), torch.ones(5, PIXELS, dtype=dtype))
+
+
+def test_its_repr_names_what_the_networks_are():
+    model = OneLayer(4, l2=[0.0, 0.1], seeds=[0, 3], inputs=PIXELS, classes=CLASSES, dropout=0.2)
+    assert repr(model) == (
+        f"OneLayer(hidden=4, l2=[0, 0.1], seeds=[0, 3], inputs={PIXELS}, classes={CLASSES}, "
+        "dropout=0.2)"
+    )
+    many = OneLayer(l2=[10.0**-i for i in range(9)], inputs=PIXELS, classes=CLASSES)
+    assert "l2=[1, …, 1e-08] (9 values), seeds=0," in repr(many)
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_lightnings_summary_lists_the_parameters(hidden):
+    model = OneLayer(hidden, inputs=PIXELS, classes=CLASSES)
+    summary = summarize(model)
+    assert summary.layer_names == model.names
+    assert summary.param_nums == [p.numel() for p in model.weights]
+    assert "Measure" not in str(summary)
+    moved = model.to(torch.float64)
+    assert len([*moved.children()]) == 2  # the metrics, which move to a device with it
+
+
+def test_callbacks_and_results_have_a_repr(tmp_path):
+    schedule = TriangularLR(0.01, 0.3, step_size=10)
+    assert repr(schedule) == (
+        "TriangularLR(base_lr=0.01, max_lr=0.3, step_size=10, cycles=1, mode='triangular', "
+        "gamma=1.0)"
+    )
+    assert repr(RangeTest(steps=7)) == "RangeTest(min_lr=1e-05, max_lr=1.0, steps=7)"
+    results = Results()
+    assert repr(results) == "Results(no training run has ended)"
+    fit(tmp_path, callbacks=[results], max_steps=8)
+    assert repr(results) == "Results(1 network, 8 updates, not tested)"

@@ -21,6 +21,7 @@ from onelayer.data.names import shown_lines
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import last_of
 from onelayer.training.interrupt import Stopped, Terminated
+from onelayer.training.progress import clear_bars
 
 NOTES = (
     "GPU available",
@@ -40,6 +41,7 @@ def quiet() -> Iterator[None]:
     """Leave out what Lightning notes in every run; warn in plain lines."""
 
     def wanted(record: logging.LogRecord) -> bool:
+        clear_bars()
         return not record.getMessage().startswith(NOTES)
 
     handlers = logging.getLogger("lightning.pytorch").handlers
@@ -52,13 +54,19 @@ def quiet() -> Iterator[None]:
         # The curves and the learning rate are logged by the number of updates, not by the epoch's.
         warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
-        warnings.formatwarning = lambda text, *_: f"onelayer: warning: {shown_lines(text)}\n"
+        warnings.formatwarning = lambda text, *_: _one_line(text)
         try:
             yield
         finally:
             warnings.formatwarning = as_before
             for handler in handlers:
                 handler.removeFilter(wanted)
+
+
+def _one_line(text: Warning | str) -> str:
+    """Return a warning in a plain line of its own, not behind a progress bar."""
+    clear_bars()
+    return f"onelayer: warning: {shown_lines(text)}\n"
 
 
 @contextmanager

@@ -63,6 +63,7 @@ from onelayer.training.testing import TestReport, format_report
 from onelayer.training.trainer import (
     METRICS,
     claim_version,
+    progress_lines,
     resumed_csv,
     run_logger,
     trainer_defaults,
@@ -482,7 +483,8 @@ class OneLayerCLI(LightningCLI):
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
             if not any(isinstance(callback, Checkpoint) for callback in asked):
                 config["enable_checkpointing"] = False
-        return super()._instantiate_trainer(config, callbacks)
+        lines = progress_lines(asked, config)
+        return super()._instantiate_trainer(config, [*callbacks, *lines])
 
     def _runs_folder(self) -> Path:
         """Where the versions of this configuration lie: lightning_logs/<config name>."""

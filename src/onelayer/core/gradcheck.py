@@ -256,10 +256,59 @@ def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Ten
 def format_table(checks: Sequence[Check]) -> str:
     """The checks as a text table, one line each."""
     wide = max(len(c.network) for c in checks)
-    head = f"{'network':<{wide}} members  parameter against         rel. error   bound"
+    head = f"{'network':<{wide}}  m  parameter  against          rel. error  bound"
     lines = [
-        f"{c.network:<{wide}} {c.members:>7}  {c.parameter:<9} {c.judge:<15} {c.error:>10.1e} "
-        f"{c.bound:>7.0e}  {'ok' if c.passed else 'MISSED'}"
+        f"{c.network:<{wide}}  {c.members}  {c.parameter:<9}  {c.judge:<15}  {c.error:>10.1e}"
+        f"  {c.bound:>5.0e}  {'ok' if c.passed else 'MISSED'}"
         for c in checks
+    ]
+    return "\n".join([head, *lines])
+
+
+class Pair(NamedTuple):
+    """One entry of the gradient, by the formula and by central differences."""
+
+    entry: str  # such as W[3, 7]
+    analytic: float
+    numerical: float
+
+    @property
+    def error(self) -> float:
+        """The relative error."""
+        a, b = (torch.tensor(value, dtype=torch.float64) for value in self[1:])
+        return relative_error(a, b)
+
+
+def show_pairs(X: Tensor, y: Tensor, hidden: int, seed: int = 0, count: int = 10) -> list[Pair]:
+    """Return entries of one network's gradient, spread over all its parameters.
+
+    Args:
+        X: (n, d) in float64.
+        y: (n,).
+        hidden: units; 0 is the linear network.
+        seed: of the weights and of the choice of entries.
+        count: how many entries.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = comparable_parameters(X, y, hidden, L2[0], generator)
+    leaves = {name: p[None].requires_grad_() for name, p in parameters.items()}
+    l2 = torch.tensor(L2[:1], dtype=X.dtype)
+    ours = _gradients(cost(X, y, list(leaves.values()), l2).sum(), leaves)
+    theirs = _by_differences(X, y, parameters, L2[0], PLAIN, below=STEP)
+    orders = {name: torch.randperm(p.numel(), generator=generator) for name, p in leaves.items()}
+    pairs = []
+    for i in range(count):
+        name, turn = list(parameters)[i % len(parameters)], i // len(parameters)
+        at = [int(k) for k in torch.unravel_index(orders[name][turn], parameters[name].shape)]
+        values = float(ours[name][0][tuple(at)]), float(theirs[name][tuple(at)])
+        pairs.append(Pair(f"{name}[{', '.join(map(str, at))}]", *values))
+    return pairs
+
+
+def format_pairs(pairs: Sequence[Pair]) -> str:
+    """The pairs as a text table, with the relative error of each."""
+    head = f"{'entry':<12} {'analytic':>16} {'numerical':>16}  rel. error"
+    lines = [
+        f"{p.entry:<12} {p.analytic:>16.10f} {p.numerical:>16.10f}  {p.error:>10.1e}" for p in pairs
     ]
     return "\n".join([head, *lines])

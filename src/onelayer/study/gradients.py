@@ -14,9 +14,17 @@ from torch import Tensor
 
 from onelayer.core.checks import LARGEST_SEED, check_whole
 from onelayer.core.errors import InputError
-from onelayer.core.gradcheck import check_gradients, format_table
+from onelayer.core.gradcheck import (
+    L2,
+    STEP,
+    check_gradients,
+    format_pairs,
+    format_table,
+    show_pairs,
+)
 from onelayer.data.features import measure, standardise
 from onelayer.data.sources import cifar10, shapes
+from onelayer.training.results import network_name
 
 IMAGES, INPUTS = 20, 50
 """Size of the check, as in the report."""
@@ -36,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--hidden", type=int, default=50, help="hidden units (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="print ten entries of each network's gradient, by the formula and numerically",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
         "--data.root", dest="root", help="folder of CIFAR-10 (default: $ONELAYER_DATA or data/)"
@@ -45,6 +58,13 @@ def main(argv: Sequence[str]) -> int:
     check_whole("--seed", args.seed, 0, LARGEST_SEED)
 
     X, y, dataset = batch(cifar10.root_folder(args.root))
+    if args.show and not args.json:
+        print(f"{IMAGES} {dataset} images, {INPUTS} inputs, float64, l2 = {L2[0]}")
+        for hidden in (0, args.hidden):
+            pairs = show_pairs(X, y, hidden, args.seed)
+            print(f"\n{network_name(hidden)}: (J(θ + h) - J(θ - h)) / 2h with h = {STEP:g}")
+            print(format_pairs(pairs))
+        print()
     checks = check_gradients(X, y, hidden=args.hidden, seed=args.seed)
     passed = all(check.passed for check in checks)
     if args.json:

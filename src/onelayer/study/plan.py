@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from typing import Any
@@ -315,6 +315,36 @@ def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
     for c in ranking(candidates):
         firsts.setdefault(c.setting, c)
     return list(firsts.values())
+
+
+def end_of(l2: float, tried: Iterable[float]) -> str:
+    """Return "largest" or "smallest" if λ is at an end of several that were tried, else "".
+
+    >>> end_of(0.1, [0.001, 0.1]), end_of(0.1, [0.1]), end_of(0.1, [0.01, 0.1, 1.0])
+    ('largest', '', '')
+    """
+    low, high = min(values := list(tried)), max(values)
+    if low == high:
+        return ""
+    return {high: "largest", low: "smallest"}.get(l2, "")
+
+
+def warn_of_end(l2: float, tried: Iterable[float], section: str, listed: bool = False) -> list[str]:
+    """Return a line that says what to do if λ is at an end of those that were tried.
+
+    Args:
+        l2: the chosen λ.
+        tried: all of them.
+        section: of the options of λ: "search." or "".
+        listed: whether they were given one by one, as l2.
+    """
+    if not (end := end_of(l2, tried)):
+        return []
+    largest = end == "largest"
+    advice = f"raise --{section}l2_max" if largest else f"lower --{section}l2_min"
+    if listed:
+        advice = f"list {'larger' if largest else 'smaller'} ones in --l2"
+    return [f"the chosen l2 = {l2:.4g} is the {end} that was tried: {advice}"]
 
 
 def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:

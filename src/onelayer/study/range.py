@@ -18,6 +18,7 @@ from onelayer.training.choice import by_l2
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.module import OneLayer
+from onelayer.training.progress import ProgressLine
 from onelayer.training.range import Proposal, RangeTest, propose
 from onelayer.training.records import Row, write_rows
 
@@ -58,7 +59,8 @@ class Range:
         model = OneLayer(**sized(self.model, data))
         if not has_split(data, "val"):
             raise InputError("a range test needs a validation split: set data.val_size.")
-        trainer = make_trainer(self.steps, [test, curves, Divergence(stop=False)], **self.trainer)
+        callbacks = [test, curves, Divergence(stop=False), ProgressLine("range")]
+        trainer = make_trainer(self.steps, callbacks, **self.trainer)
         trainer.fit(model, datamodule=data)
         proposals = {float(l2 or 0.0): propose(points) for l2, points in test.points.items()}
         with alone_in(self.output):

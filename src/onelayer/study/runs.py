@@ -23,7 +23,7 @@ from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR, step_size_for
 from onelayer.training.snapshots import Snapshots
 from onelayer.training.testing import TestReport
-from onelayer.training.trainer import run_logger, trainer_defaults
+from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
@@ -62,7 +62,7 @@ def make_trainer(
     return Trainer(
         **trainer_defaults(),
         max_steps=max_steps,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *progress_lines(callbacks, flags)],
         logger=logger,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
@@ -100,6 +100,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         PlotCurves(title),
         Snapshots(**settings.get("snapshots", {"last": 0})),
         Checkpoints(),
+        *progress_lines((), settings.get("trainer", {})),
     ]
     trainer = make_trainer(flags.pop("max_steps"), callbacks, logger, **flags)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)

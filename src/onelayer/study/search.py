@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -30,6 +31,7 @@ from onelayer.study.plan import (
     aggregate,
     choose,
     format_setting,
+    groups_of,
     next_ranges,
     plan_stage,
 )
@@ -48,6 +50,7 @@ from onelayer.training.files import atomic_write
 from onelayer.training.measure import QUANTITIES
 from onelayer.training.memory import check_making, members_in_memory
 from onelayer.training.module import OneLayer
+from onelayer.training.progress import Bar, ProgressLine, clear_bars
 from onelayer.training.records import last_figures
 from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
@@ -243,14 +246,19 @@ class Search:
         ranges = dict.fromkeys(self.plan.settings(), (self.plan.l2_min, self.plan.l2_max))
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
-        for stage in range(1, self.plan.stages + 1):
-            plan = plan_stage(self.plan, stage, ranges, members)
-            self._train_stage(ledger, plan, data)
-            rows += rows_of(ledger.trials(), plan)
-            candidates = aggregate(rows, images)
-            with alone_in(self.output):
-                atomic_write(self.output / "search.csv", format_csv(rows))
-            ranges = next_ranges(self.plan, candidates)  # refuses if nothing is left
+        steps = self._schedule(data, ()).total_steps  # no axis changes how long a run is
+        with Bar("search", math.inf, "updates") as bar:
+            for stage in range(1, self.plan.stages + 1):
+                plan = plan_stage(self.plan, stage, ranges, members)
+                left = steps * len(groups_of(plan)) * (self.plan.stages - stage + 1)
+                bar.expect(f"search {stage}/{self.plan.stages}", bar.n + left)
+                self._train_stage(ledger, plan, data, steps, bar)
+                rows += rows_of(ledger.trials(), plan)
+                candidates = aggregate(rows, images)
+                with alone_in(self.output):
+                    atomic_write(self.output / "search.csv", format_csv(rows))
+                ranges = next_ranges(self.plan, candidates)  # refuses if nothing is left
+                bar.words = f"best val {100 * max(c.mean for c in candidates):.2f} %"
         return rows, candidates
 
     def _members(self, ledger: Ledger, data: LightningDataModule) -> int:
@@ -264,9 +272,18 @@ class Search:
         return kept
 
     def _train_stage(
-        self, ledger: Ledger, plan: Sequence[Planned], data: LightningDataModule
+        self,
+        ledger: Ledger,
+        plan: Sequence[Planned],
+        data: LightningDataModule,
+        steps: int,
+        bar: Bar,
     ) -> None:
-        """Train the groups of a stage that nobody else trains, until all are finished."""
+        """Train the groups of a stage that nobody else trains, until all are finished.
+
+        The bar counts the ``steps`` of each group, whoever trains it.
+        """
+        clear_bars()
         by_range: dict[tuple[float, float], list[Setting]] = {}
         for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
             by_range.setdefault((low, high), []).append(setting)
@@ -277,25 +294,33 @@ class Search:
             words = f"{self.plan.number} l2 in {span}" + (f", {whose}" if whose else "")
             print(f"{stage}: {words}", flush=True)
         made = dict[str, Any]()  # of the setting, what the data were made with
-        while ledger.unfinished(plan):
+        before, groups = bar.n, len(groups_of(plan))
+        while left := len(ledger.unfinished(plan)):
+            bar.skip(before + steps * (groups - left))
             with ledger.claim(plan) as group:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
                         gc.collect()  # trainer, module and data refer to each other
                         data, made = sealed(make_data(_with_data(self.data, group[0].setting))), own
-                    ledger.record(group, self.train(group, data))
+                    ledger.record(group, self.train(group, data, bar))
             if group is None:
                 time.sleep(POLL)  # others train the rest
+        bar.skip(before + steps * groups)
 
-    def train(self, group: Sequence[Planned], data: LightningDataModule) -> list[dict[str, float]]:
+    def _schedule(self, data: LightningDataModule, setting: Setting) -> TriangularLR:
+        return TriangularLR(**with_length({**self.schedule, **_of("schedule", setting)}, data))
+
+    def train(
+        self, group: Sequence[Planned], data: LightningDataModule, bar: Bar | None = None
+    ) -> list[dict[str, float]]:
         """Train a group as one population; each network's final figures."""
         l2s, setting = list(dict.fromkeys(planned.l2 for planned in group)), group[0].setting
         d, k = sizes(data)
         seeds = list(self.plan.seeds)
         model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)
-        schedule = TriangularLR(**with_length({**self.schedule, **_of("schedule", setting)}, data))
+        schedule = self._schedule(data, setting)
         curves = Curves(per_cycle=1)
-        callbacks = [schedule, curves, Divergence(stop=False)]
+        callbacks = [schedule, curves, Divergence(stop=False), ProgressLine("search", bar)]
         trainer = make_trainer(schedule.total_steps, callbacks, **self.trainer)
         trainer.fit(model, datamodule=data)
         figures: dict[tuple[float, int], dict[str, float]] = {}

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError
@@ -35,6 +34,7 @@ from onelayer.training.folder import FOLDER, last_of
 from onelayer.training.measure import QUANTITIES, Measure
 from onelayer.training.module import OneLayer, checkpoint_of
 from onelayer.training.optimality import joined, learned
+from onelayer.training.progress import Bar
 from onelayer.training.results import write_json
 
 SAVED = "rounds.ckpt"  # in the folder of checkpoints: what a stopped solve goes on from
@@ -308,8 +308,7 @@ class _Work:
             print(f"{part.name}: continues after round {part.state.round}", flush=True)
         X, y, folds = self._share(*pair, folds)
         members = len(l2) * (1 if folds is None else self.grid.folds)
-        hidden = True if self.rank else None  # None: unless standard error is a terminal
-        with tqdm(total=members, desc=part.name, unit=" λ", disable=hidden) as bar:
+        with Bar(part.name, members, "λ", draw=self.rank == 0) as bar:
             watch = _Watch(self, part, bar)
             solve(
                 X, y, l2, self.grid.gap, folds=folds, start=start, state=part.state,
@@ -442,8 +441,9 @@ class _Watch:
             return
         gaps = now.gap.tolist()
         self.part.curve.append(gaps)
-        self.bar.n = sum(gap <= self.work.grid.gap for gap in gaps)
-        self.bar.set_postfix_str(f"iteration {len(self.part.curve)}, largest gap {max(gaps):.1e}")
+        words = f"iteration {len(self.part.curve)}, largest gap {max(gaps):.1e}"
+        done = sum(gap <= self.work.grid.gap for gap in gaps)
+        self.bar.show(done, lambda: words)
 
     def save(self) -> None:
         self.part.seconds = self.spent + time.monotonic() - self.started

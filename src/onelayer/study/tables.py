@@ -17,13 +17,16 @@ from onelayer.study.plan import (
     Candidate,
     Setting,
     best_of_each,
+    end_of,
     format_setting,
     ranking,
     setting_of,
     standard_error,
+    warn_of_end,
 )
 from onelayer.study.published import Published
 from onelayer.training.results import SPLITS, collect
+from onelayer.training.text import table
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -53,22 +56,29 @@ def format_candidates(
     ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
     """
     shown = {*ranking(candidates)[:10], *best_of_each(candidates)[:SHOWN], one_se}
-    columns = "".join(f" {name:>{_width(name)}}" for name, _ in best.setting)
-    lines = [f"{'stage':>5}{columns} {'l2':>10} {'seeds':>5} {'val accuracy':>16}"]
+    tried = [row["l2"] for row in rows if setting_of(row) == chosen.setting]
+    cells, notes = list[list[str]](), list[str]()
     for c in (c for c in ranking(candidates) if c in shown):
-        marks = {"best": c == best, "one_se": c == one_se, "<- chosen": c == chosen}
-        notes = ", ".join(mark for mark, holds in marks.items() if holds)
-        value = percent(c.mean, c.error)
-        cells = "".join(f" {json.dumps(v):>{_width(name)}}" for name, v in c.setting)
-        line = f"{c.stage:>5}{cells} {c.l2:>10.3e} {c.seeds:>5} {value:>16}  {notes}"
-        lines.append(line.rstrip())
+        notes.append(_notes(c == best, c == one_se, c == chosen, c.l2, tried))
+        setting = [json.dumps(value) for _, value in c.setting]
+        mean = percent(c.mean, c.error)
+        cells.append([str(c.stage), *setting, f"{c.l2:.3e}", str(c.seeds), mean])
+    names = [name for name, _ in best.setting]
+    lines = table(["stage", *names, "l2", "seeds", "val accuracy"], cells, notes)
     lines += _diverged_lines(rows)
-    lines.append(f"accuracies in %, ± standard error; rule: {rule}, on validation alone")
-    return "\n".join(lines)
+    lines.append(f"accuracies in %; rule: {rule}, on validation alone")
+    lines.append(
+        "± standard error: over validation samples"
+        + (" and seeds" if best.seeds > 1 else ", not over seeds (there is one)")
+    )
+    return "\n".join([*lines, *warn_of_end(chosen.l2, tried, "search.")])
 
 
-def _width(name: str) -> int:
-    return max(len(name), 6)
+def _notes(best: bool, one_se: bool, chosen: bool, l2: float, tried: Sequence[float]) -> str:
+    """Return what stands behind the line of a λ."""
+    marks = {"best": best, "one_se": one_se, "<- chosen": chosen}
+    end = " (end)" if chosen and end_of(l2, tried) else ""
+    return ", ".join(mark for mark, holds in marks.items() if holds) + end
 
 
 def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -83,27 +93,32 @@ def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def format_path(summary: Mapping[str, Any]) -> str:
     """The closing table of a solve: a line per λ, and the chosen one's figures."""
-    heads = [f"{name:>9}" for name in ("l2", "gap", "iterations")]
-    lines = [f"{heads[0]} {'cost':>10} {heads[1]} {heads[2]} {'train':>7} {'val':>14}"]
-    marks = {summary["best"]["l2"]: ["best"]}
-    marks.setdefault(summary["one_se"]["l2"], []).append("one_se")
-    marks[summary["l2"]].append("<- chosen")
+    tried = [row["l2"] for row in summary["members"]]
+    chosen = summary["l2"]
+    cells, notes = list[list[str]](), list[str]()
     for row in summary["members"]:
-        value, notes = percent(row["val_accuracy"], row["val_error"]), marks.get(row["l2"], [])
-        line = (
-            f"{row['l2']:>9.3g} {row['cost']:>10.6f} {row['gap']:>9.1e} {row['iterations']:>10} "
-            f"{100 * row['train_accuracy']:>7.2f} {value:>14}  {', '.join(notes)}"
-        )
-        lines.append(line.rstrip())
+        l2 = row["l2"]
+        best, one_se = (summary[rule]["l2"] == l2 for rule in ("best", "one_se"))
+        notes.append(_notes(best, one_se, chosen == l2, l2, tried))
+        cells.append(
+            [
+                f"{l2:.3g}", f"{row['cost']:.5f}", f"{row['gap']:.0e}", str(row["iterations"]),
+                f"{100 * row['train_accuracy']:.2f}",
+                percent(row["val_accuracy"], row["val_error"]),
+            ]
+        )  # fmt: skip
+    lines = table(["l2", "cost", "gap", "steps", "train", "val"], cells, notes)
     final = summary["final"]
     test = f", test {100 * final['test']['accuracy']:.2f}" if "test" in final else ""
     lines += [
         f"linear softmax, {summary['dataset']}, {summary['seconds']:.1f} s; accuracy in %, "
-        "± standard error; gap: cost above the least, at most",
-        f"refitted on training and validation rows, l2 = {final['l2']:.4g}: cost "
-        f"{final['cost']:.6f}, gap {final['gap']:.1e}{test}",
+        "± standard error",
+        "gap: upper bound of the distance to the minimum cost; steps: iterations",
+        f"refitted on training and validation samples, l2 = {final['l2']:.4g}:",
+        f"  cost {final['cost']:.6f}, gap {final['gap']:.1e}{test}",
     ]
-    return "\n".join(lines)
+    listed = summary["settings"].get("l2") is not None
+    return "\n".join([*lines, *warn_of_end(chosen, tried, "", listed)])
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

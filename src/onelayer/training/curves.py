@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -26,6 +24,7 @@ from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
+    last_update,
     observers,
     others,
     scheduled_rate,
@@ -116,7 +115,7 @@ class Curves(Observer):
             self._period = (updates, self.per_epoch)
         else:
             self._period = None  # nobody knows where an epoch ends before it does
-        self._last = _last_update(trainer)
+        self._last = last_update(trainer)
         self._some = self._draw_rows(trainer, pl_module)
         self.measured_rows = len(self._some) if isinstance(self._some, torch.Tensor) else self._some
         if trainer.global_step == 0:
@@ -312,13 +311,6 @@ class Curves(Observer):
 def _several(data: Any) -> bool:
     """Whether there are several validation loaders, all but the first of which Lightning logs."""
     return not isinstance(data, Splits) and count_loaders(data, "val") > 1
-
-
-def _last_update(trainer: Trainer) -> float:
-    """Return the update that ends the training, as far as it is known; infinity where it is not."""
-    with suppress(MisconfigurationException):  # Lightning cannot tell where accumulation changes
-        return trainer.estimated_stepping_batches
-    return trainer.max_steps
 
 
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
@@ -27,6 +30,12 @@ class Observer(Callback):
     """Rows of the training split that measurements on the way are of, where it takes some."""
     logs_test_figures = False
     """Whether it writes the figures of the test split to the loggers in the module's stead."""
+
+    def __repr__(self) -> str:
+        """The class and its arguments."""
+        names = [name for name in signature(type(self)).parameters if hasattr(self, name)]
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({given})"
 
     def next_due(self, step: int) -> float:
         """The first update after ``step`` updates that must end a block; infinity for none."""
@@ -68,6 +77,13 @@ def others(trainer: Trainer) -> list[Logger]:
     """The loggers to which no Observer writes in its own way."""
     seen = observers(trainer)
     return [logger for logger in trainer.loggers if not any(o.draws(logger) for o in seen)]
+
+
+def last_update(trainer: Trainer) -> float:
+    """Return the update that ends the fit; infinity or -1 if it is unknown."""
+    with suppress(MisconfigurationException):  # Lightning cannot tell where accumulation changes
+        return trainer.estimated_stepping_batches
+    return trainer.max_steps
 
 
 def scheduled_rate(observers: Iterable[Observer], step: int) -> float | None:

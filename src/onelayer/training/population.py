@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import signature
 from types import SimpleNamespace
 from typing import Any, cast
@@ -43,6 +43,24 @@ from onelayer.training.schema import check_optimizer, check_resumable, check_ten
 USUAL_LR = 0.01
 WAYS = ("fused", "cuda_graphs")
 """Arguments that say how an update is made, not which: a run may be resumed with others."""
+
+
+class Weights(nn.Module):
+    """One parameter of a population, as a line of Lightning's model summary."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+
+
+def _in_short(values: Sequence[Any]) -> str:
+    """Return different values as a list; of many the first, the last and how many there are."""
+    listed = list(dict.fromkeys(values))
+    if len(listed) == 1:
+        return f"{listed[0]:g}"
+    if len(listed) > 6:
+        return f"[{listed[0]:g}, …, {listed[-1]:g}] ({len(listed)} values)"
+    return f"[{', '.join(f'{value:g}' for value in listed)}]"
 
 
 class Population(LightningModule):
@@ -124,6 +142,30 @@ class Population(LightningModule):
         self.further: dict[int, Measure] = {}  # of the second loader on, by its number
         λ = torch.tensor([member.l2 for member in self.members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
+
+    def __repr__(self) -> str:
+        """The arguments that tell what the networks are; torchmetrics' states are none of them."""
+        steps = [m.step for m in self.members if m.step is not None]
+        given: dict[str, Any] = {
+            "hidden": self.hidden,
+            "l2": _in_short([m.l2 for m in self.members]),
+            "seeds": _in_short([m.seed for m in self.members]),
+            "inputs": self.inputs,
+            "classes": self.outputs,
+            **({"dropout": self.dropout} if self.dropout else {}),
+            **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
+            **({"snapshots": _in_short(steps)} if steps else {}),
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
+
+    def children(self) -> Iterator[nn.Module]:
+        """Return the submodules, as of any module: those that move to a device with it."""
+        return iter(dict.fromkeys(m for m in self._modules.values() if m is not None))
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the parameters, a module each: Lightning's model summary lists these."""
+        for name in self.names:
+            yield name, Weights(getattr(self, name)).train(self.training)
 
     # ---- the network
 

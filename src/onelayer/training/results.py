@@ -26,6 +26,7 @@ from onelayer.training.measure import QUANTITIES
 from onelayer.training.observer import Observer, observers, others
 from onelayer.training.population import Population
 from onelayer.training.records import Row, last_figures, restored_rows
+from onelayer.training.text import table
 
 SPLITS = ("train", "val", "test")
 
@@ -51,8 +52,18 @@ class Results(Observer):
         self._seconds = 0.0
         self._started = 0.0
 
+    def __repr__(self) -> str:
+        """How much there is; ``print`` shows the whole table."""
+        if self.summary is None:
+            return "Results(no training run has ended)"
+        networks, tested = len(self.summary["members"]), "test" in self.summary["members"][0]
+        return (
+            f"Results({networks} network{'s' * (networks > 1)}, {self.summary['steps']} updates, "
+            f"{'tested' if tested else 'not tested'})"
+        )
+
     def __str__(self) -> str:
-        return "no training has ended" if self.summary is None else format_summary(self.summary)
+        return "no training run has ended" if self.summary is None else format_summary(self.summary)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a checkpoint's figures of other networks than these."""
@@ -241,33 +252,28 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """The closing table: a line per λ, mean ± standard deviation over the seeds not diverged."""
+    count = len(summary["members"])
     head = (
         f"{network_name(summary['hidden'])}, {summary['dataset']}, {summary['steps']} updates in "
-        f"{summary['seconds']:.1f} s, {len(summary['members'])} network(s); accuracy in %"
+        f"{summary['seconds']:.1f} s, {count} network{'s' * (count > 1)}; accuracy in %"
     )
 
+    def cells(members: Sequence[dict[str, Any]]) -> list[str]:
+        accuracies = [_mean_std(collect(members, split, "accuracy"), 100) for split in SPLITS]
+        return [*accuracies, *(_mean(collect(members, "val", name)) for name in ("cost", "loss"))]
+
+    def of_ensemble(one: dict[str, Any]) -> list[str]:
+        loss = one["val"]["loss"] if "val" in one else None
+        return ["-", *(_share(one, s) for s in SPLITS[1:]), "-", _mean([loss] if loss else [])]
+
+    columns = [*SPLITS, "val cost", "val loss"]
     ensembles = summary.get("ensembles", [])
-
-    def cells(members: Sequence[dict[str, Any]]) -> str:
-        accuracies = [
-            f"{_mean_std(collect(members, split, 'accuracy'), 100):>14}"
-            + _cells_of(ensembles, members[0]["l2"], split)
-            for split in SPLITS
-        ]
-        means = [
-            f"{statistics.fmean(values):9.4f}" if values else f"{'-':>9}"
-            for values in (collect(members, "val", name) for name in ("cost", "loss"))
-        ]
-        return " ".join([*accuracies, *means])
-
-    more = _columns_of(ensembles)
-    columns = f"{'train':>14} {'val':>14}{more} {'test':>14}{more} {'val cost':>9} {'val loss':>9}"
-    lines = _lines(columns, summary["members"], cells)
-    return "\n".join([head, *lines, *_words_of(ensembles), *_unmeasured(summary)])
+    lines = _lines(columns, summary["members"], ensembles, cells, of_ensemble)
+    return "\n".join([head, *lines, *_unmeasured(summary)])
 
 
 def _unmeasured(summary: dict[str, Any]) -> Iterator[str]:
-    """Why splits have no figures, where the trainer was given loaders."""
+    """Say why splits have no figures, where the trainer was given loaders."""
     members = summary["members"]
     missing = [name for name in SPLITS[:2] if not any(name in member for member in members)]
     if summary["dataset"] == "custom" and missing:
@@ -285,47 +291,31 @@ def format_split(
     Args:
         members: with their figures, as in summary.json.
         split: train, val or test.
-        ensembles: theirs, likewise, whose accuracy stands beside the mean.
+        ensembles: theirs, likewise, which have a line below that of their λ.
     """
 
-    def cells(members: Sequence[dict[str, Any]]) -> str:
+    def cells(members: Sequence[dict[str, Any]]) -> list[str]:
         kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
-        figures = [
-            f"{_mean_std(collect(members, split, q), *kind):>17}" for q, kind in kinds.items()
-        ]
-        figures[0] += _cells_of(ensembles, members[0]["l2"], split)
-        return " ".join(figures)
+        return [_mean_std(collect(members, split, q), *kind) for q, kind in kinds.items()]
 
-    columns = f"{'accuracy (%)':>17}{_columns_of(ensembles)} {'cost':>17} {'loss':>17}"
-    return "\n".join([*_lines(columns, members, cells), *_words_of(ensembles)])
+    def of_ensemble(one: dict[str, Any]) -> list[str]:
+        return [_share(one, split), "-", _mean([one[split]["loss"]] if split in one else [])]
 
-
-def _columns_of(ensembles: Sequence[dict[str, Any]]) -> str:
-    return "".join(f" {kind:>9}" for kind in _kinds(ensembles))
+    columns = ["accuracy (%)", "cost", "loss"]
+    return "\n".join(_lines(columns, members, ensembles, cells, of_ensemble))
 
 
-def _cells_of(ensembles: Sequence[dict[str, Any]], l2: float, split: str) -> str:
-    """The accuracies in % of the ensembles of a λ; none of the training split."""
-    if split == "train":
-        return ""
-    cells = {
-        _kind(one): f"{100 * one[split]['accuracy']:.2f}"
-        for one in ensembles
-        if one["l2"] == l2 and split in one
-    }
-    return "".join(f" {cells.get(kind, '-'):>9}" for kind in _kinds(ensembles))
+def _share(ensemble: dict[str, Any], split: str) -> str:
+    """The accuracy of an ensemble in %, if it was measured on the split."""
+    return f"{100 * ensemble[split]['accuracy']:.2f}" if split in ensemble else "-"
 
 
 def _words_of(ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the columns are."""
     for kind, one in {_kind(one): one for one in ensembles}.items():
         ends = ends_of(len(one.get("snapshots", [])))
-        views = ", over images and their mirror images" if "mirror" in one else ""
-        yield f"{kind}: accuracy of the mean class probabilities of a row's networks{ends}{views}"
-
-
-def _kinds(ensembles: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(map(_kind, ensembles)))
+        views = ",\n  over images and their mirror images" if "mirror" in one else ""
+        yield f"{kind}: mean class probabilities of a λ's networks{ends}{views}"
 
 
 def _kind(ensemble: dict[str, Any]) -> str:
@@ -333,24 +323,36 @@ def _kind(ensemble: dict[str, Any]) -> str:
 
 
 def _lines(
-    columns: str,
+    columns: Sequence[str],
     members: Sequence[dict[str, Any]],
-    cells: Callable[[Sequence[dict[str, Any]]], str],
+    ensembles: Sequence[dict[str, Any]],
+    cells: Callable[[Sequence[dict[str, Any]]], list[str]],
+    of_ensemble: Callable[[dict[str, Any]], list[str]],
 ) -> Iterator[str]:
-    """A head, and a line for each λ with how many networks it has."""
+    """A head, a line for each λ with how many networks it has, and below it its ensembles."""
     word = "networks" if any("step" in member for member in members) else "seeds"
-    yield f"{'l2':>9} {word} {columns}"
+    rows, diverged = list[list[str]](), list[str]()
     for l2, places in by_l2([member["l2"] for member in members]).items():
         group = [members[place] for place in places]
         gone = sum(member.get("diverged", False) for member in group)
         seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
-        note = f"  {gone} diverged, left out" if gone else ""
-        yield f"{l2:>9.3g} {seeds:>{len(word)}} {cells(group)}{note}"
+        rows.append([f"{l2:.3g}", seeds, *cells(group)])
+        diverged += [f"{gone} of l2 = {l2:.3g}"] if gone else []
+        for one in (one for one in ensembles if one["l2"] == l2):
+            rows.append(["", _kind(one), *of_ensemble(one)])
+    yield from table(["l2", word, *columns], rows)
+    if diverged:
+        yield f"diverged and left out: {', '.join(diverged)}"
+    yield from _words_of(ensembles)
 
 
 def network_name(hidden: int) -> str:
     """What a network is called where a person reads of it."""
     return f"{hidden} hidden units" if hidden else "linear softmax"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.4f}" if values else "-"
 
 
 def _mean_std(values: Sequence[float], unit: float = 1, digits: int = 2) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from onelayer.training.events import NAME, cut
 from onelayer.training.files import atomic_write
+from onelayer.training.progress import ProgressLine
 
 METRICS = ExperimentWriter.NAME_METRICS_FILE
 
@@ -26,6 +30,16 @@ def trainer_defaults() -> dict[str, Any]:
         "devices": 1,  # Lightning would take every GPU there is
         "enable_model_summary": False,
     }
+
+
+def progress_lines(callbacks: Iterable[Any], flags: Mapping[str, Any]) -> list[Callback]:
+    """Return our progress line, unless a bar is among the callbacks or switched off.
+
+    Without it Lightning would draw several lines with Rich wherever that happens to be installed.
+    """
+    off = flags.get("enable_progress_bar") is False or flags.get("barebones")
+    given = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return [] if off or given else [ProgressLine()]
 
 
 def claim_version(logger: Any) -> bool:
