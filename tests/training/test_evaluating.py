@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core.errors import InputError
@@ -217,3 +218,15 @@ def test_a_network_of_other_features_says_how_to_make_it(tmp_path):
     run = trainer(tmp_path)
     with pytest.raises(InputError, match=r"(?s)width 6 .*inputs=6"):
         run.fit(OneLayer(), loader(0))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_training_step_is_not_compiled_for_each_update(tmp_path):
+    torch._dynamo.reset()
+    counted = CompileCounter()
+    model = OneLayer(**SIZES, fused=False)
+    model.training_step = torch.compile(model.training_step, backend=counted)
+    run = trainer(tmp_path, 30, [TriangularLR(0.01, 0.3, step_size=15)])
+    run.fit(model, datamodule=ArraysDataModule(rows(), batch_size=27))
+    assert run.global_step == 30
+    assert counted.frame_count <= 4
