@@ -161,7 +161,7 @@ def _tell_loggers(trainer: Trainer, module: OneLayer) -> None:
         size = getattr(data, "batch_size", None)
         new = {"data": name_of(data), **({} if size is None else {"batch_size": size})}
         told |= {name: value for name, value in new.items() if name not in own}
-    module._hparams_initial = told
+    module._hparams_initial = told  # type: ignore[assignment]
 
 
 def known_of(data: Any, classes: int) -> dict[str, Any]:
