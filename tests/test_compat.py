@@ -79,6 +79,24 @@ print(_compat._declarations)
     assert python(code, first_on_path=torchvision.parent) == "None"
 
 
+def test_import_onelayer_is_enough_and_loads_no_torch(torchvision: Path) -> None:
+    code = """
+import sys
+import onelayer
+assert "torch" not in sys.modules
+import torchvision, torch
+import importlib.util
+importlib.util.find_spec("torchvision")
+print(torchvision.__file__)
+"""
+    assert python(code, first_on_path=torchvision.parent) == str(torchvision / "__init__.py")
+
+
+def test_import_onelayer_is_enough_for_the_installed_packages() -> None:
+    """As `import onelayer; from lightning import Trainer`, whichever pair is installed here."""
+    python("import onelayer\nfrom lightning import Trainer\nimport torchvision")
+
+
 def test_without_torchvision_nothing_happens() -> None:
     code = f"""{ENSURE}
 import importlib.util, sys

@@ -1,6 +1,8 @@
 """Every logger: two runs lie apart, each can be loaded, and goes on where it was stopped."""
 
 import csv
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,32 @@ def test_csv_has_the_rate_and_the_curves(tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows if row["lr"]] == [0, 5, 10, 15, 20]
     assert any(row["val/accuracy"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "typed", [["--trainer.logger=CSVLogger"], ["--trainer.logger", "CSVLogger"]]
+)
+def test_the_bare_name_of_a_logger_is_enough(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*FIT, *typed]) == 0
+    run = tmp_path / "lightning_logs" / "fit" / "version_0"
+    assert {path.name for path in run.iterdir()} >= {"metrics.csv", "curves.csv", "checkpoints"}
+    assert main([*FIT, *typed, "--ckpt_path=last", "--trainer.max_steps=40"]) == 0
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_mlflow_by_its_bare_name_is_told_the_rates_and_the_data(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="pip install -e '.[loggers]'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main([*FIT, "--trainer.logger=MLFlowLogger"]) == 0
+    with closing(sqlite3.connect("mlflow.db")) as database:
+        told = dict(database.execute("select key, value from params").fetchall())
+    expected = {"max_lr": "0.1", "base_lr": "1e-05", "step_size": "10", "cycles": "1"}
+    expected |= {"data": "synthetic", "batch_size": "30", "hidden": "3"}
+    assert expected.items() <= told.items()
+    assert "lr" not in told

@@ -1,9 +1,13 @@
 """The command's entry: what it answers by itself, what it loads, its exit codes."""
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -128,3 +132,31 @@ def test_a_wrong_first_word_is_two_lines(
         f"onelayer: error: {problem}",
         "subcommands: fit, validate, test, predict, gradcheck, range, search, solve, report",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to end it")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_further_process_ends_with_the_one_that_started_it(how):
+    child = (
+        "import time; from onelayer.__main__ import end_with_parent; end_with_parent(); "
+        "print('begun', flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE); "
+        "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    env = {**os.environ, "LOCAL_RANK": "1"}
+    first = subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=env
+    )
+    pid = int(first.stdout.readline())
+    first.send_signal(how)
+    first.communicate()
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("it is still there after 5 s")

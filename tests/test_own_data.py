@@ -353,3 +353,35 @@ def test_a_mistake_is_a_few_lines_and_leaves_nothing(capfd, typed, told):
     assert told in error
     assert len(error.strip().splitlines()) <= 5
     assert not Path("lightning_logs").exists()
+
+
+# ---- what other commands have left
+
+
+def test_a_printed_config_can_be_used_as_it_is(capfd):
+    save_digits()
+    with pytest.raises(SystemExit):
+        main(["fit", *DIGITS, *SHORT, "--print_config"])
+    printed = capfd.readouterr().out
+    assert {yaml.safe_load(printed)["model"][name] for name in ("inputs", "classes")} == {None}
+    Path("c.yaml").write_text(printed)
+    assert main(["fit", "-c", "c.yaml"]) == 0
+    saved = yaml.safe_load((run("c") / "config.yaml").read_text())
+    assert (saved["model"]["inputs"], saved["model"]["classes"]) == (64, 10)
+    assert "does not use" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
+def test_what_solve_and_search_leave_is_tested_where_their_data_lie(capfd):
+    save_digits()
+    assert main(["solve", *DIGITS, "--l2=[0.1]", "--output=solved"]) == 0
+    words = ["--search.number=2", "--search.stages=1", "--final.seeds=[0]", "--model.hidden=2"]
+    words += ["--schedule.step_size=3", "--final.step_size=3", "--final.cycles=1"]
+    assert main(["search", *DIGITS, *words, "--output=searched"]) == 0
+    (final,) = Path("searched").glob("final-*")
+    for folder, figures in ((Path("solved"), "final"), (final, "members")):
+        capfd.readouterr()
+        assert main(["test", "--ckpt_path", str(folder), QUIET]) == 0
+        kept = json.loads((folder / "summary.json").read_text())[figures]
+        accuracy = (kept[0] if isinstance(kept, list) else kept)["test"]["accuracy"]
+        assert f"{100 * accuracy:.2f}" in capfd.readouterr().out

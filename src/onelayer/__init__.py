@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from onelayer._compat import share_cores
+from onelayer._compat import share_cores, watch_torchvision
 
 if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost as hidden_cost
@@ -64,6 +64,7 @@ _HOMES = {
     "triangular2": "core.schedule",
 }
 
+watch_torchvision()
 share_cores()  # before anything loads torch: threads of OpenMP read it once
 
 __all__ = [*_HOMES, "__version__"]

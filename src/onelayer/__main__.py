@@ -30,6 +30,8 @@ SUBCOMMANDS = {
 ASCII = {"±": "+-", "λ": "lambda", "η": "eta", "×": "x", "≈": "~", "…": "...", "•": "|", "━": "-"}
 """What stands for a sign that standard output cannot show."""
 
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
 _HELP = """\
 usage: onelayer SUBCOMMAND [options]
        onelayer --help | --version
@@ -74,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         gone.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        end_with_parent()
     _print_anything()
     try:
         try:
@@ -93,6 +97,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or "output"
         print(f"onelayer: error: {where}: {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def end_with_parent() -> None:
+    """Let a further process of a training end when the one that started it has ended.
+
+    Lightning starts a process for each further device. Where the first one is stopped before they
+    have met, they would wait for it for half an hour. Linux only.
+    """
+    if sys.platform == "linux" and os.environ.get("LOCAL_RANK", "0") != "0":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _print_anything() -> None:

@@ -30,6 +30,30 @@ def share_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
+class _Watch:
+    """A finder of modules that finds none, and declares the operators before torchvision loads."""
+
+    busy = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        begun = getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False)
+        if name == "torchvision" and not self.busy and not begun:
+            self.busy = True
+            try:
+                ensure_torchvision_operators()
+            finally:
+                self.busy = False
+
+
+def watch_torchvision() -> None:
+    """Call :func:`ensure_torchvision_operators` when something looks for torchvision.
+
+    Until then it costs nothing, and torch is not imported.
+    """
+    if not any(type(finder).__name__ == _Watch.__name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+
+
 def ensure_torchvision_operators() -> None:
     """Make ``import torchvision`` possible where its compiled operators cannot be loaded.
 

@@ -146,3 +146,15 @@ def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
         found = {"l2": l2, "final": {"members": []}}
         (result,) = made._results([], [(made._finds()[0], found)])
         assert (result.published is not None) == compared
+
+
+def test_a_report_in_a_clone_leaves_the_one_that_is_there(tmp_path, monkeypatch, capsys):
+    """docs/report/report.md was made with other options, and is no reason to refuse."""
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "docs" / "report" / "report.md"
+    there.parent.mkdir(parents=True)
+    there.write_text("Made by `onelayer report --widths '[0]'`")
+    assert main(["report", "--data.source=synthetic", "--data.limit=100"]) == 2
+    error = capsys.readouterr().err
+    assert "was not made by" not in error
+    assert "raise it, or leave it out" in error  # what it goes on to check

@@ -1,6 +1,7 @@
 """``onelayer solve`` from its words to its files, cut and run again, and what it refuses."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -260,3 +261,23 @@ def test_data_of_ones_own_are_solved_too(tmp_path, monkeypatch, capsys):
     assert main(predict) == 0
     with open("predictions.csv") as file:
         assert set(csv.DictReader(file).fieldnames) >= {"cat", "dog", "owl"}
+
+
+def test_a_closed_stderr_ends_no_solve(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main([*TINY, "--output=out"]) == 0
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+def test_after_a_full_disk_a_solve_advises_what_it_has(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("onelayer.training.checkpoint.atomic_write", full)
+    assert main([*TINY, "--output=out"]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "run the same command again" in error
+    assert "--ckpt_path" not in error

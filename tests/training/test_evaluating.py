@@ -217,3 +217,14 @@ def test_a_network_of_other_features_says_how_to_make_it(tmp_path):
     run = trainer(tmp_path)
     with pytest.raises(InputError, match=r"(?s)width 6 .*inputs=6"):
         run.fit(OneLayer(), loader(0))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_training_step_is_not_compiled_for_each_update(tmp_path):
+    torch._dynamo.reset()
+    model = OneLayer(**SIZES)
+    run = trainer(tmp_path, 30, [TriangularLR(0.01, 0.3, step_size=15)])
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        compiled = torch.compile(model, backend="eager")
+        run.fit(compiled, datamodule=ArraysDataModule(rows(), batch_size=27))
+    assert run.global_step == 30

@@ -111,7 +111,7 @@ def _report_parser(argv: list[str]) -> Parser:
     from onelayer.study.plan import AXES, Plan
 
     parser = _parser("report", "Repeat the exercises beside their published figures.")
-    parser.add_argument("--output", type=str, default="docs/report", help="Folder of report.md.")
+    parser.add_argument("--output", type=str, default="report", help="Folder of report.md.")
     parser.add_argument("--runs", type=str, default=f"{RUNS}/report", help="Folder of the runs.")
     parser.add_argument(
         "--seeds", type=list[int], default=list(range(10)), help="Of each training."

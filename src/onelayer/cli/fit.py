@@ -143,6 +143,27 @@ def _with_data_of_checkpoint(argv: list[str]) -> list[str]:
     return argv
 
 
+def _with_place_of_logger(argv: list[str]) -> list[str]:
+    """The words with what a logger's bare name leaves open: where its runs lie."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    given = dict(pairwise(words))
+    kind = given.get("--trainer.logger", "").rpartition(".")[2]
+    configs = [value for word, value in pairwise(words) if word == "--config"]
+    usual = {}
+    if kind in ("CSVLogger", "TensorBoardLogger"):
+        root = Path(given.get("--trainer.default_root_dir", "."))
+        usual = {"save_dir": str(root / RUNS), "name": names_of(configs) or argv[0]}
+    elif kind == "MLFlowLogger" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        usual = {"tracking_uri": "sqlite:///mlflow.db"}  # MLflow gives up its folders of files
+    options = {f"--trainer.logger.{name}": value for name, value in usual.items()}
+    if not usual or (kind != "MLFlowLogger" and "--trainer.logger.save_dir" in given):
+        return argv
+    at = max(i for i, word in enumerate(argv) if word.partition("=")[0] == "--trainer.logger")
+    at += 1 if "=" in argv[at] else 2
+    own = [part for name, value in options.items() if name not in given for part in (name, value)]
+    return [*argv[:at], *own, *argv[at:]]
+
+
 class NoCheckpointError(Exception):
     """There is none to read before the options are parsed."""
 
@@ -160,7 +181,7 @@ class OneLayerCLI(LightningCLI):
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.results = Results()
-        argv = _with_data_of_checkpoint(argv)
+        argv = _with_place_of_logger(_with_data_of_checkpoint(argv))
         self._argv, self._images = argv, list(images)
         self._any_data = names_a_class(argv)
         self.exit_code = 0
@@ -211,6 +232,8 @@ class OneLayerCLI(LightningCLI):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.data_of_a_class = self._any_data  # type: ignore[attr-defined]
+        if self._any_data:  # the data say them
+            parser.set_defaults({"model.inputs": None, "model.classes": None})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the figures are printed once, by us
         if subcommand == "test":
@@ -426,8 +449,7 @@ class OneLayerCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def _fill_sizes(self, model: Namespace) -> None:
-        typed = self.parser.parse_args(self._argv, defaults=False).get(str(self.subcommand), {})
-        missing = {"inputs", "classes"} - set((typed.get("model", None) or {}).keys())
+        missing = [name for name in ("inputs", "classes") if model[name] is None]
         if missing:
             found = dict(zip(("inputs", "classes"), sizes(self.datamodule), strict=True))
             for name in missing:

@@ -129,7 +129,9 @@ def _unused(parser: Parser, content: dict[str, Any]) -> Iterator[tuple[str, Any]
     groups = {name.rpartition(".")[0] for name in known}
     for key, value in content.items():
         inner = value if isinstance(value, dict) and value else None
-        if key == "data" and parser.data_of_a_class and inner and "class_path" not in inner:
+        if key == "data" and parser.data_of_a_class and inner:
+            if "class_path" in inner:
+                continue
             yield from ((f"data.{name}", given) for name, given in inner.items())
         elif key in known and key not in groups:
             continue

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.training.files import atomic_write
 
+CONFIG = "config.yaml"
 LATER = ("flip", "shift", "border", "transform")
 """Arguments that older ledgers and runs know nothing of: they are told apart by them only where
 these have not their defaults."""
@@ -41,6 +46,18 @@ def make_data(settings: Settings) -> LightningDataModule:
             cause = earlier
         raise cause from None
     return made
+
+
+def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write config.yaml beside a run's files: from it ``onelayer test`` knows where data lie."""
+    with suppress(yaml.YAMLError):  # a data module, or arrays, of Python
+        atomic_write(folder / CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def with_arguments(settings: Settings, **arguments: Any) -> Settings:

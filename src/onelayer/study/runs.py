@@ -13,11 +13,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.foreign import count_batches, has_split, sizes
 from onelayer.data.locks import alone
-from onelayer.study.data import make_data
+from onelayer.study.data import make_data, write_config
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
-from onelayer.training.folder import last_of
+from onelayer.training.folder import AGAIN, last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR, step_size_for
@@ -64,7 +64,7 @@ def make_trainer(
         max_steps=max_steps,
         callbacks=[*callbacks, *progress_lines(callbacks, flags)],
         logger=logger,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(AGAIN)],
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
         **flags,
     )
@@ -103,6 +103,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         *progress_lines((), settings.get("trainer", {})),
     ]
     trainer = make_trainer(flags.pop("max_steps"), callbacks, logger, **flags)
+    write_config(folder, settings)
     trainer.fit(model, datamodule=data, ckpt_path=last if resumed >= 0 else None)
     if not results.finished and has_split(data, "test"):
         trainer.test(model, datamodule=data, verbose=False)

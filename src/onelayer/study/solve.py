@@ -23,14 +23,14 @@ from onelayer.core.update import processes
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.foreign import count_rows, has_split, name_of
 from onelayer.data.splits import Standardised
-from onelayer.study.data import make_data, with_arguments, without_locations
+from onelayer.study.data import make_data, with_arguments, without_locations, write_config
 from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.plots import plot_path
 from onelayer.study.runs import alone_in
 from onelayer.study.tables import format_csv, format_path
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.files import atomic_write
-from onelayer.training.folder import FOLDER, last_of
+from onelayer.training.folder import AGAIN, FOLDER, last_of
 from onelayer.training.measure import QUANTITIES, Measure
 from onelayer.training.module import OneLayer, checkpoint_of
 from onelayer.training.optimality import joined, learned
@@ -215,6 +215,7 @@ class _Work:
             folder = self.asked.output
             atomic_write(folder / "path.csv", format_csv(rows))
             plot_path(rows, curve, chosen.l2, self.grid.gap, folder / "path.png", self.name)
+            write_config(folder, {"data": self.asked.data})
             write_json(folder / "summary.json", summary)
             self.saved.unlink(missing_ok=True)
         return summary
@@ -379,7 +380,7 @@ class _Work:
         if self.rank > 0:
             return
         content = checkpoint_of(model, self.data)
-        AtomicCheckpointIO().save_checkpoint(content, self.asked.output / FOLDER / name)
+        AtomicCheckpointIO(AGAIN).save_checkpoint(content, self.asked.output / FOLDER / name)
 
     # ---- what a kill leaves
 
@@ -403,7 +404,7 @@ class _Work:
             for name, state in states.items()
         }
         content = {"state_dict": tensors, "settings": self.settings, "parts": others}
-        AtomicCheckpointIO().save_checkpoint(content, self.saved)
+        AtomicCheckpointIO(AGAIN).save_checkpoint(content, self.saved)
 
     def _saved_parts(self) -> dict[str, _Part]:
         if not self.saved.is_file():

@@ -34,7 +34,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes to $TMPDIR and moves, which across filesystems is a copy that a kill or
     a full disk cuts short under the final name.
+
+    Args:
+        way_on: what to do after a full disk.
     """
+
+    def __init__(self, way_on: str = "resume with --ckpt_path") -> None:
+        super().__init__()
+        self.way_on = way_on
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -47,8 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise InputError(
                 f"cannot write the checkpoint {path}: {error.strerror or error}.\n"
-                f"{_what_is_left(Path(path))}Free or choose another place and resume with "
-                "--ckpt_path."
+                f"{_what_is_left(Path(path))}Free or choose another place and {self.way_on}."
             ) from error
 
     def load_checkpoint(

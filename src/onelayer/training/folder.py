@@ -11,6 +11,7 @@ FOLDER = "checkpoints"
 """Of a run's folder."""
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+AGAIN = "run the same command again, which goes on from there"
 
 
 def run_folder(trainer: Trainer) -> Path | None:

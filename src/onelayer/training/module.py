@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics
+from onelayer.data.foreign import name_of
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks
@@ -21,6 +22,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.memory import check_training
 from onelayer.training.names import names_of, take_names
+from onelayer.training.observer import observers
 from onelayer.training.population import Population, shapes_of
 from onelayer.training.resume import Resume
 from onelayer.training.schema import check_tensors
@@ -124,6 +126,7 @@ class FromData(Callback):
             InputError: saying how much is needed and how much is free.
         """
         if isinstance(pl_module, OneLayer):
+            _tell_loggers(trainer, pl_module)
             data, size = trainer.datamodule, pl_module  # type: ignore[attr-defined]
             take_names(pl_module)
             both = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
@@ -154,6 +157,22 @@ class FromData(Callback):
             Statistics(pl_module.mean.cpu(), pl_module.std.cpu())
         ):
             raise InputError("the checkpoint's network and its data have other statistics.")
+
+
+def _tell_loggers(trainer: Trainer, module: OneLayer) -> None:
+    """Let loggers have the schedule's rates and the data, in place of a rate without effect."""
+    told = module.hparams_initial
+    schedule = next((o for o in observers(trainer) if o.cycle), None)
+    if schedule is not None:
+        told.pop("lr", None)
+        told |= schedule.state_dict()
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if data is not None:
+        own = dict(data.hparams_initial)
+        size = getattr(data, "batch_size", None)
+        new = {"data": name_of(data), **({} if size is None else {"batch_size": size})}
+        told |= {name: value for name, value in new.items() if name not in own}
+    module._hparams_initial = told  # type: ignore[assignment]
 
 
 def known_of(data: Any, model: Population) -> dict[str, Any]:

@@ -305,6 +305,8 @@ class Population(LightningModule):
         if self._trainer is None:
             return self.batch_cost(X, y, batch_idx)
         # Batches whose gradients are accumulated make one update together.
+        if not self.dropout:  # torch.compile would compile anew for each number of an update
+            return self.batch_cost(X, y, 0)
         part = batch_idx % self._trainer.accumulate_grad_batches
         return self.batch_cost(X, y, self._trainer.global_step, part)
 
