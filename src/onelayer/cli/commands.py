@@ -13,7 +13,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
-from onelayer.cli.data import class_first, names_a_class
+from onelayer.cli.data import class_first, class_of, names_a_class
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images
@@ -58,7 +58,7 @@ def _parser(command: str, description: str) -> Parser:
 
 def _add_data(parser: Parser, argv: list[str]) -> None:
     """The options of the data module that is typed, or of CIFAR10DataModule."""
-    parser.data_of_a_class = names_a_class(argv)
+    parser.data_of_a_class, parser.data_class = names_a_class(argv), class_of(argv)
     if parser.data_of_a_class:
         parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
     else:

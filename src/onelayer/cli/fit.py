@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data import (
+    class_of,
     complete,
     config_beside,
     config_of,
@@ -210,6 +211,7 @@ class OneLayerCLI(LightningCLI):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.data_of_a_class = self._any_data  # type: ignore[attr-defined]
+        parser.data_class = class_of(self._argv)  # type: ignore[attr-defined]
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the figures are printed once, by us
         if subcommand == "test":
