@@ -281,7 +281,7 @@ def plot_search(
     _scale_l2(axis, [c.l2 for c in candidates])
     _zoom(axis, candidates, best)
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)  # it hides no λ
     gone = sum(bool(row["diverged"]) for row in rows)
     searched = ", ".join(["λ", *(name for name, _ in chosen.setting)])
     figure.suptitle(describe(f"search for {searched}, {len(rows)} networks", dataset, gone))
