@@ -150,7 +150,8 @@ def test_range_search_and_solve(monkeypatch, tiny, capsys):
     commands = {
         "range": ["--steps=40", "--points=4"],
         "search": [
-            "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.grid=true", "--search.members=1",
+            "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.grid=true",
+            "--search.members=1",
             "--schedule.step_size=5", "--final.step_size=5", "--final.cycles=1",
             "--final.seeds=[0]",
         ],
