@@ -693,24 +693,6 @@ def test_the_defaults_are_never_changed() -> None:
     assert data().train_batches == [1, 2, 3, 4, 5]
 
 
-def test_every_option_is_described_on_the_command_line() -> None:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser()
-    parser.add_class_arguments(CIFAR10DataModule, "data")
-    helped = " ".join(parser.format_help().split())
-    for option, described in {
-        "--data.root": "ONELAYER_DATA",
-        "--data.val_batches": "which of them validate",
-        "--data.limit": "first so many",
-        "--data.images": "image files, or folders of them",
-    }.items():
-        assert option in helped
-        assert described in helped
-    parsed = parser.parse_args(["--data.val_batches", "[2]", "--data.train_batches", "[1]"])
-    assert (parsed.data.train_batches, parsed.data.val_batches) == ([1], [2])
-
-
 # ---- imports
 
 LIGHT = """

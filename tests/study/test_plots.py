@@ -1,6 +1,7 @@
 """Figures: what a reader finds in them."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -38,6 +39,10 @@ def labels(axis):
     return [text.get_text() for text in axis.get_legend().get_texts()]
 
 
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize(
     ("splits", "expected"),
     [(("train", "val"), ["training", "validation"]), (("train",), ["training"])],
@@ -47,8 +52,8 @@ def test_every_chart_counts_updates_and_has_a_line_for_each_split(
 ):
     write_rows(tmp_path / "curves.csv", rows(splits), append=False)
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png")
-    ((_, axes),) = figures
-    assert [labels(axis) for axis in axes.flat] == [expected] * 3 + [["learning rate"]]
+    ((figure, axes),) = figures
+    assert legend(figure) == expected
     assert {axis.get_xlabel() for axis in axes.flat} == {"updates"}
     assert [line.get_xdata().tolist() for line in axes.flat[2].lines] == [[0, 10, 20]] * len(splits)
     assert axes.flat[2].lines[0].get_ydata().tolist() == [25.0] * 3
@@ -68,7 +73,7 @@ def test_a_sweep_has_a_line_per_l2_and_marks_the_best_on_validation(tmp_path, fi
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png", title="run")
     ((figure, axes),) = figures
     accuracy = axes.flat[2]
-    assert labels(accuracy) == ["λ = 0", "λ = 0.1, best on validation"]
+    assert legend(figure) == ["λ = 0", "λ = 0.1, best on validation"]
     assert [line.get_ydata().tolist() for line in accuracy.lines] == [
         [y] * 3 for y in (25, 25, 26, 26)
     ]
@@ -81,8 +86,8 @@ def test_a_sweep_has_a_line_per_l2_and_marks_the_best_on_validation(tmp_path, fi
 def test_without_validation_no_l2_is_called_the_best(tmp_path, figures):
     write_rows(tmp_path / "curves.csv", rows(("train",), range(2), l2s=(0.0, 0.1)), append=False)
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png")
-    ((_, axes),) = figures
-    assert labels(axes.flat[2]) == ["λ = 0", "λ = 0.1"]
+    ((figure, _),) = figures
+    assert legend(figure) == ["λ = 0", "λ = 0.1"]
 
 
 def test_more_than_eight_l2_have_a_scale_of_colours(tmp_path, figures):
@@ -91,15 +96,15 @@ def test_more_than_eight_l2_have_a_scale_of_colours(tmp_path, figures):
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png")
     ((figure, axes),) = figures
     assert [axis.get_ylabel() for axis in figure.axes[4:]] == ["λ (0 at the lower end)"]
-    assert labels(axes.flat[2]) == ["λ = 1e-07, best on validation"]
+    assert legend(figure) == ["λ = 1e-07, best on validation"]
     assert len(axes.flat[2].lines) == 18
 
 
 def test_where_all_have_diverged_the_legend_says_so(tmp_path, figures):
     write_rows(tmp_path / "curves.csv", rows(diverged=(0,)), append=False)
     plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png")
-    ((_, axes),) = figures
-    assert labels(axes.flat[0]) == ["training: all diverged", "validation: all diverged"]
+    ((figure, _),) = figures
+    assert legend(figure) == ["training: all diverged", "validation: all diverged"]
 
 
 def found(accuracies):
@@ -145,3 +150,78 @@ def test_of_very_many_settings_a_search_shows_the_best(tmp_path, figures):
 
 def test_the_built_in_images_are_told_in_the_title():
     assert title_of(rows(), "synthetic", "run") == "run, built-in synthetic images, NOT CIFAR-10"
+
+
+def test_a_sweeps_legend_hides_no_line_and_lists_l2_in_order(tmp_path, figures):
+    """The best of four λ is the second; the accuracies are made to fall after it."""
+    best = [
+        r._replace(accuracy=0.9) if r.l2 == 0.01 and r.split == "val" else r
+        for r in rows(members=range(4), l2s=(0.001, 0.01, 0.1, 1.0))
+    ]
+    write_rows(tmp_path / "curves.csv", best, append=False)
+    plot_curves(tmp_path / "curves.csv", tmp_path / "curves.png", title="50 hidden units, small")
+    ((figure, axes),) = figures
+    found = ["λ = 0.001", "λ = 0.01, best on validation", "λ = 0.1", "λ = 1"]
+    assert legend(figure) == found
+    assert not any(axis.get_legend() for axis in axes.flat)
+    bottom = min(axis.get_tightbbox().y0 for axis in axes.flat)
+    assert figure.legends[0].get_window_extent().y1 <= bottom
+
+
+def test_the_title_of_a_runs_curves_is_no_folder(tmp_path, monkeypatch, figures):
+    from types import SimpleNamespace
+
+    write_rows(tmp_path / "curves.csv", rows(), append=False)
+    monkeypatch.setattr(plots, "run_folder", lambda _: tmp_path)
+    summary = {"members": [{}], "dataset": "small", "hidden": 50}
+    plots.PlotCurves().on_summary(SimpleNamespace(callbacks=[]), summary)
+    ((figure, _),) = figures
+    assert figure.get_suptitle() == "50 hidden units, small"
+
+
+@pytest.mark.parametrize("l2s", [(0.004, 0.005, 0.006), [10.0**-i for i in range(12)]])
+def test_labels_of_l2_do_not_overlap(tmp_path, figures, l2s):
+    row = {"cost": 1.0, "train_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.4}
+    found = [{"l2": l2, "val_error": 0.01, **row} for l2 in l2s]
+    plots.plot_path(found, [[0.1] * len(l2s)] * 2, l2s[0], 1e-6, tmp_path / "path.png")
+    ((_, axes),) = figures
+    boxes = [
+        text.get_window_extent()
+        for text in axes[0, 0].get_xticklabels() + axes[0, 0].get_xticklabels(minor=True)
+        if text.get_text() and 0 <= axes[0, 0].transAxes.inverted().transform(
+            (text.get_window_extent().x0 + text.get_window_extent().width / 2, 0))[0] <= 1
+    ]  # fmt: skip
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_a_few_bad_l2_do_not_take_the_height(tmp_path, figures):
+    found = [
+        {"stage": 1, "index": i, "l2": 10.0 ** (i / 4 - 5), "seed": 0, "diverged": False,
+         "val_accuracy": 0.1 if i > 16 else 0.5 + 0.001 * i}
+        for i in range(19)
+    ]  # fmt: skip
+    candidates = aggregate(found, 5000)
+    best = choose(candidates, "best")
+    plot_search(found, candidates, best, best, tmp_path / "search.png", "")
+    ((_, axes),) = figures
+    low, high = axes[0, 0].get_ylim()
+    assert low > 40
+    assert high > 100 * best.mean
+    assert "2 λ below the chart" in labels(axes[0, 0])
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_a_test_report_names_classes_and_its_bars_do_not_overlap(tmp_path, figures, k):
+    bins = [{"samples": 5, "confidence": c, "accuracy": c} for c in (0.19, 0.21, 0.3, 0.999)]
+    report = {
+        "classes": [{"class": f"class {i}"} for i in range(k)], "samples": 20, "accuracy": 0.5,
+        "confusion": [[1] * k] * k, "bins": bins, "calibration_error": 0.1, "dataset": "x",
+    }  # fmt: skip
+    plots.plot_test(report, tmp_path / "test.png")
+    ((_, axes),) = figures
+    names = [text.get_text() for text in axes[0, 0].get_yticklabels()]
+    assert names[:2] == ["class 0", "class 1" if k == 10 else "class 2"]
+    bars = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes[0, 1].patches)
+    assert all(a[1] < b[0] for a, b in pairwise(bars))

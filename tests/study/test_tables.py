@@ -34,8 +34,8 @@ def test_a_search_shows_the_best_of_every_setting_and_what_diverged_by_setting()
     head, *lines = format_candidates(rows, candidates, best, one_se, best, "best").splitlines()
     assert head.split() == ["stage", "flip", "l2", "seeds", "val", "accuracy"]
     assert [line.split()[1] for line in lines[:11]] == ["false"] * 10 + ["true"]
-    assert lines[0].endswith("best, one_se, <- chosen")
-    assert lines[-4:-2] == [
+    assert lines[0].endswith("best, one_se, <- chosen (end)")
+    assert lines[-5:-3] == [
         f"diverged, and no choice: flip={flip} l2 = 1.000e-09" for flip in ("false", "true")
     ]
 

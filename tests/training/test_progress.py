@@ -145,12 +145,13 @@ def tiny(tmp_path, monkeypatch):
             "--data.batch_size=10"]  # fmt: skip
 
 
-def test_range_search_and_solve(monkeypatch, tiny):
+def test_range_search_and_solve(monkeypatch, tiny, capsys):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # slow
     commands = {
         "range": ["--steps=40", "--points=4"],
         "search": [
-            "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.members=1",
+            "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.grid=true",
+            "--search.members=1",
             "--schedule.step_size=5", "--final.step_size=5", "--final.cycles=1",
             "--final.seeds=[0]",
         ],
@@ -168,6 +169,7 @@ def test_range_search_and_solve(monkeypatch, tiny):
     assert [s for s in shown["search"] if re.match(r"search 1/2 .* 5/40 |.* 10/40 updates", s)]
     assert [s for s in shown["search"] if "search 2/2 100%" in s and "40/40 updates" in s]
     assert [s for s in shown["search"] if "best val" in s]
+    assert "as before: both ends are still among the best" in capsys.readouterr().out
     assert [s for s in shown["solve"] if re.match(r"path 100% .* 2/2 λ, ", s)]
 
 

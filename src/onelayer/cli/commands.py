@@ -12,7 +12,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 # isort: split
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
-from onelayer.cli.data import class_first, names_a_class
+from onelayer.cli.data import class_first, class_of, names_a_class
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images
@@ -67,6 +67,7 @@ def _search_parser(argv: list[str]) -> Parser:
     add_section(parser, "model", "hidden", "dropout", "label_smoothing")
     parser.set_defaults({"model.hidden": 50})
     add_data(parser, names_a_class(argv))
+    parser.data_class = class_of(argv)
     add_section(parser, "schedule")
     parser.add_class_arguments(Final, "final")
     add_section(parser, "trainer", "precision")
@@ -158,6 +159,7 @@ def _range_parser(argv: list[str]) -> Parser:
     model = ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing")
     add_section(parser, "model", *model)
     add_data(parser, names_a_class(argv))
+    parser.data_class = class_of(argv)
     add_section(parser, "trainer", "precision")
     parser.add_class_arguments(Range, skip={"model", "data", "output", "trainer"})
     parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
@@ -186,6 +188,7 @@ def _solve_parser(argv: list[str]) -> Parser:
     parser = _parser("solve", "The linear layer's optimum for every λ (l2), with a certificate.")
     parser.add_class_arguments(Grid)
     add_data(parser, names_a_class(argv))
+    parser.data_class = class_of(argv)
     parser.add_argument("--output", type=str | None, help="Folder; lightning_logs/<config>.")
     return parser
 

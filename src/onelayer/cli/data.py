@@ -32,6 +32,18 @@ def typed_class(argv: Sequence[str]) -> str | None:
     return typed[-1] if typed else None
 
 
+def class_of(argv: Sequence[str]) -> type | None:
+    """Return the data module that the words after a subcommand name, if they do."""
+    name = typed_class(argv)
+    if name is None or not re.fullmatch(r"[\w.]+", name):
+        return None
+    for kind in OURS:
+        if kind.__qualname__ == name:
+            return kind
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute, None) if module else None
+
+
 def config_of(path: Path, data: str | None) -> str:
     """Return the config.yaml of a run to resume, for ``--config``.
 

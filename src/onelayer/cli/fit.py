@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data import (
+    class_of,
     complete,
     config_beside,
     config_of,
@@ -234,6 +235,7 @@ class OneLayerCLI(LightningCLI):
         parser.data_of_a_class = self._any_data  # type: ignore[attr-defined]
         if self._any_data:  # the data say them
             parser.set_defaults({"model.inputs": None, "model.classes": None})
+        parser.data_class = class_of(self._argv)  # type: ignore[attr-defined]
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the figures are printed once, by us
         if subcommand == "test":

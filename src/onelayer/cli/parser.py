@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
+from onelayer.cli.help import PlainHelp, options_of
 from onelayer.configs import find_config
 from onelayer.core.errors import InputError
 
@@ -47,11 +48,22 @@ class Parser(LightningArgumentParser):
     """What was warned of: a config is parsed more than once."""
     command = ""
     """The subcommand, for messages."""
+    data_class: type | None = None
+    """The class that --data names, where that can be told."""
     data_of_a_class = False
     """Whether --data names a class: then no config's options of CIFAR10DataModule are used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", PlainHelp)
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def format_help(self, *args: Any) -> str:
+        """Return the help, with the options of the class of data that was named."""
+        text = str(super().format_help(*args))
+        if self.data_class is None:
+            return text
+        options = options_of(self.data_class, Parser(prog="", add_help=False))
+        return f"{text}\n{self.data_class.__name__}:\n  {options}"
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file, and name it in an error."""

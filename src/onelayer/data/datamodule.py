@@ -304,6 +304,7 @@ class CIFAR10DataModule(ResidentDataModule):
         download: whether to download CIFAR-10 into the root where it is missing. By default only
             if no root is given: one that is given holds the files, or is mistyped.
         images: image files, or folders of them, to predict.
+        predict: file of samples to predict: .npz, .npy, .pt, .safetensors, .csv or .parquet.
         download_seconds: that a download should take. A source too slow for it is left for the
             next, and asked again, for less, when all have been tried.
         flip: whether half of the training images, drawn anew in every epoch, are mirrored.

@@ -18,6 +18,8 @@ from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.observer import Observer, observers
 from onelayer.training.records import Row, finals, read_rows
+from onelayer.training.results import network_name
+from onelayer.training.testing import BINS
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +62,7 @@ class PlotCurves(Observer):
     :class:`~onelayer.training.testing.TestReport` what the test split looks like: test.png.
 
     Args:
-        title: the beginning of the picture's title; the run's folder by default.
+        title: the beginning of the picture's title; the network and the data by default.
     """
 
     def __init__(self, title: str = "") -> None:
@@ -73,7 +75,8 @@ class PlotCurves(Observer):
         if tested or folder is None or not (curves := folder / "curves.csv").is_file():
             return
         rows = next((o.measured_rows for o in observers(trainer) if o.measured_rows), None)
-        plot_curves(curves, folder / "curves.png", summary["dataset"], self.title, rows)
+        title = self.title or f"{network_name(summary['hidden'])}, {summary['dataset']}"
+        plot_curves(curves, folder / "curves.png", summary["dataset"], title, rows)
 
     def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
         """Draw the confusion matrix and the reliability of what test.json holds."""
@@ -108,7 +111,7 @@ def plot_curves(
         curves: curves.csv of a run.
         output: PNG to write.
         dataset: "synthetic" is said in the title.
-        title: the title's beginning; the run's folder by default.
+        title: the title's beginning; the data set by default.
         train_rows: rows of the training split that points between the first and the last are of;
             None for all.
     """
@@ -123,17 +126,26 @@ def plot_curves(
             _draw(axis, line, quantity)
         axis.set_ylabel(TITLES[quantity])
     rates = sorted({(row.step, row.lr) for row in rows})
-    axes[1, 1].plot(*zip(*rates, strict=True), marker=".", color="#555555", label="learning rate")
+    axes[1, 1].plot(*zip(*rates, strict=True), marker=".", color="#555555")
     axes[1, 1].set_ylabel("learning rate η")
     if len({row.l2 for row in rows}) > MOST_COLOURS:
         _add_scale(figure, axes, [row.l2 for row in rows])
     for axis in axes.flat:
-        axis.legend(fontsize="small" if len(lines) > 4 else None)
         axis.set_xlabel("updates" if axis is axes[1, 1] else updates)  # the rate is of no rows
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
-    figure.suptitle(title_of(rows, dataset, title or "/".join(Path(curves).parent.parts[-2:])))
+    _add_legend(figure, axes[0, 0], lines)
+    figure.suptitle(title_of(rows, dataset, title or dataset or "one run"))
     save(figure, output)
+
+
+def _add_legend(figure: Figure, axis: Axes, lines: Sequence[_Line]) -> None:
+    """One legend for all charts, below them, by rising λ: inside it would hide the best lines."""
+    order = [line.label for line in sorted(lines, key=lambda line: line.l2)]
+    handles, labels = axis.get_legend_handles_labels()
+    pairs = sorted(zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1]))
+    columns = min(4, len(pairs))
+    figure.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=columns)
 
 
 def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
@@ -158,6 +170,7 @@ class _Line:
     band: float = 0.2  # opacity of the band of one standard deviation
     dashed: bool = False
     best: bool = False
+    l2: float = 0.0
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[_Line]:
@@ -182,7 +195,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[_Line]:
             crowded = len(l2s) > MOST_COLOURS
             colour = "black" if crowded and l2 == best else colours(l2)
             band = 0.0 if crowded and l2 != best else 0.12
-            yield _Line(own, colour, label, band, not solid, l2 == best)
+            yield _Line(own, colour, label, band, not solid, l2 == best, l2)
 
 
 def _label(l2: float, sound: bool, best: bool) -> str:
@@ -265,10 +278,10 @@ def plot_search(
     axis = axes[0, 0]
     axis.plot(best.l2, 100 * best.mean, "s", ms=12, mfc="none", color="black", label="best mean")
     axis.plot(chosen.l2, 100 * chosen.mean, "*", ms=16, color="#d62728", label="chosen")
-    axis.set_xscale("log")
-    axis.set_xlabel("λ")
+    _scale_l2(axis, [c.l2 for c in candidates])
+    _zoom(axis, candidates, best)
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)  # it hides no λ
     gone = sum(bool(row["diverged"]) for row in rows)
     searched = ", ".join(["λ", *(name for name, _ in chosen.setting)])
     figure.suptitle(describe(f"search for {searched}, {len(rows)} networks", dataset, gone))
@@ -292,9 +305,40 @@ def _draw_stages(
             [c.l2 for c in points],
             [100 * c.mean for c in points],
             [100 * c.error for c in points],
-            fmt="o", ms=4, lw=1, capsize=2, color=colour, label=f"stage {stage}",
+            fmt="none", lw=1, ecolor=colour, alpha=0.3,
         )  # fmt: skip
+        means = [100 * c.mean for c in points]
+        axis.plot([c.l2 for c in points], means, "o", ms=4, color=colour, label=f"stage {stage}")
     axis.set_ylabel("validation accuracy (%), mean ± standard error")
+
+
+def _scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
+    """A logarithmic axis of λ with few labels: within a decade those of some λ."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.set_xlabel("λ")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    low, high = min(l2s), max(l2s)
+    if high >= 100 * low:
+        axis.xaxis.set_major_locator(LogLocator(numticks=6))
+        return
+    ticks = sorted({float(f"{t:.2g}") for t in np.geomspace(low, high, 4)})
+    axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+
+
+def _zoom(axis: Axes, candidates: Sequence[Candidate], best: Candidate) -> None:
+    """Show the better λ; a triangle at the bottom stands for each that is far below."""
+    means = np.array([c.mean for c in candidates])
+    span = max(3 * (best.mean - np.median(means)), 4 * best.error)
+    low = 100 * (best.mean - span)
+    below = [c.l2 for c in candidates if 100 * c.mean < low]
+    if not below:
+        return
+    axis.set_ylim(low, 100 * (best.mean + 1.5 * best.error))
+    marks = axis.get_xaxis_transform()
+    label = f"{len(below)} λ below the chart"
+    axis.plot(below, [0.015] * len(below), "v", color="#777777", transform=marks, label=label)
 
 
 def _draw_settings(
@@ -365,8 +409,7 @@ def plot_path(
     cost.plot(l2, [row["train_loss"] for row in rows], ".--", color="gray", label="of it, the loss")
     cost.set_ylabel("least cost")
     for axis in (accuracy, cost):
-        axis.set_xscale("log")
-        axis.set_xlabel("λ")
+        _scale_l2(axis, l2)
         axis.axvline(chosen, color="#d62728", lw=1, label="chosen")
         axis.legend()
     colour = _colours(l2)
@@ -408,9 +451,13 @@ def _draw_confusion(axis: Axes, confusion: np.ndarray, names: Sequence[str]) -> 
     axis.set_xlabel("guessed class")
     axis.set_ylabel("true class")
     k = len(names)
-    if k <= MOST_NAMES:
-        axis.set_xticks(range(k), names, rotation=90, fontsize="small")
-        axis.set_yticks(range(k), names, fontsize="small")
+    shown = range(0, k, -(-k // MOST_NAMES))
+    size = "small" if k <= MOST_NUMBERS else 5
+    short = [name if len(name) <= 16 else f"{name[:15]}…" for name in (names[i] for i in shown)]
+    axis.set_xticks(shown, short, rotation=90, fontsize=size)
+    axis.set_yticks(shown, short, fontsize=size)
+    if len(shown) < k:
+        axis.set_title(f"{len(shown)} of the {k} classes have their name here", fontsize="small")
     if k <= MOST_NUMBERS:
         for i, j in np.argwhere(confusion > 0):
             colour = "white" if shares[i, j] > 0.5 else "black"
@@ -424,9 +471,11 @@ def _draw_reliability(axis: Axes, bins: Sequence[Mapping[str, Any]], error: floa
     total = sum(one["samples"] for one in bins)
     axis.plot([0, 100], [0, 100], color="#999999", linestyle="--", label="calibrated")
     axis.plot(confidence, accuracy, marker="o", color=COLOURS["test"], label="test")
+    width = 100 / BINS
+    centres = [(min(int(c / width), BINS - 1) + 0.5) * width for c in confidence]
     axis.bar(
-        confidence, [100 * one["samples"] / total for one in bins], width=5, color="#bbbbbb",
-        alpha=0.6, label="share of the samples",
+        centres, [100 * one["samples"] / total for one in bins], width=0.9 * width,
+        color="#bbbbbb", alpha=0.6, label="share of the samples",
     )  # fmt: skip
     axis.set_xlabel("confidence (%)")
     axis.set_ylabel("accuracy (%)")

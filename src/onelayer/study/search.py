@@ -6,7 +6,7 @@ import gc
 import inspect
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,12 +247,14 @@ class Search:
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
         steps = self._schedule(data, ()).total_steps  # no axis changes how long a run is
+        before = set[tuple[float, float]]()
         with Bar("search", math.inf, "updates") as bar:
             for stage in range(1, self.plan.stages + 1):
                 plan = plan_stage(self.plan, stage, ranges, members)
                 left = steps * len(groups_of(plan)) * (self.plan.stages - stage + 1)
                 bar.expect(f"search {stage}/{self.plan.stages}", bar.n + left)
-                self._train_stage(ledger, plan, data, steps, bar)
+                self._train_stage(ledger, plan, data, steps, bar, before)
+                before = set(ranges.values())
                 rows += rows_of(ledger.trials(), plan)
                 candidates = aggregate(rows, images)
                 with alone_in(self.output):
@@ -278,8 +280,11 @@ class Search:
         data: LightningDataModule,
         steps: int,
         bar: Bar,
+        before: Collection[tuple[float, float]],
     ) -> None:
         """Train the groups of a stage that nobody else trains, until all are finished.
+
+        ``before`` are the ranges of the stage before.
 
         The bar counts the ``steps`` of each group, whoever trains it.
         """
@@ -292,11 +297,13 @@ class Search:
             several = len(settings) > 1
             whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
             words = f"{self.plan.number} l2 in {span}" + (f", {whose}" if whose else "")
+            if (low, high) in before:
+                words += "\n  (as before: both ends are still among the best; new l2 between them)"
             print(f"{stage}: {words}", flush=True)
         made = dict[str, Any]()  # of the setting, what the data were made with
-        before, groups = bar.n, len(groups_of(plan))
+        done, groups = bar.n, len(groups_of(plan))
         while left := len(ledger.unfinished(plan)):
-            bar.skip(before + steps * (groups - left))
+            bar.skip(done + steps * (groups - left))
             with ledger.claim(plan) as group:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
@@ -305,7 +312,7 @@ class Search:
                     ledger.record(group, self.train(group, data, bar))
             if group is None:
                 time.sleep(POLL)  # others train the rest
-        bar.skip(before + steps * groups)
+        bar.skip(done + steps * groups)
 
     def _schedule(self, data: LightningDataModule, setting: Setting) -> TriangularLR:
         return TriangularLR(**with_length({**self.schedule, **_of("schedule", setting)}, data))

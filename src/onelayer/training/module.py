@@ -43,7 +43,7 @@ class OneLayer(Population):
         lr: learning rate where no TriangularLR sets it.
         init_std: standard deviation of the initial weights; 1/sqrt(fan_in) by default.
         fused: update by one GEMM per layer, in blocks of updates, where nothing that is there
-            could tell the difference (:mod:`onelayer.training.blocks`), instead of by
+            could tell the difference, instead of by
             autograd.Function and optimizer.step(). The same formulas, and the same results up to
             rounding.
         cuda_graphs: on a GPU, launch a fused update as a whole (a CUDA graph) instead of kernel by
