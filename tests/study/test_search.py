@@ -126,7 +126,7 @@ def test_a_finished_search_over_settings_trains_nothing_and_other_values_are_ano
     monkeypatch.setattr(search.Search, "train", lambda *_: pytest.fail("trained again"))
     again = ["search", *TINY, *AXES, "--output", str(over_settings)]
     assert main(again) == 0
-    assert "stage   flip hidden " in capsys.readouterr().out
+    assert "stage  flip hidden " in capsys.readouterr().out
     assert main([*again, "--schedule.max_lr=0.1", "--model.hidden=7"]) == 0  # an axis replaces it
     assert main([*again, "--search.hidden=[2,4]"]) == 2
     assert "search.hidden is [2, 4] here but [2, 3] in the ledger" in capsys.readouterr().err
