@@ -70,7 +70,7 @@ class Covariance:
         if not ratio <= WIDE_SCALES and samples.d <= FACTORISED:
             return cls._factorised(some, mean, deviation)
         if some.n < samples.d:
-            return cls._of_few(some, mean.to(dtype), some.n == samples.n)
+            return cls._of_few(some, mean, some.n == samples.n)
         C = torch.zeros(samples.d, samples.d, dtype=dtype, device=mean.device)
         for _, X in some.chunks(samples.d, dtype):
             _add_square(C, X - mean.to(dtype))
@@ -79,10 +79,13 @@ class Covariance:
 
     @classmethod
     def _of_few(cls, some: Samples, mean: Tensor, all_: bool) -> Covariance:
-        """Decompose C by the Gram matrix (n, n), which has the same eigenvalues apart from 0."""
+        """Decompose C by the Gram matrix (n, n), which has the same eigenvalues apart from 0.
+
+        In float64: in float32 V is not orthogonal enough, and H⁻¹ would not be positive.
+        """
         X = some.gathered(torch.cat([X for _, X in some.chunks(some.d, mean.dtype)])) - mean
         e, U = torch.linalg.eigh(X @ X.T / some.n)
-        kept = e > 1e-6 * e[-1]
+        kept = e > 1e-10 * e[-1]
         e, U = e[kept], U[:, kept]
         rest = 0.0 if all_ or not len(e) else float(e[0])
         return cls(mean, X.T @ (U / (e * some.n).sqrt()), e, rest)

@@ -188,13 +188,14 @@ class Descent:
         return p, dot(g, p).abs() / 2 + self._of_weights(rest)
 
     def _quasi_newton(self, g: Tensor, curvature: Curvature) -> Tensor:
-        """Return L-BFGS's direction, or -H⁻¹g where that does not descend."""
+        """Return L-BFGS's direction, or -H⁻¹g where that does not descend, or else -g."""
         p = -self.history.solve(g, curvature)
         uphill = ~(dot(g, p) < 0)
         if not bool(uphill.any()):
             return p
         self.history.forget(uphill)
-        return torch.where(uphill.view(-1, 1, 1), -curvature.solve(g), p)
+        p = torch.where(uphill.view(-1, 1, 1), -curvature.solve(g), p)
+        return torch.where((dot(g, p) < 0).view(-1, 1, 1), p, -g)
 
     def _of_weights(self, g: Tensor) -> Tensor:
         """Return ``‖∂J/∂W‖² / (4λ)`` (m,)."""
