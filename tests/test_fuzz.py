@@ -129,6 +129,8 @@ def test_rates_are_cyclic_lrs_wherever_it_is_put(mode, base_lr, width, step_size
     )
     ours = TriangularLR(base_lr, base_lr + width, step_size, mode=mode, gamma=gamma)
     for step in steps:
+        if step >= 2000 * step_size:
+            continue  # CyclicLR's triangular2 overflows after 1,024 cycles
         theirs.last_epoch = step
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that get_lr is not for users

@@ -24,6 +24,9 @@ from onelayer.data.splits import Splits, split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
 from tests.support.small import SAFELY
 
+# Every data module here is given a val_size, also where batches validate.
+pytestmark = pytest.mark.filterwarnings("ignore:data.val_size = .* has no effect")
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

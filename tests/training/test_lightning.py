@@ -672,6 +672,7 @@ def test_a_subclass_with_arguments_of_its_own(tmp_path, monkeypatch):
     assert cli.trainer.global_step == 8
 
 
+@pytest.mark.filterwarnings("ignore:model.lr = 0.5 has no effect")
 def test_a_subclass_may_take_an_object(tmp_path):
     """Nobody asked for it in the checkpoint: there it could not be pickled, or not be loaded."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL.Image import Resampling
 from torch import Tensor
 
 from onelayer.core.checks import at_home
@@ -20,6 +19,7 @@ from onelayer.data.sources.images import open_image
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _BATCH = 500
+BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow before it is needed
 _NAMED = 5
 """Files that cannot be read of which a warning says why."""
 
@@ -63,7 +63,7 @@ def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
     colours, height, width = shape
     try:
         image = open_image(path).convert("RGB" if colours == 3 else "L")
-        small = image.resize((width, height), Resampling.BICUBIC)
+        small = image.resize((width, height), BICUBIC)
     except Exception as error:  # PIL's decoders raise whatever a damaged file makes them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"images: {shown(path)} cannot be read as an image: {reason}.") from None

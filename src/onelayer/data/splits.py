@@ -47,7 +47,7 @@ class Standardised(Splits, Protocol):
 
 def warn_of_val_size(size: float, usual: float, instead: str) -> None:
     """Warn that a number of rows to validate on has no effect, as ``instead`` validates."""
-    if size != usual:
+    if size not in (usual, 0):
         warnings.warn(
             f"data.val_size = {size} has no effect: data.{instead} is what validates. Set one of "
             "them.",
