@@ -112,3 +112,12 @@ def test_numbers_beyond_float64_are_an_error_that_names_the_member():
     X, y = long_tailed(k=3)
     with pytest.raises((InputError, RuntimeError), match=r"l2 = 0\.01"):
         solve(X * 1e200, y, [0.01])
+
+
+def test_fewer_samples_than_features_of_low_rank_are_solved_in_float32():
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(150, 8, generator=g) @ torch.randn(8, 1200, generator=g)
+    X += 0.01 * torch.randn(150, 1200, generator=g)
+    optima = solve(X, torch.arange(150) % 4, [1e-6, 1e-5])
+    assert (optima.gap <= 1e-6).all()
+    assert (optima.iterations <= 300).all()
