@@ -210,7 +210,8 @@ class _Balance:
         Newton's steps, and, where one of them does not halve the distance or raises the loss,
         b + log(ȳ/p̄), which never raises it: iterative scaling; Darroch and Ratcliff (1972).
         """
-        start = now = self.sums(b)
+        given, start = b, self.sums(b)
+        now = start
         shares = self.samples.class_shares(self.members)
         open_ = ~(now.distance <= BALANCED)
         for _ in range(MAX_STEPS):
@@ -221,14 +222,15 @@ class _Balance:
             better = there.distance <= 0.5 * now.distance  # never for NaN
             better &= there.loss <= now.loss * (1 + ROUNDING)
             open_ &= better | ~(now.distance <= NEARLY)
-            ratio = shares / (shares + now.G).clamp(min=1e-300)  # p̄ may underflow
+            ratio = shares / (shares + now.G).clamp(min=1e-16)  # p̄, of which less is rounding
             scaled = _where(open_ & ~better, b + ratio.log(), b)
             b, last = _where(better, newton, scaled), now
             now = last.where(better, there)
             if not bool((better | ~open_).all()):
                 now = now.where(~better, self.sums(b))
             open_ &= ~(now.distance <= BALANCED)
-        return start.loss, b, now
+        worse = ~(now.loss <= start.loss)  # by rounding, where logits are very large
+        return start.loss, _where(worse, given, b), now.where(worse, start)
 
     def predicted(self, b: Tensor, direction: Tensor, now: _Sums) -> tuple[Tensor, Tensor, Tensor]:
         """Return G'ᵀX (m, k, d), Σₙ G' (m, k) and Σ w KL(p' ‖ p) (m,) of predicted probabilities.
