@@ -122,6 +122,16 @@ def scheme(name):
     return check
 
 
+def tests_one_batch(run, model, path):
+    run.test(model, datamodule=SmallData(), verbose=False)
+    assert run.num_test_batches == [1]
+
+
+def predicts_one_batch(run, model, path):
+    loader = DataLoader(TensorDataset(SmallData().tensors("test")[0]), batch_size=7)
+    assert len(run.predict(model, loader)) == 1
+
+
 FLAGS = {
     "accelerator": ({"accelerator": "cpu"}, BLOCKS, same_as_without),
     "strategy": ({"strategy": "auto"}, BLOCKS, same_as_without),
@@ -138,8 +148,8 @@ FLAGS = {
     "max_time": ({"max_time": timedelta(hours=1)}, BLOCKS, same_as_without),
     "limit_train_batches": ({"limit_train_batches": 3, "max_epochs": 2}, BLOCKS, ends_after(6)),
     "limit_val_batches": ({"limit_val_batches": 1, "callbacks": Validations}, BLOCKS, validates(2)),
-    "limit_test_batches": ({"limit_test_batches": 1}, BLOCKS, same_as_without),
-    "limit_predict_batches": ({"limit_predict_batches": 1}, BLOCKS, same_as_without),
+    "limit_test_batches": ({"limit_test_batches": 1}, BLOCKS, tests_one_batch),
+    "limit_predict_batches": ({"limit_predict_batches": 1}, BLOCKS, predicts_one_batch),
     "overfit_batches": ({"overfit_batches": 2, "max_epochs": 3}, BLOCKS, ends_after(6)),
     "val_check_interval": (
         {"val_check_interval": 3, "callbacks": Validations}, BLOCKS, validates(4)
