@@ -302,6 +302,18 @@ def nothing_to_check(run, model, callback):
     assert run.global_step == STEPS
 
 
+def judges_the_loss(run, model, callback):
+    assert torch.isfinite(callback.best_score)
+
+
+def takes_the_time(run, model, callback):
+    assert callback.time_elapsed("train") > 0
+
+
+def averages_the_last_epochs(run, model, callback):
+    assert int(callback.n_averaged) > 0
+
+
 def counting_lambda():
     made = callbacks.LambdaCallback(on_train_batch_end=lambda *_: vars(made).update(
         seen=vars(made).get("seen", 0) + 1))  # fmt: skip
@@ -319,7 +331,7 @@ CALLBACKS = {
     "DeviceStatsMonitor": (
         lambda: callbacks.DeviceStatsMonitor(), ONE, nothing_to_check, {"logger": Lines}
     ),
-    "EarlyStopping": (lambda: callbacks.EarlyStopping("val/loss"), BLOCKS, nothing_to_check, {}),
+    "EarlyStopping": (lambda: callbacks.EarlyStopping("val/loss"), BLOCKS, judges_the_loss, {}),
     "GradientAccumulationScheduler": (
         lambda: callbacks.GradientAccumulationScheduler({1: 2}), ONE, accumulates,
         {"max_epochs": 2},
@@ -346,7 +358,8 @@ CALLBACKS = {
         callbacks.RichProgressBar, BLOCKS, nothing_to_check, {"enable_progress_bar": True}
     ),
     "StochasticWeightAveraging": (
-        lambda: callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1), ONE, nothing_to_check,
+        lambda: callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1), ONE,
+        averages_the_last_epochs,
         {"max_epochs": 2},
     ),
     "SpikeDetection": (None, ONE, nothing_to_check, {}),
@@ -354,7 +367,7 @@ CALLBACKS = {
         lambda: callbacks.ThroughputMonitor(lambda batch: len(batch[0])), ONE, counts_samples,
         {"logger": Lines},
     ),
-    "Timer": (lambda: callbacks.Timer("00:01:00:00"), BLOCKS, nothing_to_check, {}),
+    "Timer": (lambda: callbacks.Timer("00:01:00:00"), BLOCKS, takes_the_time, {}),
     "TQDMProgressBar": (
         callbacks.TQDMProgressBar, BLOCKS, nothing_to_check, {"enable_progress_bar": True}
     ),
