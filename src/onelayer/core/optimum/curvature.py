@@ -103,7 +103,7 @@ class Covariance:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the numbers that steps are computed in."""
+        """The dtype that directions are computed in."""
         return self.mean.dtype
 
     def double(self) -> Covariance:
@@ -186,10 +186,6 @@ class Kronecker:
         self.C, self.l2 = C, l2.to(S.dtype).view(-1, 1, 1)
         s, self.U = torch.linalg.eigh(S)
         self.s: Tensor = s.clamp(min=0).unsqueeze(2)  # (m, k, 1)
-
-    def keep(self, kept: Tensor) -> None:
-        """Keep some of the members."""
-        self.l2, self.U, self.s = self.l2[kept], self.U[kept], self.s[kept]
 
     def of_bias(self, g: Tensor) -> Tensor:
         """Return ``∂b S⁻¹ ∂b`` (m,)."""
@@ -275,7 +271,6 @@ class ClassBlocks:
                 for j in range(k):
                     H[i, j].addmm_((A * R[i, j].unsqueeze(1)).T, A)
         samples.totals(H)
-        self.shape = H.shape
         H = H.view(m * k, d + 1, d + 1)
         H.diagonal(dim1=1, dim2=2)[:, :-1] += 2 * l2.repeat_interleave(k).unsqueeze(1)
         self.factors = Factors(H)

@@ -237,6 +237,7 @@ class _Solver:
         self.stuck = torch.zeros(m, dtype=torch.bool, device=device)
         self.iterations = torch.zeros(m, dtype=torch.int64, device=device)
         self.fresh = True
+        self.found = self.W, self.b  # of the round at hand
         self.direction: Tensor | None = None
 
     def run(self, start: tuple[Tensor, Tensor] | None, state: Progress | None) -> Optima:
@@ -321,7 +322,7 @@ class _Solver:
 
     def _certify(self, members: Tensor) -> None:
         """Certify what was found, and keep it where it does not raise the cost."""
-        W, b = (T[members] for T in getattr(self, "found", (self.W, self.b)))
+        W, b = (T[members] for T in self.found)
         found = certify(self.samples, W, b, self.l2[members], members)
         self._keep_better(members, W, found)
         if self.direction is None:
