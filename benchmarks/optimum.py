@@ -40,7 +40,7 @@ from onelayer.core.optimum.certificate import certify
 from onelayer.core.optimum.data import Samples
 from onelayer.core.optimum.solve import solve
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10
+from onelayer.data.read import batches as cifar10
 
 GAP = 1e-6
 ENOUGH = 1e-4

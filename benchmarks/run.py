@@ -31,7 +31,8 @@ import torch
 
 from benchmarks import contenders as c
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10, shapes
+from onelayer.data.read import batches as cifar10
+from onelayer.data.read import shapes
 
 
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from onelayer.__main__ import main
 from onelayer.core.autograd import hidden_cost, linear_cost
 from onelayer.core.errors import InputError
-from onelayer.data import download
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.loader import check_batch
+from onelayer.data.read import download
 from onelayer.study.plots import plot_curves
 from onelayer.training.module import OneLayer
 from onelayer.training.records import read_rows
-from tests.data.sources.test_cifar10 import (
+from tests.data.read.test_batches import (
     Touch,
     damage_empty,
     damage_flip,

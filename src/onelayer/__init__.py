@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from onelayer.core.schedule import triangular as triangular
     from onelayer.core.schedule import triangular2 as triangular2
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
-    from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
-    from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
+    from onelayer.data.cifar10 import CIFAR10DataModule as CIFAR10DataModule
+    from onelayer.data.dataset import DatasetDataModule as DatasetDataModule
     from onelayer.data.loader import ResidentLoader as ResidentLoader
-    from onelayer.data.sources.datasets import HuggingFace as HuggingFace
+    from onelayer.data.read.samples import HuggingFace as HuggingFace
     from onelayer.study.plots import PlotCurves as PlotCurves
     from onelayer.study.runs import train_and_test as train_and_test
     from onelayer.training.checkpoint import Checkpoints as Checkpoints
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArraysDataModule": "data.arrays",
-    "CIFAR10DataModule": "data.datamodule",
+    "CIFAR10DataModule": "data.cifar10",
     "Checkpoints": "training.checkpoint",
-    "DatasetDataModule": "data.datasets",
+    "DatasetDataModule": "data.dataset",
     "Curves": "training.curves",
-    "HuggingFace": "data.sources.datasets",
+    "HuggingFace": "data.read.samples",
     "Observer": "training.observer",
     "OneLayer": "training.module",
     "PlotCurves": "study.plots",

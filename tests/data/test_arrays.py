@@ -19,10 +19,10 @@ from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.augment import mirror
 from onelayer.data.features import RawFeatures, measure, standardise
-from onelayer.data.sources import files
-from onelayer.data.sources.files import read_table
-from onelayer.data.sources.table import Columns
-from onelayer.data.splits import Splits, stratified
+from onelayer.data.read import formats as files
+from onelayer.data.read.formats import read_table
+from onelayer.data.split import Splits, stratified
+from onelayer.data.table import Columns
 from tests.support.own import NAMES, arrays
 
 N, D, K = 120, 6, 4

@@ -12,7 +12,7 @@ from PIL import Image
 
 from onelayer.core.errors import InputError
 from onelayer.data.pictures import find_images, read_image
-from onelayer.data.sources import shapes
+from onelayer.data.read import shapes
 
 
 def picture(x: torch.Tensor) -> Image.Image:

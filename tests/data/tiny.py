@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onelayer.data.sources.cifar10 import CIFAR10, Published
+from onelayer.data.read.batches import CIFAR10, Published
 
 IMAGES = 6
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]

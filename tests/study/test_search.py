@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from onelayer.__main__ import main
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study import search
-from onelayer.study.data import sealed
+from onelayer.study.data_settings import sealed
 from tests.study.tiny import AXES, FIGURES, TINY, read_ledger, read_trials
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.sources import Labelled
+from onelayer.data.read import Labelled
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR

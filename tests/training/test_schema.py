@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
-from onelayer.data.datamodule import ResidentDataModule
-from onelayer.data.splits import split_rows
+from onelayer.data.resident import ResidentDataModule
+from onelayer.data.split import split_rows
 from onelayer.training.checkpoint import Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer, load_network

@@ -12,7 +12,7 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 # isort: split
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
-from onelayer.cli.data import class_first, class_of, names_a_class
+from onelayer.cli.data_options import class_first, class_of, names_a_class
 from onelayer.cli.faults import explained, quiet, signals
 from onelayer.cli.fit import RUNS, OneLayerCLI, with_own_config
 from onelayer.cli.parser import Parser, configs_first, names_of, several_images

@@ -17,7 +17,7 @@ from torch.distributed import DistError
 
 from onelayer.cli.parser import shorten
 from onelayer.core.errors import InputError, TrainingError, first_line
-from onelayer.data.names import shown_lines
+from onelayer.data.naming import shown_lines
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import last_of
 from onelayer.training.interrupt import Stopped, Terminated

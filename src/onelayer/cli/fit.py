@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data import (
+from onelayer.cli.data_options import (
     class_of,
     complete,
     config_beside,
@@ -31,10 +31,11 @@ from onelayer.cli.faults import interrupted
 from onelayer.cli.parser import Parser, names_of, ours_first, shorten
 from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
+from onelayer.data.adapter import count_batches, has_split, name_of, sizes
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import count_batches, has_split, name_of, sizes
-from onelayer.study.data import make_data
+from onelayer.data.resident import ResidentDataModule
+from onelayer.study.data_settings import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 
 from onelayer.cli.parser import Parser
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer

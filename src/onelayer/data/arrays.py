@@ -8,9 +8,9 @@ from typing import Any
 
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
-from onelayer.data.sources.files import name_of, read_table
-from onelayer.data.sources.table import Columns
-from onelayer.data.splits import VAL_SIZE, warn_of_val_size
+from onelayer.data.read.formats import name_of, read_table
+from onelayer.data.split import VAL_SIZE, warn_of_val_size
+from onelayer.data.table import Columns
 from onelayer.data.tables import TableDataModule
 
 Given = str | list[str] | None

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from onelayer.core.checks import check_among, check_whole
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.features import Features, Statistics, free_memory
-from onelayer.data.streams import philox
+from onelayer.data.random import philox
 
 STREAM = 0xF119
 """Of the draws of flips and shifts; no other use of Philox has it."""

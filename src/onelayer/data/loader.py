@@ -14,7 +14,7 @@ from onelayer.core.checks import check_labels, check_pair, check_same, check_who
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augmentation
 from onelayer.data.features import Features
-from onelayer.data.streams import permutation
+from onelayer.data.random import permutation
 
 Batch = tuple[Tensor, Tensor]
 """Features (n, d) and labels (n,)."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, standardise
-from onelayer.data.names import shown
-from onelayer.data.sources import SIDE
-from onelayer.data.sources.images import open_image
+from onelayer.data.naming import shown
+from onelayer.data.read import SIDE
+from onelayer.data.read.images import open_image
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _BATCH = 500

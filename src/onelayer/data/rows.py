@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import Statistics, raw_chunks, standardise
-from onelayer.data.sources.table import Table
+from onelayer.data.table import Table
 
 CHUNK = 2**20
 """Numbers that are looked at together: 8 MB of float64."""

@@ -18,7 +18,6 @@ from torch import Tensor
 from onelayer.core.checks import check_among, check_positive, check_whole, is_number
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augment
-from onelayer.data.datamodule import ResidentDataModule
 from onelayer.data.features import (
     Features,
     RawFeatures,
@@ -28,13 +27,14 @@ from onelayer.data.features import (
     measure,
     no_statistics,
 )
-from onelayer.data.names import check_classes, check_distinct, few, match, warn_of_similar
+from onelayer.data.naming import check_classes, check_distinct, few, match, warn_of_similar
 from onelayer.data.pictures import PictureLoader, find_images
+from onelayer.data.read import Labelled
+from onelayer.data.read.formats import SUFFIXES, read_table
+from onelayer.data.resident import ResidentDataModule
 from onelayer.data.rows import RowLoader, check_finite, check_width, finite_chunks
-from onelayer.data.sources import Labelled
-from onelayer.data.sources.files import SUFFIXES, read_table
-from onelayer.data.sources.table import Array, Columns, Table, warn_of_counters
-from onelayer.data.splits import Split, stratified
+from onelayer.data.split import Split, stratified
+from onelayer.data.table import Array, Columns, Table, warn_of_counters
 
 STANDARDS = ("feature", "none", "unit")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -45,7 +45,7 @@ class TableDataModule(ResidentDataModule):
     """Tables of features and labels, standardised, in memory or mapped.
 
     The base of :class:`~onelayer.data.arrays.ArraysDataModule` and
-    :class:`~onelayer.data.datasets.DatasetDataModule`. A table is read when it is first needed.
+    :class:`~onelayer.data.dataset.DatasetDataModule`. A table is read when it is first needed.
 
     Args:
         readers: how to read each table that there is, by train, val and test.
@@ -492,7 +492,7 @@ def _hashes(chunks: Iterable[Tensor]) -> NDArray[np.uint64]:
 
 def _factors(count: int) -> NDArray[np.uint64]:
     """Odd numbers, one a column."""
-    from onelayer.data.streams import words
+    from onelayer.data.random import words
 
     return words(count, 0, 3) | np.uint64(1)
 

@@ -23,7 +23,8 @@ from onelayer.core.gradcheck import (
     show_pairs,
 )
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10, shapes
+from onelayer.data.read import batches as cifar10
+from onelayer.data.read import shapes
 from onelayer.training.results import network_name
 
 IMAGES, INPUTS = 20, 50

@@ -10,8 +10,8 @@ from typing import Any
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import has_split, name_of
-from onelayer.study.data import make_data
+from onelayer.data.adapter import has_split, name_of
+from onelayer.study.data_settings import make_data
 from onelayer.study.plots import describe, new_figure, save
 from onelayer.study.runs import alone_in, make_trainer, sized
 from onelayer.training.choice import by_l2

@@ -16,8 +16,8 @@ from onelayer.configs import read_configs
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
-from onelayer.study.data import without_locations
+from onelayer.data.cifar10 import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.study.data_settings import without_locations
 from onelayer.study.gradients import batch
 from onelayer.study.plan import Plan, draw_l2
 from onelayer.study.plots import plot_weights

@@ -20,10 +20,10 @@ from onelayer.core.checks import check_among, check_positive, check_same, check_
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.solve import Optima, Progress, check_l2, solve
 from onelayer.core.update import processes
+from onelayer.data.adapter import count_rows, has_split, name_of
 from onelayer.data.features import Features, SomeRows
-from onelayer.data.foreign import count_rows, has_split, name_of
-from onelayer.data.splits import Standardised
-from onelayer.study.data import make_data, with_arguments, without_locations, write_config
+from onelayer.data.split import Standardised
+from onelayer.study.data_settings import make_data, with_arguments, without_locations, write_config
 from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.plots import plot_path
 from onelayer.study.runs import alone_in

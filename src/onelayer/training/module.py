@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from onelayer.core.errors import InputError
+from onelayer.data.adapter import name_of
 from onelayer.data.features import Statistics
-from onelayer.data.foreign import name_of
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.splits import Splits, Standardised
+from onelayer.data.split import Splits, Standardised
 from onelayer.training.blocks import Blocks
 from onelayer.training.checkpoint import read_run
 from onelayer.training.curves import Curves

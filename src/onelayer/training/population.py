@@ -27,10 +27,10 @@ from onelayer.core.checks import (
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
+from onelayer.data.adapter import numbers, pair, warn_of_several
 from onelayer.data.features import Features, SomeRows, Statistics
-from onelayer.data.foreign import numbers, pair, warn_of_several
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
-from onelayer.data.splits import Standardised
+from onelayer.data.split import Standardised
 from onelayer.training.choice import Choice, Figures, Member, by_l2, choose
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.ensembles import EnsembleMeasure, Shape, check_image, mean_probabilities

@@ -15,8 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.foreign import batches, has_loader, name_of
-from onelayer.data.splits import Splits
+from onelayer.data.adapter import batches, has_loader, name_of
+from onelayer.data.split import Splits
 from onelayer.training.blocks import overridden
 from onelayer.training.choice import by_l2, ends_of
 from onelayer.training.ensembles import ensembles_of

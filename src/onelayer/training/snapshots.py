@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_dense, check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import pair
+from onelayer.data.adapter import pair
 from onelayer.training.checkpoint import AtomicCheckpointIO
 from onelayer.training.curves import figures_of
 from onelayer.training.folder import FOLDER, run_folder

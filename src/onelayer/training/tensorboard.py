@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams, scalar
 
 from onelayer.core.checks import is_number
-from onelayer.data.foreign import augment_of
+from onelayer.data.adapter import augment_of
 from onelayer.training.choice import by_l2
 from onelayer.training.events import cut, write_end
 from onelayer.training.folder import run_folder

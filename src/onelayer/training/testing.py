@@ -16,9 +16,9 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities import dim_zero_cat
 
-from onelayer.data.foreign import class_names, name_of, pair
+from onelayer.data.adapter import class_names, name_of, pair
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.names import shown
+from onelayer.data.naming import shown
 from onelayer.training.ensembles import check_image
 from onelayer.training.folder import run_folder
 from onelayer.training.observer import Observer, observers

@@ -2,7 +2,7 @@
 
 from lightning.pytorch import LightningDataModule
 
-from onelayer.study.data import without_locations
+from onelayer.study.data_settings import without_locations
 
 
 class Mirrors(LightningDataModule):

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.data.cifar10 import LOCATION_ARGUMENTS, CIFAR10DataModule
 from onelayer.training.files import atomic_write
 
 CONFIG = "config.yaml"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from onelayer.core.errors import InputError
-from onelayer.data.sources import cifar10
-from onelayer.data.sources.cifar10 import CIFAR10, load, verify
+from onelayer.data.read import batches as cifar10
+from onelayer.data.read.batches import CIFAR10, load, verify
 from tests.data.tiny import Tiny, batch_file, labels, make_tiny, md5, pixels
 
 

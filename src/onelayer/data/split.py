@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from onelayer.data.streams import permutation
+from onelayer.data.random import permutation
 
 if TYPE_CHECKING:
     from torch import Tensor

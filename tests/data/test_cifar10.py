@@ -16,11 +16,13 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from PIL import Image
 
 from onelayer.core.errors import InputError
-from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.sources import Labelled, cifar10, concatenate, shapes
-from onelayer.data.splits import Splits, split_rows
+from onelayer.data.read import Labelled, concatenate, shapes
+from onelayer.data.read import batches as cifar10
+from onelayer.data.resident import ResidentDataModule
+from onelayer.data.split import Splits, split_rows
 from tests.data.tiny import IMAGES, Tiny, labels, make_tiny, pixels
 from tests.support.small import SAFELY
 
@@ -187,7 +189,7 @@ def test_every_split_of_the_real_set_is_references(
 MEMORY = """
 import re, sys
 from pathlib import Path
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 
 def high_water():  # its own; getrusage counts the process that started it, too
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
@@ -701,7 +703,7 @@ def test_the_defaults_are_never_changed() -> None:
 LIGHT = """
 import sys
 import onelayer.data.loader, onelayer.data.pictures
-import onelayer.data.sources.cifar10, onelayer.data.sources.shapes
+import onelayer.data.read.batches, onelayer.data.read.shapes
 heavy = {"lightning", "torchvision", "torchmetrics", "PIL", "jsonargparse"}
 print(sorted(heavy & set(sys.modules)))
 import PIL

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from onelayer.data.adapter import name_of
 from onelayer.data.arrays import Given
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
-from onelayer.data.foreign import name_of
-from onelayer.data.sources.datasets import read_dataset
-from onelayer.data.splits import VAL_SIZE, warn_of_val_size
+from onelayer.data.read.samples import read_dataset
+from onelayer.data.split import VAL_SIZE, warn_of_val_size
 from onelayer.data.tables import TableDataModule
 
 

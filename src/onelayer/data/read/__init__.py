@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data.splits import Pool, in_batches
+from onelayer.data.split import Pool, in_batches
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

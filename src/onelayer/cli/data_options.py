@@ -16,8 +16,8 @@ from lightning.pytorch import LightningDataModule
 
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.data.datasets import DatasetDataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
+from onelayer.data.dataset import DatasetDataModule
 from onelayer.training.folder import FOLDER
 
 DEFAULT = CIFAR10DataModule.__qualname__

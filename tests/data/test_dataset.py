@@ -17,10 +17,10 @@ from torchvision.datasets import CIFAR100, SVHN, FakeData, FashionMNIST, ImageFo
 
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
-from onelayer.data.datasets import DatasetDataModule
+from onelayer.data.dataset import DatasetDataModule
 from onelayer.data.features import measure, standardise
 from onelayer.data.pictures import read_image
-from onelayer.data.sources.datasets import HuggingFace, read_dataset
+from onelayer.data.read.samples import HuggingFace, read_dataset
 from onelayer.training.module import load_network
 
 QUIET = "--trainer.enable_progress_bar=false"

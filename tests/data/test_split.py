@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer.data.splits import in_batches, split_rows, take
+from onelayer.data.split import in_batches, split_rows, take
 
 ranges = st.builds(lambda start, n: range(start, start + n), st.integers(0, 50), st.integers(0, 9))
 pieces = st.lists(ranges, max_size=4)

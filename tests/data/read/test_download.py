@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from onelayer.core.errors import InputError
-from onelayer.data import download
-from onelayer.data.download import mirror_urls, obtain
-from onelayer.data.sources.cifar10 import CIFAR10, load
+from onelayer.data.read import download
+from onelayer.data.read.batches import CIFAR10, load
+from onelayer.data.read.download import mirror_urls, obtain
 from tests.data.tiny import Tiny, make_tiny, md5, tar_of
 
 FAST = {"_SILENCE": 0.5, "_WINDOW": 0.3}  # seconds
@@ -403,7 +403,7 @@ def test_only_wanted_files_are_unpacked(tmp_path: Path) -> None:
 OBTAIN = """
 import sys
 from pathlib import Path
-from onelayer.data.download import obtain
+from onelayer.data.read.download import obtain
 from tests.data.tiny import make_tiny
 obtain(make_tiny().published, Path(sys.argv[1]), sys.argv[2])
 """

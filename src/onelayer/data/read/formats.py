@@ -20,9 +20,9 @@ from torch import Tensor
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.names import few
-from onelayer.data.sources.columns import needed, read_columns
-from onelayer.data.sources.table import (
+from onelayer.data.naming import few
+from onelayer.data.read.columns import needed, read_columns
+from onelayer.data.table import (
     Array,
     Columns,
     Table,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data.names import match
+from onelayer.data.naming import match
 
 Array = NDArray[Any]
 CHANNELS = (1, 3, 4)  # of images: grey, colours, colours with transparency

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources.shapes import CLASS_NAMES, TEST, make
+from onelayer.data.read.shapes import CLASS_NAMES, TEST, make
 
 
 def test_the_bits_never_change() -> None:

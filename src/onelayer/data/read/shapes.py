@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from onelayer.core.checks import check_whole
-from onelayer.data.sources import PIXELS, SIDE, Labelled, concatenate, read_batches
-from onelayer.data.splits import Pool
-from onelayer.data.streams import words
+from onelayer.data.random import words
+from onelayer.data.read import PIXELS, SIDE, Labelled, concatenate, read_batches
+from onelayer.data.split import Pool
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout
 

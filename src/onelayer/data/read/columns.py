@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.names import few, is_number
-from onelayer.data.sources.table import Array, Columns, Table, as_floats, labels
+from onelayer.data.naming import few, is_number
+from onelayer.data.table import Array, Columns, Table, as_floats, labels
 
 EXTRA = 'pip install "onelayer[arrays]"'
 _INDEX = re.compile(r"|Unnamed: 0(\.\d+)*|__index_level_\d+__")  # what pandas calls its index

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from onelayer.core.errors import InputError
-from onelayer.data.sources import Labelled, Source, concatenate
-from onelayer.data.sources.cifar10 import CIFAR10Files
-from onelayer.data.sources.shapes import Shapes
-from onelayer.data.splits import Pool
+from onelayer.data.read import Labelled, Source, concatenate
+from onelayer.data.read.batches import CIFAR10Files
+from onelayer.data.read.shapes import Shapes
+from onelayer.data.split import Pool
 from tests.data.test_features import random_bytes
 from tests.data.tiny import IMAGES, make_tiny
 

@@ -15,9 +15,9 @@ import torch
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
-from onelayer.data.download import Archive
-from onelayer.data.sources import PIXELS, SIDE, Labelled, read_batches
-from onelayer.data.splits import Pool
+from onelayer.data.read import PIXELS, SIDE, Labelled, read_batches
+from onelayer.data.read.download import Archive
+from onelayer.data.split import Pool
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",

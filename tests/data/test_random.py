@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onelayer.core.errors import InputError
-from onelayer.data.streams import permutation, words
+from onelayer.data.random import permutation, words
 
 
 def test_the_bits_never_change() -> None:

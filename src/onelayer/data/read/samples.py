@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.sources.images import in_bytes, open_image
-from onelayer.data.sources.table import (
+from onelayer.data.read.images import in_bytes, open_image
+from onelayer.data.table import (
     Array,
     Table,
     is_channels_last,

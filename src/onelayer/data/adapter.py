@@ -16,8 +16,8 @@ from torch import Tensor
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment
 from onelayer.data.loader import Batch
-from onelayer.data.names import shown
-from onelayer.data.splits import Split
+from onelayer.data.naming import shown
+from onelayer.data.split import Split
 
 ONE_LOADER = "Return one, of a torch.utils.data.ConcatDataset of all."
 
