@@ -23,7 +23,7 @@ from onelayer.cli import fit
 from onelayer.cli.fit import OneLayerCLI
 from onelayer.core import gradcheck
 from onelayer.data.features import Statistics, standardise
-from onelayer.data.pictures import read_image
+from onelayer.data.read.images import read_image
 from onelayer.training.module import load_network
 from tests.study.tiny import TINY
 

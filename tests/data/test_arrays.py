@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.csv
@@ -14,6 +15,8 @@ import pyarrow.parquet
 import pytest
 import safetensors.torch
 import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
@@ -24,6 +27,7 @@ from onelayer.data.read.formats import read_table
 from onelayer.data.split import Splits, stratified
 from onelayer.data.table import Columns
 from tests.support.own import NAMES, arrays
+from tests.support.small import trainer
 
 N, D, K = 120, 6, 4
 
@@ -542,3 +546,42 @@ def test_a_zip_bomb_of_another_key_is_not_unpacked():
     with zipfile.ZipFile("a.npz", "a") as archive:
         archive.writestr("huge.npy", b"no array at all")
     assert len(data("a.npz", val_size=0).tensors("train")[1]) == N
+
+
+# ---- predictions
+
+
+class Echo(LightningModule):
+    """Predicts what it is given."""
+
+    def predict_step(self, batch):
+        return batch
+
+
+@pytest.mark.parametrize("given", [lambda X: X, lambda X: (X,), torch.from_numpy, pd.DataFrame])
+def test_arrays_in_python_are_predicted(tmp_path, given):
+    X, y = arrays(N, D, K)
+    trained = data((X, y), val_size=0)
+    module = data((X, y), val_size=0, predict=given(X))
+    found = trainer(tmp_path).predict(Echo(), module)
+    assert torch.equal(torch.cat(found), trained.tensors("train")[0])
+
+
+def test_image_files_are_predicted_only_if_pixels_from_0_to_1_were_trained_on(tmp_path):
+    X, y = arrays(N, 3 * 4 * 4, K)
+    pixels = (X - X.min()) / (X.max() - X.min())
+    Image.new("RGB", (4, 4), (10, 20, 30)).save("a.png")
+    for images, legal in ((pixels, True), ((255 * pixels).astype(np.uint8), True), (X, False)):
+        trained = data((images.reshape(N, 3, 4, 4), y))
+        given = data(None, predict="a.png")
+        given.load_state_dict(trained.state_dict())
+        if legal:
+            ((x, names),) = given.predict_dataloader()
+            expected = torch.tensor([10, 20, 30]).repeat_interleave(16) / 255
+            statistics = trained.statistics
+            torch.testing.assert_close(
+                x[0].double(), (expected - statistics.mean) / statistics.std, rtol=1e-5, atol=1e-5
+            )
+            assert names == ["a.png"]
+        else:
+            refused(given.predict_dataloader, "image files cannot be classified", "numbers other")

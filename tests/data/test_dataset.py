@@ -19,7 +19,7 @@ from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.data.dataset import DatasetDataModule
 from onelayer.data.features import measure, standardise
-from onelayer.data.pictures import read_image
+from onelayer.data.read.images import read_image
 from onelayer.data.read.samples import HuggingFace, read_dataset
 from onelayer.training.module import load_network
 
@@ -133,6 +133,21 @@ def test_torchvisions_cifar_100_and_svhn_train(here, monkeypatch, capfd, kind, w
         ]  # fmt: skip
     assert main(["fit", *typed, "--schedule.step_size=10", "--trainer.logger=false", QUIET]) == 0
     assert f"linear softmax, {kind.__name__}, 20 updates" in capfd.readouterr().out
+
+
+def test_image_files_are_refused_where_a_transform_has_normalised_the_images(here):
+    steps = [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)]
+    Image.new("RGB", (8, 8)).save("a.png")
+    for n, legal in ((1, True), (2, False)):
+        dataset = FakeData(30, (3, 8, 8), num_classes=3, transform=transforms.Compose(steps[:n]))
+        trained = DatasetDataModule(dataset, batch_size=5, val_size=0)
+        given = DatasetDataModule(predict="a.png")
+        given.load_state_dict(trained.state_dict())
+        if legal:
+            assert len(given.predict_dataloader()) == 1
+        else:
+            with pytest.raises(InputError, match="without the transform that normalises"):
+                given.predict_dataloader()
 
 
 @pytest.mark.parametrize("transform", [None, transforms.ToTensor()])

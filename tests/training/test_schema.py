@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onelayer.core.errors import InputError
 from onelayer.data.resident import ResidentDataModule
-from onelayer.data.split import split_rows
+from onelayer.data.table import Table
 from onelayer.training.checkpoint import Checkpoints, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer, load_network
@@ -22,20 +22,15 @@ from tests.support.small import CLASSES, PIXELS, SAFELY, images, trainer
 STEPS = 12
 
 
-class Small:
-    """A Source of 60 + 30 images of 12 pixels."""
-
-    name, classes, shape = "small", ("dark", "grey", "light"), (PIXELS,)
-
-    def size(self, pool):
-        return 60 if pool == "train" else 30
-
-    def read(self, pool, rows):
-        return images(self.size(pool), 1 if pool == "train" else 3)[rows.start : rows.stop]
+def table(n, seed):
+    """Images of 12 pixels."""
+    part = images(n, seed)
+    return Table(part.x, part.y.numpy(), classes=("dark", "grey", "light"), shape=(PIXELS,))
 
 
 def data():
-    return ResidentDataModule(Small(), split_rows([range(60)], 20, [range(30)]), batch_size=8)
+    readers = {"train": lambda: table(60, 1), "test": lambda: table(30, 3)}
+    return ResidentDataModule(readers, "small", batch_size=8, val_size=20)
 
 
 def network():

@@ -13,11 +13,11 @@ from onelayer.data.arrays import Given
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
 from onelayer.data.read.samples import read_dataset
+from onelayer.data.resident import ResidentDataModule
 from onelayer.data.split import VAL_SIZE, warn_of_val_size
-from onelayer.data.tables import TableDataModule
 
 
-class DatasetDataModule(TableDataModule):
+class DatasetDataModule(ResidentDataModule):
     """Any map-style torch Dataset, such as torchvision's, read into memory once.
 
     A sample is a pair (features, label) or a dict; images of PIL are kept as bytes, and so are
@@ -77,11 +77,11 @@ class DatasetDataModule(TableDataModule):
                 if dataset is not None
             },
             "dataset" if train is None else name_of(train),
+            batch_size,
+            seed,
             val_size,
             standardise,
             classes,
-            batch_size,
-            seed,
             predict=predict,
             augment=Augment(flip, shift, border, transform),
         )

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.cifar10 import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.files import atomic_write
 
 CONFIG = "config.yaml"
@@ -73,7 +73,7 @@ def with_arguments(settings: Settings, **arguments: Any) -> Settings:
 def without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without the arguments that say where data lie, which change no figure."""
     if "class_path" not in settings:
-        return _decisive(CIFAR10DataModule, LOCATION_ARGUMENTS, settings)
+        return _decisive(CIFAR10DataModule, CIFAR10DataModule.locations, settings)
     module, _, name = settings["class_path"].rpartition(".")
     kind = getattr(import_module(module), name)
     kept = _decisive(kind, getattr(kind, "locations", ()), settings.get("init_args") or {})

@@ -86,4 +86,8 @@ def batch(root: Path) -> tuple[Tensor, Tensor, str]:
     images = cifar10.load(root, cifar10.train_batch(1)) if real else shapes.make(2000, seed=0)
     X = standardise(images.x[:IMAGES], measure(images.x), torch.float64)
     pixels = torch.linspace(0, X.shape[1] - 1, INPUTS).long()
-    return X[:, pixels], images.y[:IMAGES], "cifar10" if real else "synthetic"
+    return (
+        X[:, pixels],
+        torch.from_numpy(images.labels[:IMAGES]),
+        "cifar10" if real else "synthetic",
+    )

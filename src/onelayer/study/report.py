@@ -16,7 +16,7 @@ from onelayer.configs import read_configs
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.cifar10 import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study.data_settings import without_locations
 from onelayer.study.gradients import batch
 from onelayer.study.plan import Plan, draw_l2
@@ -262,7 +262,7 @@ class Report:
 
     def _settings(self, command: Command) -> dict[str, dict[str, Any]]:
         """A command's settings, and where the data lie, which changes no figure."""
-        locations = {k: v for k, v in self.data.items() if k in LOCATION_ARGUMENTS}
+        locations = {k: v for k, v in self.data.items() if k in CIFAR10DataModule.locations}
         return {**command.settings, "data": {**command.settings["data"], **locations}}
 
     def _plan(self, find: Command) -> Plan:

@@ -1,4 +1,4 @@
-"""CIFAR-10 as published, python version: where it is to be had, verifying, reading.
+"""CIFAR-10 as published, python version: its sources, its digests, its batch files.
 
 Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images* (2009),
 https://www.cs.toronto.edu/~kriz/cifar.html; digests as in ``torchvision.datasets.CIFAR10``.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
-from onelayer.data.read import PIXELS, SIDE, Labelled, read_batches
+from onelayer.data.read import PIXELS, SIDE
 from onelayer.data.read.download import Archive
-from onelayer.data.split import Pool
+from onelayer.data.split import Pool, in_batches
+from onelayer.data.table import Table, joined
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -59,7 +63,7 @@ TEST_BATCH = "test_batch"
 
 @dataclass(frozen=True)
 class CIFAR10Files:
-    """CIFAR-10 on disk, as a source: a training pool of five batch files, and a test batch.
+    """CIFAR-10 on disk: five batch files to train on, and a test batch.
 
     ``root`` is the folder of the batch files, or the one above it.
     """
@@ -67,23 +71,28 @@ class CIFAR10Files:
     root: Path
     published: Published = CIFAR10
 
-    name = "cifar10"
     classes = CLASS_NAMES
-    shape = (3, SIDE, SIDE)
 
-    def size(self, pool: Pool) -> int:
-        """Return how many images a pool has."""
-        return self.published.images * (1 if pool == "test" else 5)
+    def read(self, pool: Pool, pieces: Sequence[range]) -> Table:
+        """Read these images of a pool, from no batch file beside theirs; see :func:`load`."""
 
-    def read(self, pool: Pool, rows: range) -> Labelled:
-        """Read these images of a pool, and no batch file beside theirs; see :func:`load`."""
-        return read_batches(
-            rows,
-            self.published.images,
-            lambda i, n: load(
-                self.root, TEST_BATCH if pool == "test" else train_batch(i + 1), self.published
-            ),
-        )
+        def batch(i: int, n: int) -> Table:
+            name = TEST_BATCH if pool == "test" else train_batch(i + 1)
+            return load(self.root, name, self.published)
+
+        return read_pieces(pieces, self.published.images, batch)
+
+
+def read_pieces(pieces: Sequence[range], size: int, read: Callable[[int, int], Table]) -> Table:
+    """Read rows of a pool that lies in batches of ``size``.
+
+    ``read(i, n)`` returns the first n rows of batch i, from 0, or more of them.
+    """
+    tables = []
+    for number, rows in chain.from_iterable(in_batches(piece, size) for piece in pieces):
+        batch, cut = read(number, rows.stop), slice(rows.start, rows.stop)
+        tables.append(replace(batch, x=batch.x[cut], y=batch.labels[cut]))
+    return joined(tables)
 
 
 def train_batch(number: int) -> str:
@@ -100,7 +109,7 @@ def root_folder(root: str | Path | None = None) -> Path:
     return at_home(root or os.environ.get("ONELAYER_DATA") or "data")
 
 
-def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelled:
+def load(root: str | Path, name: str, published: Published = CIFAR10) -> Table:
     """Read a batch file with torchvision, which checks its digest before it unpickles anything.
 
     Args:
@@ -119,7 +128,7 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelle
         test_list = ()
 
         def _load_meta(self) -> None:
-            """The names of the classes are in a file of their own, which is not read."""
+            """Read no class names: they are in a file of their own."""
 
     path = _path(root, name, published)
     try:
@@ -128,7 +137,8 @@ def load(root: str | Path, name: str, published: Published = CIFAR10) -> Labelle
         verify(root, name, published)
         raise
     planes = batch.data.transpose(0, 3, 1, 2)  # as they lie in memory
-    return Labelled(torch.from_numpy(planes).view(-1, PIXELS), torch.tensor(batch.targets))
+    x = torch.from_numpy(planes).view(-1, PIXELS)
+    return Table(x, np.array(batch.targets), None, CLASS_NAMES, str(path), shape=(3, SIDE, SIDE))
 
 
 def verify(root: str | Path, name: str, published: Published = CIFAR10) -> None:

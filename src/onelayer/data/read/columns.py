@@ -19,7 +19,8 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.naming import few, is_number
-from onelayer.data.table import Array, Columns, Table, as_floats, labels
+from onelayer.data.read.convert import as_floats, labels
+from onelayer.data.table import Array, Columns, Table
 
 EXTRA = 'pip install "onelayer[arrays]"'
 _INDEX = re.compile(r"|Unnamed: 0(\.\d+)*|__index_level_\d+__")  # what pandas calls its index

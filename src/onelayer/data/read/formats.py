@@ -22,14 +22,8 @@ from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.naming import few
 from onelayer.data.read.columns import needed, read_columns
-from onelayer.data.table import (
-    Array,
-    Columns,
-    Table,
-    as_features,
-    is_channels_last,
-    labels,
-)
+from onelayer.data.read.convert import as_features, is_channels_last, labels
+from onelayer.data.table import Array, Columns, Table
 
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors", ".csv", ".parquet")
 CLASSES = ("classes", "class_names", "target_names")

@@ -18,14 +18,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.read.images import in_bytes, open_image
-from onelayer.data.table import (
-    Array,
-    Table,
-    is_channels_last,
-    labels,
-    warn_of_channels_last,
-)
+from onelayer.data.read.convert import is_channels_last, labels, warn_of_channels_last
+from onelayer.data.read.images import in_bytes, open_image, to_planes
+from onelayer.data.table import Array, Table
 
 _LOOKED_AT = 32  # samples that are read twice
 
@@ -212,10 +207,9 @@ def _tensor(value: Any, where: str) -> Tensor:
     """One sample: images (c, height, width), of PIL's as bytes."""
     if _is_picture(value):
         try:
-            pixels = torch.from_numpy(np.array(in_bytes(value)))
+            return to_planes(in_bytes(value))
         except ValueError as error:
             raise InputError(f"{where}: {first_line(error)}.") from error
-        return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -8,7 +8,7 @@ per class (the linear layer) explains far less than a hidden layer does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from onelayer.core.checks import check_whole
 from onelayer.data.random import words
-from onelayer.data.read import PIXELS, SIDE, Labelled, concatenate, read_batches
+from onelayer.data.read import PIXELS, SIDE
+from onelayer.data.read.batches import read_pieces
 from onelayer.data.split import Pool
+from onelayer.data.table import Array, Table
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout
 
@@ -80,7 +82,7 @@ CLASS_NAMES = tuple(_SHAPES)
 
 @dataclass(frozen=True)
 class Shapes:
-    """The set as a source: a training pool of five batches, and a test batch, of ``images`` each.
+    """The built-in set: five batches to train on, and a test batch, of ``images`` each.
 
     Another ``seed``, 0 or more, gives other images.
     """
@@ -88,21 +90,15 @@ class Shapes:
     seed: int = 0
     images: int = 10_000
 
-    name = "synthetic"
     classes = CLASS_NAMES
-    shape = (3, SIDE, SIDE)
 
-    def size(self, pool: Pool) -> int:
-        """Return how many images a pool has."""
-        return self.images * (1 if pool == "test" else 5)
-
-    def read(self, pool: Pool, rows: range) -> Labelled:
+    def read(self, pool: Pool, pieces: Sequence[range]) -> Table:
         """Draw these images of a pool."""
         first = TEST if pool == "test" else 1
-        return read_batches(rows, self.images, lambda i, n: make(n, self.seed, first + i))
+        return read_pieces(pieces, self.images, lambda i, n: make(n, self.seed, first + i))
 
 
-def make(n: int, seed: int, stream: int = TEST) -> Labelled:
+def make(n: int, seed: int, stream: int = TEST) -> Table:
     """Draw the first ``n`` images of a stream.
 
     Fewer are the beginning of more, and the bits are the same on every platform.
@@ -119,10 +115,15 @@ def make(n: int, seed: int, stream: int = TEST) -> Labelled:
     chunks = range(-(-n // _CHUNK))
     # numpy leaves the interpreter free while it computes; a chunk knows nothing of the others.
     with ThreadPoolExecutor(min(len(chunks), os.cpu_count() or 1, 8)) as pool:
-        return concatenate(list(pool.map(lambda chunk: _draw(seed, stream, chunk), chunks)))[:n]
+        x, y = zip(*pool.map(lambda chunk: _draw(seed, stream, chunk), chunks), strict=True)
+    where = "the built-in images"
+    return Table(
+        torch.from_numpy(np.concatenate(x)[:n]), np.concatenate(y)[:n], None, CLASS_NAMES, where,
+        shape=(3, SIDE, SIDE),
+    )  # fmt: skip
 
 
-def _draw(seed: int, stream: int, chunk: int) -> Labelled:
+def _draw(seed: int, stream: int, chunk: int) -> tuple[Array, Array]:
     """Draw the images ``[chunk * _CHUNK, (chunk + 1) * _CHUNK)`` of a stream."""
     raw = words(_CHUNK * (_DRAWS + PIXELS // 8), seed, stream, chunk)
     draws, bits = raw[: _CHUNK * _DRAWS], raw[_CHUNK * _DRAWS :]
@@ -157,7 +158,7 @@ def _draw(seed: int, stream: int, chunk: int) -> Labelled:
         figure = middle + half + _between(-_TINT, _TINT, tints[3 + plane])
         image[:, plane] += cover * (figure - ground) + ground + light
     levels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).reshape(_CHUNK, PIXELS)
-    return Labelled(torch.from_numpy(levels), torch.from_numpy(y))
+    return levels, y
 
 
 def _between(low: float, high: float, share: Floats) -> Floats:

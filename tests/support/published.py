@@ -86,3 +86,46 @@ def make_tiny(extra: dict[str, bytes] | None = None) -> Tiny:
         images=IMAGES,
     )
     return Tiny(contents, archive, published)
+
+
+# ---- damage
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def damage_swap(path: Path) -> None:
+    path.write_bytes((path.parent / "data_batch_1").read_bytes())
+
+
+def damage_remove(path: Path) -> None:
+    path.unlink()
+
+
+def damage_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = [damage_truncate, damage_empty, damage_flip, damage_swap, damage_remove, damage_folder]
