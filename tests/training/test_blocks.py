@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.blocks import Blocks
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
 

@@ -17,12 +17,12 @@ from onelayer.data import features
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
 from onelayer.training import blocks
-from onelayer.training.checkpoint import Checkpoints
-from onelayer.training.choice import Member
 from onelayer.training.curves import Curves
+from onelayer.training.members import Member
 from onelayer.training.module import OneLayer
 from onelayer.training.range import RangeTest
 from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 

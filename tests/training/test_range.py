@@ -10,8 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from onelayer.core.errors import InputError
 from onelayer.core.schedule import rising
-from onelayer.training.curves import Curves
-from onelayer.training.divergence import Divergence
+from onelayer.training.curves import Curves, Divergence
 from onelayer.training.module import OneLayer
 from onelayer.training.range import Point, RangeTest, propose
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer

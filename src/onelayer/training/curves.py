@@ -1,4 +1,4 @@
-"""Curves: cost, loss and accuracy of training and validation split at the same updates."""
+"""Curves: cost, loss and accuracy of both splits at the same updates; Divergence judges them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
+from onelayer.core.errors import DivergedError
 from onelayer.data.features import SomeRows
 from onelayer.data.foreign import batches, count_loaders, has_loader
 from onelayer.data.splits import Split, Splits
 from onelayer.data.streams import permutation
-from onelayer.training.blocks import overridden
-from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.blocks import overrides
+from onelayer.training.folder import last_of, run_folder
+from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
@@ -29,15 +31,36 @@ from onelayer.training.observer import (
     others,
     scheduled_rate,
 )
-from onelayer.training.population import Population
-from onelayer.training.records import Row, restored_rows, write_rows
+from onelayer.training.records import (
+    Row,
+    describe_divergence,
+    diverged,
+    is_finite,
+    restored_rows,
+    write_rows,
+)
 from onelayer.training.resume import stopped_by
-from onelayer.training.validation import is_wanted, monitored
 
-LEAST_ROWS = 1000
-"""A share of the training split has at least so many rows, for figures that mean something."""
-ROWS = (0, 0, 1)
-"""Seed and stream of their order, which no epoch has."""
+LEAST_ROWS = 1000  # samples of the training split measured on the way, at least
+ROWS = (0, 0, 1)  # seed and stream of their order, which no epoch has
+BLOWN_UP = 1000  # times the cost before training, at its end
+MODULE_HOOKS = (
+    "validation_step",
+    "on_validation_start",
+    "on_validation_end",
+    "on_validation_epoch_start",
+    "on_validation_epoch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+CALLBACK_HOOKS = (*MODULE_HOOKS[1:], "on_sanity_check_start", "on_sanity_check_end")
+DEFAULTS = {  # of the Trainer's flags of validation
+    "val_check_interval": 1.0,
+    "check_val_every_n_epoch": 1,
+    "limit_val_batches": 1.0,
+    "overfit_batches": 0.0,
+    "fast_dev_run": False,
+}
 
 
 class Curves(Observer):
@@ -51,10 +74,9 @@ class Curves(Observer):
     at least 1,000.
 
     What is logged for a population, and monitored, are the figures of the λ that is then best on
-    validation, averaged over its seeds (:meth:`Population.headline`); curves.csv has every member.
+    validation, averaged over its seeds (:meth:`OneLayer.headline`); curves.csv has every member.
     Members that have diverged are left out of means. Lightning's validation is left out where
-    nobody would miss it (see :mod:`onelayer.training.validation`); where somebody would, it runs as
-    Lightning says.
+    no flag, hook or monitor needs it (:func:`is_wanted`); otherwise it runs as Lightning says.
 
     A callback that monitors ``train/…`` or ``val/…`` finds figures of that very moment: the splits
     are also measured where a ModelCheckpoint compares them, and at the end of an epoch where one
@@ -104,8 +126,6 @@ class Curves(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure once before the first update."""
-        if not isinstance(pl_module, Population):
-            return  # a trainer keeps what OneLayer gave it for the next module
         cycle = next((o.cycle for o in observers(trainer) if o.cycle), None)
         batches = trainer.num_training_batches
         if cycle is not None:
@@ -193,11 +213,11 @@ class Curves(Observer):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on the figures of a test join those of this training."""
-        self._trained = isinstance(pl_module, Population)
+        self._trained = True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the figures of the test split to those of the training before."""
-        if self._trained and isinstance(pl_module, Population):
+        if self._trained:
             module = cast(Any, pl_module)
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
@@ -308,6 +328,95 @@ class Curves(Observer):
         self._partial = state_dict.get("partial") is True
 
 
+class Divergence(Observer):
+    """Names a network that has diverged, and stops the training when none is left.
+
+    Members never influence each other, so a population goes on with the others; the diverged ones
+    are left out of every mean and marked in tables and figures. It judges whenever Curves has
+    measured, wherever the two stand in the list of callbacks. A network whose training cost ends,
+    finite, at more than a thousand times what it was before is warned about, and counts.
+
+    Args:
+        stop: whether to stop when every network has diverged, and to warn as above.
+
+    Raises:
+        DivergedError: naming member, update and learning rate.
+    """
+
+    def __init__(self, stop: bool = True) -> None:
+        self.stop = stop
+        self._named: set[int] = set()
+        self._rows: list[Row] = []
+
+    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
+        """Judge the networks by their figures at this update."""
+        if rows[-1].split == "test":
+            return
+        self._rows = rows
+        latest = {row.member: row for row in rows if row.step == rows[-1].step}
+        gone = diverged([row for row in rows if row.step == rows[-1].step])
+        for member in sorted(gone - self._named):
+            self._named.add(member)
+            if len(gone) < len(latest):
+                rank_zero_warn(
+                    f"{describe_divergence(rows, member)}\nThe other networks go on; this one is "
+                    "left out of every mean and marked as diverged."
+                )
+        if self.stop and len(gone) == len(latest):
+            every = "" if len(latest) == 1 else f"all {len(latest)} networks have diverged.\n"
+            raise DivergedError(
+                f"{every}{describe_divergence(rows, min(gone))}\n"
+                f"Lower schedule.max_lr (or model.lr) or model.l2.{_good_checkpoint(trainer)}"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about networks that have blown up, though every figure is finite."""
+        own = [row for row in self._rows if row.split == "train"] if self.stop else []
+        starts, ends = ({row.member: row for row in rows} for rows in (own[::-1], own))
+        for member, end in ends.items():
+            start = starts[member]
+            if is_finite(end) and end.cost > BLOWN_UP * start.cost:
+                rank_zero_warn(
+                    f"member {member} (l2={end.l2:g}, seed={end.seed}) has blown up: its train "
+                    f"cost was {start.cost:.4g} and is {end.cost:.4g} after update {end.step}. It "
+                    "still counts in every mean. Lower schedule.max_lr (or model.lr)."
+                )
+
+
+def _good_checkpoint(trainer: Trainer) -> str:
+    folder = run_folder(trainer)
+    last = last_of(folder) if folder else None
+    return f"\nThe last good checkpoint is kept: {last}" if last and last.is_file() else ""
+
+
+def is_wanted(trainer: Any, module: Any) -> bool:
+    """Return whether something needs Lightning's validation beside the curves.
+
+    That is: a flag of validation is set, a subclass has a validation step or hook, a callback has
+    a hook of validation or monitors a metric other than Curves' ``train/…``, or a scheduler of the
+    learning rate monitors one.
+    """
+    return (
+        any(getattr(trainer, name, None) != value for name, value in DEFAULTS.items())
+        or bool(module.overridden(MODULE_HOOKS))
+        or any(_wants_validation(callback) for callback in trainer.callbacks)
+        or any(config.monitor for config in trainer.lr_scheduler_configs)
+    )
+
+
+def monitored(callback: Any) -> str:
+    """Return the metric that a callback monitors, or ""."""
+    monitor = getattr(callback, "monitor", None)
+    return monitor if isinstance(monitor, str) else ""
+
+
+def _wants_validation(callback: Any) -> bool:
+    figure = monitored(callback)
+    waits = isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is False
+    watches = figure != "" and not figure.startswith("train/")
+    return watches or waits or overrides(callback, CALLBACK_HOOKS)
+
+
 def _several(data: Any) -> bool:
     """Whether there are several validation loaders, all but the first of which Lightning logs."""
     return not isinstance(data, Splits) and count_loaders(data, "val") > 1
@@ -316,9 +425,9 @@ def _several(data: Any) -> bool:
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Whether there is a data module to measure by: with tensors, or with loaders as it trains."""
     data = cast(Any, trainer).datamodule
-    if not isinstance(pl_module, Population) or data is None:
+    if data is None:
         return False
-    own = overridden(pl_module, ("training_step", "validation_step"))  # of other batches, perhaps
+    own = cast(Any, pl_module).overridden(("training_step", "validation_step"))  # other batches?
     return isinstance(data, Splits) or (has_loader(data, "train") and not own)
 
 
