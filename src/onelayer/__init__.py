@@ -14,10 +14,10 @@ from onelayer._compat import share_cores, watch_torchvision
 if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost as hidden_cost
     from onelayer.core.autograd import linear_cost as linear_cost
+    from onelayer.core.cycles import exp_range as exp_range
+    from onelayer.core.cycles import triangular as triangular
+    from onelayer.core.cycles import triangular2 as triangular2
     from onelayer.core.optimum.solve import solve as solve
-    from onelayer.core.schedule import exp_range as exp_range
-    from onelayer.core.schedule import triangular as triangular
-    from onelayer.core.schedule import triangular2 as triangular2
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
     from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
@@ -52,14 +52,14 @@ _HOMES = {
     "Results": "training.results",
     "Snapshots": "training.saving",
     "TriangularLR": "training.schedule",
-    "exp_range": "core.schedule",
+    "exp_range": "core.cycles",
     "hidden_cost": "core.autograd",
     "linear_cost": "core.autograd",
     "load_network": "training.checkpoint",
     "solve": "core.optimum.solve",
     "train_and_test": "study.runs",
-    "triangular": "core.schedule",
-    "triangular2": "core.schedule",
+    "triangular": "core.cycles",
+    "triangular2": "core.cycles",
 }
 
 watch_torchvision()

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer.core.errors import DivergedError
 from onelayer.study.plots import read_rows, title_of
 from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.curves import Curves, Divergence
+from onelayer.training.curves import Curves
+from onelayer.training.divergence import Divergence
 from onelayer.training.folder import LAST
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results

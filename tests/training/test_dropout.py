@@ -6,8 +6,8 @@ import torch
 from onelayer.core.errors import InputError
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.module import OneLayer
+from tests.support.lightning import QUIET
 from tests.support.small import CLASSES, PIXELS, SmallData, fit
-from tests.training.test_blocks import QUIET
 
 pytestmark = QUIET
 BOTH = {"dropout": 0.3, "label_smoothing": 0.1}

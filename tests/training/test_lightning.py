@@ -26,8 +26,8 @@ from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
 from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
+from tests.support.lightning import QUIET, Lines, reason_of
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
-from tests.training.test_blocks import QUIET, Lines, reason_of
 
 pytestmark = [
     *QUIET,

@@ -14,7 +14,8 @@ from onelayer.data.foreign import has_split, name_of
 from onelayer.study.data import make_data
 from onelayer.study.plots import describe, new_figure, save
 from onelayer.study.runs import alone_in, make_trainer, sized
-from onelayer.training.curves import Curves, Divergence
+from onelayer.training.curves import Curves
+from onelayer.training.divergence import Divergence
 from onelayer.training.members import by_l2
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import ProgressLine

@@ -44,7 +44,8 @@ from onelayer.study.runs import (
     with_length,
 )
 from onelayer.study.tables import format_candidates, format_csv
-from onelayer.training.curves import Curves, Divergence
+from onelayer.training.curves import Curves
+from onelayer.training.divergence import Divergence
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
 from onelayer.training.metrics import QUANTITIES

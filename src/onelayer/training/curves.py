@@ -1,4 +1,4 @@
-"""Curves: cost, loss and accuracy of both splits at the same updates; Divergence judges them."""
+"""Curves: cost, loss and accuracy of both splits at the same updates."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
-from onelayer.core.errors import DivergedError
 from onelayer.data.features import SomeRows
 from onelayer.data.foreign import batches, count_loaders, has_loader
 from onelayer.data.splits import Split, Splits
 from onelayer.data.streams import permutation
 from onelayer.training.blocks import overrides
-from onelayer.training.folder import last_of, run_folder
+from onelayer.training.folder import run_folder
 from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import (
     Observer,
@@ -31,19 +29,11 @@ from onelayer.training.observer import (
     others,
     scheduled_rate,
 )
-from onelayer.training.records import (
-    Row,
-    describe_divergence,
-    diverged,
-    is_finite,
-    restored_rows,
-    write_rows,
-)
+from onelayer.training.records import Row, restored_rows, write_rows
 from onelayer.training.resume import stopped_by
 
 LEAST_ROWS = 1000  # samples of the training split measured on the way, at least
 ROWS = (0, 0, 1)  # seed and stream of their order, which no epoch has
-BLOWN_UP = 1000  # times the cost before training, at its end
 MODULE_HOOKS = (
     "validation_step",
     "on_validation_start",
@@ -326,67 +316,6 @@ class Curves(Observer):
         """The rows of the run that is resumed."""
         self.rows = restored_rows(state_dict.get("rows"))
         self._partial = state_dict.get("partial") is True
-
-
-class Divergence(Observer):
-    """Names a network that has diverged, and stops the training when none is left.
-
-    Members never influence each other, so a population goes on with the others; the diverged ones
-    are left out of every mean and marked in tables and figures. It judges whenever Curves has
-    measured, wherever the two stand in the list of callbacks. A network whose training cost ends,
-    finite, at more than a thousand times what it was before is warned about, and counts.
-
-    Args:
-        stop: whether to stop when every network has diverged, and to warn as above.
-
-    Raises:
-        DivergedError: naming member, update and learning rate.
-    """
-
-    def __init__(self, stop: bool = True) -> None:
-        self.stop = stop
-        self._named: set[int] = set()
-        self._rows: list[Row] = []
-
-    def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
-        """Judge the networks by their figures at this update."""
-        if rows[-1].split == "test":
-            return
-        self._rows = rows
-        latest = {row.member: row for row in rows if row.step == rows[-1].step}
-        gone = diverged([row for row in rows if row.step == rows[-1].step])
-        for member in sorted(gone - self._named):
-            self._named.add(member)
-            if len(gone) < len(latest):
-                rank_zero_warn(
-                    f"{describe_divergence(rows, member)}\nThe other networks go on; this one is "
-                    "left out of every mean and marked as diverged."
-                )
-        if self.stop and len(gone) == len(latest):
-            every = "" if len(latest) == 1 else f"all {len(latest)} networks have diverged.\n"
-            raise DivergedError(
-                f"{every}{describe_divergence(rows, min(gone))}\n"
-                f"Lower schedule.max_lr (or model.lr) or model.l2.{_good_checkpoint(trainer)}"
-            )
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about networks that have blown up, though every figure is finite."""
-        own = [row for row in self._rows if row.split == "train"] if self.stop else []
-        starts, ends = ({row.member: row for row in rows} for rows in (own[::-1], own))
-        for member, end in ends.items():
-            start = starts[member]
-            if is_finite(end) and end.cost > BLOWN_UP * start.cost:
-                rank_zero_warn(
-                    f"member {member} (l2={end.l2:g}, seed={end.seed}) has blown up: its train "
-                    f"cost was {start.cost:.4g} and is {end.cost:.4g} after update {end.step}. It "
-                    "still counts in every mean. Lower schedule.max_lr (or model.lr)."
-                )
-
-
-def _good_checkpoint(trainer: Trainer) -> str:
-    folder = run_folder(trainer)
-    last = last_of(folder) if folder else None
-    return f"\nThe last good checkpoint is kept: {last}" if last and last.is_file() else ""
 
 
 def is_wanted(trainer: Any, module: Any) -> bool:

@@ -32,7 +32,8 @@ from onelayer.data.foreign import name_of, numbers, pair, warn_of_several
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.data.splits import Splits, Standardised
 from onelayer.training.blocks import Blocks, function_of
-from onelayer.training.curves import Curves, Divergence
+from onelayer.training.curves import Curves
+from onelayer.training.divergence import Divergence
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.members import Choice, Member, Metrics, by_l2, choose
 from onelayer.training.memory import check_making, check_training

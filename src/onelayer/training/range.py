@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from onelayer.core.checks import MOST_UPDATES, check_positive, check_whole
+from onelayer.core.cycles import rising
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import rising
 from onelayer.training.members import by_l2
 from onelayer.training.records import Row
 from onelayer.training.schedule import ScheduledLR

@@ -126,19 +126,3 @@ def last_figures(rows: Sequence[Row], split: str) -> list[Row]:
 def diverged(rows: Sequence[Row]) -> set[int]:
     """Return the members with a loss or cost that is not finite."""
     return {row.member for row in rows if not is_finite(row)}
-
-
-def describe_divergence(rows: Sequence[Row], member: int) -> str:
-    """Describe where a member diverged: its name, the updates and the learning rates."""
-    own = [row for row in rows if row.member == member and row.split != "test"]
-    at = next(row for row in own if not is_finite(row))
-    value = at.cost if not math.isfinite(at.cost) else at.loss
-    before = [row for row in own if row.step < at.step and row.split == at.split]
-    text = (
-        f"diverged: member {member} (l2={at.l2:g}, seed={at.seed}): its {at.split} cost is {value} "
-        f"after update {at.step}, at learning rate {at.lr:.4g}"
-    )
-    if before:
-        last = before[-1]
-        text += f" (after update {last.step} it was {last.cost:.4g}, at {last.lr:.4g})"
-    return text + "."

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
+from onelayer.core.cycles import Schedule, cyclical
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
