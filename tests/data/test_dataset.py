@@ -21,7 +21,7 @@ from onelayer.data.dataset import DatasetDataModule
 from onelayer.data.features import measure, standardise
 from onelayer.data.read.images import read_image
 from onelayer.data.read.samples import HuggingFace, read_dataset
-from onelayer.training.module import load_network
+from onelayer.training.checkpoint import load_network
 
 QUIET = "--trainer.enable_progress_bar=false"
 

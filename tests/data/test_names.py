@@ -17,8 +17,8 @@ from onelayer.data.dataset import DatasetDataModule
 from onelayer.data.naming import match
 from onelayer.data.read.formats import read_table
 from onelayer.data.table import Columns
-from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.module import OneLayer, load_network
+from onelayer.training.checkpoint import load_network, read_checkpoint
+from onelayer.training.module import OneLayer
 from tests.data.test_arrays import data, refused, write
 from tests.support.own import NAMES, Theirs, arrays
 from tests.support.small import SAFELY, trainer

@@ -39,34 +39,26 @@ from onelayer.study.data_settings import make_data
 from onelayer.study.plots import PlotCurves
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
-    Checkpoints,
     find_checkpoint,
+    network_of,
     read_run,
 )
 from onelayer.training.curves import Curves
-from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import named
 from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
-from onelayer.training.module import OneLayer, network_of
+from onelayer.training.metrics import ensembles_of
+from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
 from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import (
-    Results,
-    format_split,
-    format_summary,
-    members_with,
-    network_name,
-)
+from onelayer.training.results import Results, members_with
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import STEP_SIZE, TriangularLR, step_size_for
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport, format_report
+from onelayer.training.summary import format_report, format_split, format_summary, network_name
 from onelayer.training.trainer import (
-    METRICS,
     claim_version,
     progress_lines,
-    resumed_csv,
     run_logger,
     trainer_defaults,
 )
@@ -182,7 +174,6 @@ class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names."""
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
-        self.results = Results()
         argv = _with_place_of_logger(_with_data_of_checkpoint(argv))
         self._argv, self._images = argv, list(images)
         self._any_data = names_a_class(argv)
@@ -199,7 +190,7 @@ class OneLayerCLI(LightningCLI):
             parser_class=Parser,
             trainer_defaults={
                 **trainer_defaults(),
-                "callbacks": [self.results, PlotCurves()],
+                "callbacks": [PlotCurves()],
             },
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
@@ -218,10 +209,10 @@ class OneLayerCLI(LightningCLI):
         """The callbacks that a config sets by name."""
         parser.add_lightning_class_args(TriangularLR, "schedule")
         parser.add_lightning_class_args(Curves, "curves")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"snapshots.last": 0})
-        parser.add_lightning_class_args(TestReport, "test")
+        parser.add_lightning_class_args(Results, "test")
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments want the name, too
 
@@ -494,8 +485,6 @@ class OneLayerCLI(LightningCLI):
             return asked.logger or False, False
         if asked.logger in (None, True) and not asked.barebones:
             return run_logger(run, self._runs_folder(), self._resumed_step), run is not None
-        if run and isinstance(asked.logger, CSVLogger) and (run / METRICS).is_file():
-            return resumed_csv(asked.logger, run, self._resumed_step), True
         return asked.logger, False
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -575,12 +564,13 @@ class OneLayerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """The test figures, once, and everything a run leaves."""
-        if self.results.finished:
+        results: Results = self._get(self.config_init, "test")
+        if results.finished:
             print("the run is finished: nothing was left to do.")
         elif has_split(self.datamodule, "test"):
             with interrupted(run_folder(self.trainer)):
                 self.trainer.test(self.model, self.datamodule, verbose=False)
-        summary = self.results.summary
+        summary = results.summary
         if summary is None or not self.trainer.is_global_zero:
             return
         print(f"\n{format_summary(summary)}")

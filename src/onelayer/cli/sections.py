@@ -12,12 +12,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from onelayer.cli.parser import Parser
 from onelayer.data.cifar10 import CIFAR10DataModule
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
+from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport
 from onelayer.training.trainer import trainer_defaults
 
 SECTIONS: dict[str, type] = {
@@ -27,7 +26,7 @@ SECTIONS: dict[str, type] = {
     "curves": Curves,
     "checkpoints": Checkpoints,
     "snapshots": Snapshots,
-    "test": TestReport,
+    "test": Results,
     "trainer": Trainer,
 }
 WAYS = (Trainer.fit, Trainer.validate, Trainer.test, Trainer.predict)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onelayer.study.plan import SHOWN, best_of_each, format_setting, setting_of
-from onelayer.training.choice import best_l2
-from onelayer.training.divergence import diverged
+from onelayer.training.classification import BINS
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
+from onelayer.training.members import best_l2
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, finals, read_rows
-from onelayer.training.results import network_name
-from onelayer.training.testing import BINS
+from onelayer.training.records import Row, diverged, finals, read_rows
+from onelayer.training.summary import network_name
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +58,7 @@ class PlotCurves(Observer):
     """Draws curves.png in the run's folder when a training has ended, of what Curves has written.
 
     It is told by :class:`~onelayer.training.results.Results` that the training has ended, and by
-    :class:`~onelayer.training.testing.TestReport` what the test split looks like: test.png.
+    :class:`~onelayer.training.results.Results` what the test split looks like: test.png.
 
     Args:
         title: the beginning of the picture's title; the network and the data by default.

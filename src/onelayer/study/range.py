@@ -14,9 +14,9 @@ from onelayer.data.adapter import has_split, name_of
 from onelayer.study.data_settings import make_data
 from onelayer.study.plots import describe, new_figure, save
 from onelayer.study.runs import alone_in, make_trainer, sized
-from onelayer.training.choice import by_l2
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
+from onelayer.training.members import by_l2
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import ProgressLine
 from onelayer.training.range import Proposal, RangeTest, propose

@@ -15,19 +15,18 @@ from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.locks import alone
 from onelayer.study.data_settings import make_data, write_config
 from onelayer.study.plots import PlotCurves
-from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.folder import AGAIN, last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import TriangularLR, step_size_for
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
 """Of a training: arguments of OneLayer, CIFAR10DataModule and TriangularLR under model, data and
-schedule; of Curves, TestReport and Snapshots under curves, test and snapshots, where there are any;
+schedule; of Curves, Results and Snapshots under curves, test and snapshots, where there are any;
 and under trainer flags of the Trainer, such as precision, and max_steps where that is not the
 schedule's whole cycles. Under data also ``class_path`` and ``init_args``, or a data module."""
 
@@ -84,7 +83,8 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     gc.collect()  # trainer, module and data refer to each other: the last run's images go now
     data = make_data(settings["data"])
     model = OneLayer(**sized(settings["model"], data))
-    rates, results = TriangularLR(**with_length(settings["schedule"], data)), Results()
+    rates = TriangularLR(**with_length(settings["schedule"], data))
+    results = Results(**settings.get("test", {}))
     curves = Curves(**settings.get("curves", {}))
     folder = Path(folder)
     last = last_of(folder)
@@ -96,7 +96,6 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         rates,
         results,
         curves,
-        TestReport(**settings.get("test", {})),
         PlotCurves(title),
         Snapshots(**settings.get("snapshots", {"last": 0})),
         Checkpoints(),

@@ -46,14 +46,14 @@ from onelayer.study.runs import (
 from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
-from onelayer.training.files import atomic_write
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
+from onelayer.training.metrics import QUANTITIES
 from onelayer.training.module import OneLayer
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
 from onelayer.training.records import last_figures
-from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.summary import format_summary
 
 POLL = 1.0
 """Seconds between two questions for work while other processes train the rest of a stage."""
@@ -96,7 +96,7 @@ class Search:
         label_smoothing: the share of every label that is spread over all classes.
         trainer: flags of every training's Trainer, such as precision.
         curves: arguments of Curves, of the final training.
-        test: arguments of TestReport, of the final training.
+        test: arguments of Results, of the final training.
     """
 
     plan: Plan

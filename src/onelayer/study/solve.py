@@ -28,14 +28,13 @@ from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.plots import plot_path
 from onelayer.study.runs import alone_in
 from onelayer.study.tables import format_csv, format_path
-from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from onelayer.training.files import atomic_write
+from onelayer.training.checkpoint import AtomicCheckpointIO, checkpoint_of, read_checkpoint
+from onelayer.training.files import atomic_write, write_json
 from onelayer.training.folder import AGAIN, FOLDER, last_of
-from onelayer.training.measure import QUANTITIES, Measure
-from onelayer.training.module import OneLayer, checkpoint_of
+from onelayer.training.metrics import QUANTITIES, Measure
+from onelayer.training.module import OneLayer
 from onelayer.training.optimality import joined, learned
 from onelayer.training.progress import Bar
-from onelayer.training.results import write_json
 
 SAVED = "rounds.ckpt"  # in the folder of checkpoints: what a stopped solve goes on from
 TENSORS = ("W", "b", "gap", "iterations", "cost", "stuck")

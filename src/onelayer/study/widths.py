@@ -11,7 +11,7 @@ from typing import Any
 from onelayer.core.network import parameter_shapes
 from onelayer.study.plots import COLOURS, describe, new_figure, save
 from onelayer.study.tables import markdown, percent
-from onelayer.training.results import SPLITS, collect
+from onelayer.training.summary import SPLITS, collect
 
 OPTIONS = {
     False: {"final.cycles": 1},
