@@ -52,10 +52,13 @@ def config_of(path: Path, data: str | None) -> str:
         data: class of data given on the command line. It replaces that of the run, whose module may
             have been renamed since.
     """
-    section = _data_section(path)
-    if data is None or section.get("class_path", data) == data:
+    section = dict(_data_section(path))
+    section.pop("download_seconds", None)  # written by earlier versions
+    if data is not None and "class_path" in section:
+        section["class_path"] = data
+    if section == _data_section(path):
         return str(path)
-    return yaml.safe_dump({**content_of(path), "data": {**section, "class_path": data}})
+    return yaml.safe_dump({**content_of(path), "data": section})
 
 
 def class_first(argv: Sequence[str]) -> list[str]:
@@ -132,19 +135,19 @@ def saved_class(content: Mapping[str, Any]) -> str:
 
 
 def words_for(content: Mapping[str, Any], path: Path) -> list[str]:
-    """The words that name a checkpoint's data module where nobody has: none for CIFAR-10's.
+    """Return the words that name a checkpoint's data module: none for CIFAR-10's.
 
     Raises:
         InputError: it is somebody else's class, which a file alone must not import.
     """
     name = saved_class(content)
-    ours = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in OURS}
-    if name not in ours:
+    package, _, kind = name.rpartition(".")
+    if not package.startswith("onelayer.") or kind not in {ours.__qualname__ for ours in OURS}:
         raise InputError(
             f"{path} was trained on the data of {name[:200]}, which no checkpoint may import by "
             f"itself.\nIf you trust it, type --data {name[:200]} and its options."
         )
-    return [] if ours[name] is CIFAR10DataModule else ["--data", name]
+    return [] if kind == DEFAULT else ["--data", kind]
 
 
 def complete(

@@ -1,9 +1,9 @@
-"""The data of a study: made from settings, and sealed while λ is chosen."""
+"""The data of a study: made from settings, and the settings that decide results."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -18,16 +18,15 @@ from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.files import atomic_write
 
 CONFIG = "config.yaml"
-LATER = ("flip", "shift", "border", "transform")
-"""Arguments that older ledgers and runs know nothing of: they are told apart by them only where
-these have not their defaults."""
+_NEWER = ("flip", "shift", "border", "transform")
+"""Arguments that earlier ledgers and reports lack. They are left out at their defaults."""
 
 Settings = Mapping[str, Any] | LightningDataModule
 """Arguments of CIFAR10DataModule, or ``class_path`` and ``init_args``, or a data module."""
 
 
 def make_data(settings: Settings) -> LightningDataModule:
-    """Make the data module that the settings say; one that is made already is taken as it is."""
+    """Return the data module of the settings; one that is made already is returned as it is."""
     if isinstance(settings, LightningDataModule):
         return settings
     if "class_path" not in settings:
@@ -49,7 +48,7 @@ def make_data(settings: Settings) -> LightningDataModule:
 
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write config.yaml beside a run's files: from it ``onelayer test`` knows where data lie."""
+    """Write config.yaml beside a run's files, where ``onelayer test`` finds the paths of data."""
     with suppress(yaml.YAMLError):  # a data module, or arrays, of Python
         atomic_write(folder / CONFIG, yaml.safe_dump(_plain(settings), sort_keys=False))
 
@@ -61,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 
 def with_arguments(settings: Settings, **arguments: Any) -> Settings:
-    """The settings with other values, for those arguments that the data module takes."""
+    """Return the settings with other values, for those arguments that the data module takes."""
     if isinstance(settings, LightningDataModule):
         return settings
     if "class_path" not in settings:
@@ -71,56 +70,18 @@ def with_arguments(settings: Settings, **arguments: Any) -> Settings:
 
 
 def without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without the arguments that say where data lie, which change no figure."""
+    """Return the settings without the arguments that say where data lie, which change no result."""
     if "class_path" not in settings:
-        return _decisive(CIFAR10DataModule, CIFAR10DataModule.locations, settings)
+        return _decisive(CIFAR10DataModule, settings)
     module, _, name = settings["class_path"].rpartition(".")
     kind = getattr(import_module(module), name)
-    kept = _decisive(kind, getattr(kind, "locations", ()), settings.get("init_args") or {})
+    kept = _decisive(kind, settings.get("init_args") or {})
     return {"class_path": settings["class_path"], "init_args": kept}
 
 
-def _decisive(kind: Any, locations: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(kind).parameters
-    usual = {k: known[k].default for k in LATER if k in known}
+def _decisive(kind: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known, locations = inspect.signature(kind).parameters, getattr(kind, "locations", ())
+    usual = {k: known[k].default for k in _NEWER if k in known}
     return {
         k: v for k, v in arguments.items() if k not in locations and (k, v) not in usual.items()
     }
-
-
-class _Seal:
-    """Laid over a data module's class: the test split cannot be had from it."""
-
-    def labelled(self, split: str) -> Any:
-        """As before, but not of the test split."""
-        return super().labelled(_not_test(split))  # type: ignore[misc]
-
-    def tensors(self, split: str) -> Any:
-        """As before, but not of the test split."""
-        return super().tensors(_not_test(split))  # type: ignore[misc]
-
-    def test_dataloader(self) -> Any:
-        """Refuse."""
-        _not_test("test")
-
-
-class _LoaderSeal:
-    """The same for a data module that has loaders alone."""
-
-    def test_dataloader(self) -> Any:
-        """Refuse."""
-        _not_test("test")
-
-
-def _not_test(split: str) -> str:
-    if split == "test":
-        raise PermissionError("the test split is sealed until λ has been chosen.")
-    return split
-
-
-def sealed(data: LightningDataModule) -> LightningDataModule:
-    """The same data module, from which the test split cannot be had any more."""
-    kind = type(data)
-    seal = _Seal if hasattr(kind, "tensors") else _LoaderSeal
-    data.__class__ = type(f"Sealed{kind.__name__}", (seal, kind), {})
-    return data

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from onelayer.core.checks import check_same, check_share
 from onelayer.core.errors import InputError
 from onelayer.data.adapter import count_rows, has_split, name_of, sizes
-from onelayer.study.data_settings import make_data, sealed, with_arguments, without_locations
+from onelayer.study.data_settings import make_data, with_arguments, without_locations
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import (
     AXES,
@@ -170,7 +170,7 @@ class Search:
         Raises:
             InputError: now, not after all stages, for settings that something would refuse.
         """
-        data = sealed(self._make_data())
+        data = self._make_data()
         if check_batch_size := getattr(data, "check_batch_size", None):
             check_batch_size()
         if not has_split(data, "val"):
@@ -308,7 +308,7 @@ class Search:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
                         gc.collect()  # trainer, module and data refer to each other
-                        data, made = sealed(make_data(_with_data(self.data, group[0].setting))), own
+                        data, made = make_data(_with_data(self.data, group[0].setting)), own
                     ledger.record(group, self.train(group, data, bar))
             if group is None:
                 time.sleep(POLL)  # others train the rest
