@@ -1,10 +1,10 @@
-"""What can be learned of any LightningDataModule: its batches, d, k and its classes' names."""
+"""Any LightningDataModule behind one interface: its batches, sizes and names."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,34 +22,35 @@ from onelayer.data.split import Split
 ONE_LOADER = "Return one, of a torch.utils.data.ConcatDataset of all."
 
 
+# ---- batches
+
+
 def pair(batch: Any) -> Batch:
     """Return a batch as X (n, d) and y (n,): images (n, c, height, width) are laid flat.
 
     Raises:
-        InputError: it is no pair; naming what it is.
+        InputError: it is no pair.
     """
+    legal = "a batch must be a pair (X, y) of features (n, d) and labels (n,)"
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
-        raise InputError(
-            f"a batch must be a pair (X, y) of features (n, d) and labels (n,), not a "
-            f"{type(batch).__name__}{keys}."
-        )
+        raise InputError(f"{legal}, not a {type(batch).__name__}{keys}.")
     X, y = batch
     if isinstance(X, tuple | list | dict):
         raise InputError(
-            f"a batch must be a pair (X, y) of features (n, d) and labels (n,), but its first is a "
-            f"{type(X).__name__}: several loaders give such batches. {ONE_LOADER}"
+            f"{legal}, but its first is a {type(X).__name__}: several loaders give such batches. "
+            f"{ONE_LOADER}"
         )
     return (X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X), y
 
 
 def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]:
-    """Give the batches ``(X, y)`` of a split, by the data module's own loaders.
+    """Give the batches ``(X, y)`` of a split, by the data module's own loader.
 
     Args:
         data: any LightningDataModule, set up.
-        split: of a split without a loader nothing is given.
-        rows: no batch is begun after so many rows.
+        split: a split without a loader gives no batch.
+        rows: number of rows after which no batch is begun.
 
     Raises:
         InputError: a batch is no pair.
@@ -63,7 +64,7 @@ def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]
             given += len(y)
             if rows is not None and given >= rows:
                 return
-    finally:  # a generator that training draws from, too
+    finally:  # training draws from the same generators
         for generator, state in drawn:
             generator.set_state(state)
 
@@ -80,57 +81,25 @@ def generators(loaders: Sequence[Any]) -> Iterator[torch.Generator]:
                 yield generator
 
 
-def augment_of(data: Any) -> Augment:
-    """What a data module changes in its training images, as far as it says so: else nothing."""
-    augment: Augment = getattr(data, "augment", Augment())
-    return augment
-
-
-def has_split(data: Any, split: Split) -> bool:
-    """Whether a data module has a split, as far as can be told before it is set up."""
-    size = getattr(data, "size", None)
-    return size(split) > 0 if callable(size) else has_loader(data, split)
-
-
-def count_rows(data: Any, split: Split) -> int:
-    """Return how many rows a split has."""
-    size = getattr(data, "size", None)
-    return int(size(split)) if callable(size) else sum(len(y) for _, y in batches(data, split))
-
-
-def count_batches(data: Any) -> int:
-    """Return the number of training batches in an epoch."""
-    size = getattr(data, "batch_size", None)
-    if isinstance(size, int) and size > 0:
-        return -(-count_rows(data, "train") // size)
-    return sum(1 for _ in batches(data, "train"))
-
-
 def has_loader(data: Any, split: Split) -> bool:
-    """Whether a data module has a loader of its own for a split."""
+    """Return whether a data module has a loader of its own for a split."""
     return is_overridden(f"{split}_dataloader", data, LightningDataModule)
 
 
 def count_loaders(data: Any, split: Split) -> int:
-    """Return how many loaders a data module, set up, has for a split."""
+    """Return the number of loaders that a data module, set up, has for a split."""
+    return len(_all_loaders(data, split))
+
+
+def _all_loaders(data: Any, split: Split) -> list[Any]:
+    """Return the loaders in whatever Lightning takes: one, or lists and dicts of them."""
     made = getattr(data, f"{split}_dataloader")() if has_loader(data, split) else None
-    return len(_flat(made))
-
-
-def warn_of_several(split: str) -> None:
-    """Warn that of several loaders the first one gives the figures of the split."""
-    warnings.warn(
-        f"there are several {split} loaders: {split}/accuracy and the other figures of the {split} "
-        f"split are of the first; those of the next are {split}/accuracy/dataloader_idx_1, …",
-        stacklevel=2,
-    )
+    return [] if made is None else list(CombinedLoader(made).flattened)
 
 
 def _loaders(data: Any, split: Split) -> list[Any]:
-    """The loader of a split, the first of several; none without one."""
-    if not has_loader(data, split):
-        return []
-    made = _flat(getattr(data, f"{split}_dataloader")())
+    """Return the loader of a split, the first of several; none without one."""
+    made = _all_loaders(data, split)
     if len(made) > 1 and split == "train":
         raise InputError(
             f"train_dataloader of {type(data).__name__} returns {len(made)} loaders, but a network "
@@ -141,98 +110,99 @@ def _loaders(data: Any, split: Split) -> list[Any]:
     return made[:1]
 
 
-def _flat(made: Any) -> list[Any]:
-    """The loaders in whatever Lightning takes: one, or lists and dicts of them."""
-    return [] if made is None else list(CombinedLoader(made).flattened)
+def warn_of_several(split: str) -> None:
+    """Warn that the results of a split are those of the first of several loaders."""
+    warnings.warn(
+        f"there are several {split} loaders: {split}/accuracy and the other figures of the {split} "
+        f"split are of the first; those of the next are {split}/accuracy/dataloader_idx_1, …",
+        stacklevel=2,
+    )
 
 
-def class_names(data: Any, classes: int) -> list[str]:
-    """Return a data module's names of its classes, or their numbers where it has none."""
-    names = getattr(data, "classes", None)
-    if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == classes:
-        return [str(name) for name in names]
-    return numbers(classes)
+# ---- sizes
 
 
-def numbers(classes: int) -> list[str]:
-    """Return what classes without names are called."""
-    return [str(k) for k in range(classes)]
+def has_split(data: Any, split: Split) -> bool:
+    """Return whether a data module has a split, as far as is known before it is set up."""
+    return data.size(split) > 0 if hasattr(data, "size") else has_loader(data, split)
 
 
-def column_names(data: Any, inputs: int) -> list[str] | None:
-    """Return a data module's names of its features, None where it has none."""
-    names = getattr(data, "columns", None)
-    if isinstance(names, list | tuple) and len(names) == inputs:
-        return [str(name) for name in names]
-    return None
+def count_rows(data: Any, split: Split) -> int:
+    """Return the number of rows of a split."""
+    if hasattr(data, "size"):
+        return int(data.size(split))
+    return sum(len(y) for _, y in batches(data, split))
 
 
-def name_of(data: Any) -> str:
-    """Return what a data module calls its data; its class's name where it calls them nothing."""
-    name = getattr(data, "name", None)
-    return shown(name) if isinstance(name, str) and name else type(data).__name__
+def count_batches(data: Any) -> int:
+    """Return the number of training batches in an epoch."""
+    size = getattr(data, "batch_size", None)
+    if isinstance(size, int) and size > 0:
+        return -(-count_rows(data, "train") // size)
+    return sum(1 for _ in batches(data, "train"))
 
 
 def sizes(data: Any) -> tuple[int, int]:
-    """Return d and k of a data module's batches, which it makes ready if it has to.
+    """Return d and k of a data module's batches.
 
-    k is the number of ``classes`` or ``num_classes``, or one more than the largest label of its
-    training batches; d and k are those of ``shape`` and ``classes`` where it has both.
+    They are those of its ``shape`` and ``classes`` if it has both. Else it is set up; d is that of
+    its first batch, and k its ``num_classes`` or one more than its largest training label.
 
     Raises:
-        InputError: they cannot be had.
+        InputError: they are not known.
     """
-    if isinstance(data, LightningDataModule) and not hasattr(data, "shape"):
-        _make_ready(data)
-    k = _classes_of(data)
-    shape = getattr(data, "shape", None)
-    if shape is not None and k is not None:
-        return int(torch.Size(shape).numel()), k
-    given = _first(data)
-    return given[0].shape[1], _largest_label(data) + 1 if k is None else k
-
-
-def _make_ready(data: LightningDataModule) -> None:
     try:
-        data.prepare_data()
-        data.setup("fit")
+        if not hasattr(data, "shape"):
+            data.prepare_data()
+            data.setup("fit")
+        names, k = getattr(data, "classes", None), getattr(data, "num_classes", None)
+        k = len(names) if isinstance(names, Sequence) and not isinstance(names, str) else k
+        if hasattr(data, "shape") and k is not None:
+            return int(torch.Size(data.shape).numel()), k
+        d = next(X.shape[1] for X, _ in batches(data, "train"))
+        if k is None:
+            k = 1 + max(int(y.max()) for _, y in batches(data, "train"))
+        return d, k
     except InputError:
         raise
-    except Exception as error:  # whatever somebody else's code does without a trainer
-        raise InputError(f"{_unknown(data)} its setup failed: {first_line(error)}.") from error
-
-
-def _first(data: Any) -> Batch:
-    try:
-        found = next(islice(batches(data, "train"), 1), None)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{_unknown(data)} its loader failed: {first_line(error)}.") from error
-    if found is None:
-        raise InputError(f"{type(data).__name__} has no training batches: train_dataloader.")
-    X = found[0]
-    if not isinstance(X, Tensor) or X.ndim != 2:
-        kind = f"of shape {tuple(X.shape)}" if isinstance(X, Tensor) else f"a {type(X).__name__}"
+    except Exception as error:  # anybody's code, without a trainer
         raise InputError(
-            f"{type(data).__name__}: X of a batch must be a tensor (n, d), not {kind}."
-        )
-    return found
+            f"d and k are not known from {type(data).__name__}: give --model.inputs and "
+            f"--model.classes, or mend it:\n{type(error).__name__}: {first_line(error)}."
+        ) from error
 
 
-def _classes_of(data: Any) -> int | None:
-    names, number = getattr(data, "classes", None), getattr(data, "num_classes", None)
-    if isinstance(names, Sequence) and not isinstance(names, str):
-        return len(names)
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+# ---- names
 
 
-def _largest_label(data: Any) -> int:
-    return max(int(y.max()) for _, y in batches(data, "train"))
+def augment_of(data: Any) -> Augment:
+    """Return the changes that a data module declares of its training images: else none."""
+    augment: Augment = getattr(data, "augment", Augment())
+    return augment
 
 
-def _unknown(data: Any) -> str:
-    return (
-        f"d and k are not known from {type(data).__name__}: type --model.inputs and "
-        "--model.classes, or mend it:\n"
-    )
+def class_names(data: Any, classes: int) -> list[str]:
+    """Return a data module's names of its classes, or their numbers if it has none."""
+    return _names(data, "classes", classes) or numbers(classes)
+
+
+def column_names(data: Any, inputs: int) -> list[str] | None:
+    """Return a data module's names of its features, None if it has none."""
+    return _names(data, "columns", inputs)
+
+
+def _names(data: Any, what: str, count: int) -> list[str] | None:
+    names = getattr(data, what, None)
+    legal = isinstance(names, Sequence) and not isinstance(names, str) and len(names) == count
+    return [str(name) for name in names] if legal else None  # type: ignore[union-attr]
+
+
+def numbers(classes: int) -> list[str]:
+    """Return the names of classes without names."""
+    return [str(k) for k in range(classes)]
+
+
+def name_of(data: Any) -> str:
+    """Return the name of a data module's data, or of its class if they have none."""
+    name = getattr(data, "name", None)
+    return shown(name) if isinstance(name, str) and name else type(data).__name__

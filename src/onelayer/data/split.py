@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 VAL_SIZE = 0.1  # share of a table's rows
 Split = Literal["train", "val", "test"]
-"""What rows are for. Training and validation rows come from the pool "train"."""
-
-Pool = Literal["train", "val", "test"]
-"""The sets in which data are published, or given: CIFAR-10 has no "val"."""
+"""Purpose of rows. Those to validate on are cut off "train" if there is no "val"."""
 
 
 @runtime_checkable
@@ -53,11 +50,6 @@ def warn_of_val_size(size: float, usual: float, instead: str) -> None:
             "them.",
             stacklevel=3,
         )
-
-
-def pool_of(split: Split) -> Pool:
-    """Return the pool that a split is cut from."""
-    return "test" if split == "test" else "train"
 
 
 def take(pieces: Sequence[range], start: int, stop: int) -> list[range]:

@@ -20,7 +20,7 @@ from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 from onelayer.data.read import PIXELS, SIDE
 from onelayer.data.read.download import Archive
-from onelayer.data.split import Pool, in_batches
+from onelayer.data.split import Split, in_batches
 from onelayer.data.table import Table, joined
 
 CLASS_NAMES = (
@@ -73,7 +73,7 @@ class CIFAR10Files:
 
     classes = CLASS_NAMES
 
-    def read(self, pool: Pool, pieces: Sequence[range]) -> Table:
+    def read(self, pool: Split, pieces: Sequence[range]) -> Table:
         """Read these images of a pool, from no batch file beside theirs; see :func:`load`."""
 
         def batch(i: int, n: int) -> Table:

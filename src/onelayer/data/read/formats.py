@@ -263,17 +263,10 @@ def _of_npy(paths: Sequence[Path], labelled: bool) -> Table:
             "file.\nWrite them anew, channels first: "
             "np.save('X.npy', np.ascontiguousarray(X.transpose(0, 3, 1, 2)))."
         )
-    if x.dtype in _AS_THEY_ARE and x.dtype.isnative and not last:
-        tensor, paging = torch.from_numpy(x), _pager(x)
-        shape = tuple(x.shape[1:])
-        flat = tensor.flatten(1) if tensor.ndim > 2 else tensor
-        if flat.ndim == 1:
-            flat = flat.unsqueeze(1)
-        shape = shape if len(shape) == 3 else ()
-    else:
-        (flat, shape), paging = as_features(x, str(paths[0])), None
+    stays = x.dtype in _AS_THEY_ARE and x.dtype.isnative and not last
+    flat, shape = as_features(torch.from_numpy(x) if stays else x, str(paths[0]))
     y = labels(_mapped(paths[1]), str(paths[1])) if labelled else None
-    return Table(flat, y, where=str(paths[0]), mapped=paging, shape=shape)
+    return Table(flat, y, where=str(paths[0]), mapped=_pager(x) if stays else None, shape=shape)
 
 
 def _mapped(path: Path) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,25 +45,26 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bo
         )
     dataset = _with_our_reader(dataset)
     _check_fixed(dataset, x, y, where, trains)
-    rows, values, shape = _Rows(len(dataset)), list[Any](), tuple[int, ...]()
+    rows, values, scaled = list[Tensor](), list[Any](), False
     numbers = range(len(dataset))
     for i in tqdm(numbers, f"reading {where}", disable=None, file=sys.stderr, leave=False):
         sample = _sample(dataset, i, x, y, where)
-        if i and sample.shape != shape:
+        if not i:
+            shape, scaled = sample.shape, sample.x.is_floating_point()
+            if tuple(sample.x.shape) != shape:
+                warn_of_channels_last(shape, where)
+        if sample.shape != shape:
             raise InputError(
                 f"{where}: sample {i} has the shape {sample.shape}, and the first {shape}: all "
                 "must be alike.\nResize them with a transform of the Dataset."
             )
-        shape = sample.shape
-        if not i and tuple(sample.x.shape) != shape:
-            warn_of_channels_last(shape, where)
-        rows.add(sample.x.flatten())
+        rows.append(_compact(sample.x.flatten()) if scaled else sample.x.flatten())
         values.append(sample.label)
     if not values:
         raise InputError(f"{where} is empty: it has no sample.")
     y_ = _label_array(values, f"{where}: label") if labelled else None
     names = class_names(dataset, y) if labelled else None
-    return Table(rows.x(), y_, None, names, where, shape=sample.image)
+    return Table(_stacked(rows, scaled), y_, None, names, where, shape=sample.image)
 
 
 def _with_our_reader(dataset: Any) -> Any:
@@ -219,43 +220,27 @@ def _tensor(value: Any, where: str) -> Tensor:
     return tensor if tensor.ndim else tensor.unsqueeze(0)
 
 
-class _Rows:
-    """Rows one after the other, as bytes until one comes that does not fit bytes."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.i = n, 0
-        self.rows: Tensor | None = None
-        self.scaled = False  # whether the bytes stand for x/255, as ToTensor gives it
-
-    def add(self, row: Tensor) -> None:
-        """Keep a row (d,)."""
-        if self.rows is None:
-            self.scaled = row.is_floating_point()
-            kind = torch.uint8 if _bytes_of(row, self.scaled) is not None else torch.float32
-            self.rows = torch.empty((self.n, len(row)), dtype=kind)
-        if self.rows.dtype == torch.uint8:
-            found = _bytes_of(row, self.scaled)
-            if found is None:
-                self.rows = self.rows.float().div_(255 if self.scaled else 1)
-            else:
-                row = found
-        self.rows[self.i] = row
-        self.i += 1
-
-    def x(self) -> Tensor:
-        """All rows (n, d)."""
-        assert self.rows is not None
-        return self.rows
+def _compact(x: Tensor) -> Tensor:
+    """Return a sample as bytes if they hold all of it, as pixels x/255 from 0 to 1."""
+    if not x.is_floating_point():
+        return x
+    found = (x * 255).round_().clamp_(0, 255).byte()
+    return found if torch.equal(found.to(x.dtype).div_(255), x) else x
 
 
-def _bytes_of(row: Tensor, scaled: bool) -> Tensor | None:
-    """A row as bytes, if they say all of it."""
-    if row.dtype == torch.uint8:
-        return None if scaled else row
-    if not scaled or not row.is_floating_point():
-        return None
-    found = (row * 255).round_().clamp_(0, 255).byte()
-    return found if torch.equal(found.to(row.dtype).div_(255), row) else None
+def _stacked(rows: Sequence[Tensor], scaled: bool) -> Tensor:
+    """Return rows as features (n, d): bytes if all are, else float32.
+
+    Args:
+        rows: rows (d,), made compact.
+        scaled: whether bytes stand for pixels from 0 to 1.
+    """
+    if all(row.dtype == torch.uint8 for row in rows):
+        return torch.stack(list(rows))
+    scale = 255 if scaled else 1
+    return torch.stack(
+        [row.float() / scale if row.dtype == torch.uint8 else row.float() for row in rows]
+    )
 
 
 def _label_array(values: list[Any], where: str) -> Array:

@@ -21,7 +21,7 @@ from onelayer.core.checks import check_whole
 from onelayer.data.random import words
 from onelayer.data.read import PIXELS, SIDE
 from onelayer.data.read.batches import read_pieces
-from onelayer.data.split import Pool
+from onelayer.data.split import Split
 from onelayer.data.table import Array, Table
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout
@@ -92,7 +92,7 @@ class Shapes:
 
     classes = CLASS_NAMES
 
-    def read(self, pool: Pool, pieces: Sequence[range]) -> Table:
+    def read(self, pool: Split, pieces: Sequence[range]) -> Table:
         """Draw these images of a pool."""
         first = TEST if pool == "test" else 1
         return read_pieces(pieces, self.images, lambda i, n: make(n, self.seed, first + i))
