@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -191,6 +192,10 @@ class OneLayer(LightningModule):
     def weights(self) -> list[Tensor]:
         """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
         return [getattr(self, name) for name in self.names]
+
+    def numpy(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the parameters (m, …) as NumPy arrays, by name."""
+        return {n: getattr(self, n).detach().cpu().numpy().copy() for n in self.names}
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the logits (m, n, k) of standardised samples X (n, d), without dropout."""
