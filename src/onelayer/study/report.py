@@ -17,26 +17,26 @@ from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
 from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
+from onelayer.study.comparison_figures import plot_widths
 from onelayer.study.data import without_locations
-from onelayer.study.gradients import batch
-from onelayer.study.plan import Plan, draw_l2
-from onelayer.study.plots import plot_weights
-from onelayer.study.published import EXERCISES, SEARCH
-from onelayer.study.runs import alone_in, check_training, train_and_test
-from onelayer.study.search import Final, Search
-from onelayer.study.tables import (
+from onelayer.study.figures import plot_weights
+from onelayer.study.formatting import (
     Result,
     format_csv,
     gradients_table,
     main_table,
     search_table,
 )
+from onelayer.study.gradients import batch
+from onelayer.study.plan import Final, Plan, Repeat, draw_l2
+from onelayer.study.published import EXERCISES, SEARCH
+from onelayer.study.run import alone_in, check_training, train_and_test
+from onelayer.study.search import Search
 from onelayer.study.widths import (
     KINDS,
     OPTIONS,
     WidthRow,
     best_width,
-    plot_widths,
     width_row,
     widths_table,
 )
@@ -113,22 +113,16 @@ class Report:
 
     Args:
         output: folder of report.md and its figures.
-        runs: folder of the runs.
-        data: arguments of CIFAR10DataModule, laid over every exercise's: where the images are,
-            which they are, and limit, which makes all of it small.
-        seeds: of every training's networks.
+        data: arguments of CIFAR10DataModule that replace every exercise's: root, source, and
+            limit, which makes all of it small.
+        repeat: seeds, lengths and widths.
         search: settings of the search; its final networks take the first five of the seeds.
-        schedule: arguments of TriangularLR laid over every training's, to make it short.
-        widths: numbers of hidden units of the section on how far one layer goes; none, no section.
     """
 
     output: Path
-    runs: Path
     data: Mapping[str, Any]
-    seeds: Sequence[int] = tuple(range(10))
+    repeat: Repeat = field(default_factory=Repeat)
     search: Plan = field(default_factory=Plan)
-    schedule: Mapping[str, Any] | None = None
-    widths: Sequence[int] = ()
 
     def write(self) -> Path:
         """Run what is missing and write report.md; its path.
@@ -158,6 +152,17 @@ class Report:
 
     # ---- what is asked for
 
+    @property
+    def runs(self) -> Path:
+        """Folder of the runs."""
+        return Path(self.repeat.runs)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Arguments of TriangularLR that replace every run's."""
+        step_size = self.repeat.step_size
+        return {} if step_size is None else {"step_size": step_size}
+
     @cached_property
     def _data(self) -> CIFAR10DataModule:
         return CIFAR10DataModule(**self.data)
@@ -172,7 +177,7 @@ class Report:
             for k, v in asdict(self.search).items()
             if v != shipped[k] and k != "members"  # how many are trained at once changes no figure
         }
-        return {**data, **(self.schedule or {}), **search}
+        return {**data, **{f"report.{k}": v for k, v in self.schedule.items()}, **search}
 
     @property
     def _kind(self) -> str:
@@ -188,14 +193,15 @@ class Report:
 
     @property
     def _command(self) -> str:
-        seeds = {} if list(self.seeds) == list(range(10)) else {"seeds": list(self.seeds)}
-        widths = {"widths": list(self.widths)} if self.widths else {}
-        return " ".join(["onelayer report", *_words({**seeds, **self._changes, **widths})])
+        seeds, widths = self.repeat.seeds, self.repeat.widths
+        options = {} if seeds == Repeat().seeds else {"report.seeds": seeds}
+        options |= {**self._changes, **({"report.widths": widths} if widths else {})}
+        return " ".join(["onelayer report", *_words(options)])
 
     def _fits(self, name: str) -> list[Command]:
         """Both networks' trainings of an exercise, or of the search's coarse stage as_published."""
-        shipped, schedule = read_configs(name), self.schedule or {}
-        options: dict[str, Any] = {"model.seeds": list(self.seeds)}
+        shipped, schedule = read_configs(name), self.schedule
+        options: dict[str, Any] = {"model.seeds": list(self.repeat.seeds)}
         if name == "as_published":
             low, high = self.search.l2_min, self.search.l2_max
             l2s = [draw_l2(self.search, 1, i, low, high) for i in range(self.search.number)]
@@ -212,12 +218,12 @@ class Report:
 
     def _finds(self) -> list[Command]:
         """Both networks' searches."""
-        options = {k: v for k, v in self._changes.items() if "." in k}
-        for key, value in (self.schedule or {}).items():
+        options = {k: v for k, v in self._changes.items() if not k.startswith("report.")}
+        for key, value in self.schedule.items():
             options[f"schedule.{key}"] = value
             if key in ("step_size", "cycles"):
                 options[f"final.{key}"] = value
-        if (seeds := list(self.seeds[:5])) != read_configs("search")["final"]["seeds"]:
+        if (seeds := list(self.repeat.seeds[:5])) != read_configs("search")["final"]["seeds"]:
             options["final.seeds"] = seeds
         return [Command("search", "search", network, options) for network in NETWORKS]
 
@@ -225,7 +231,7 @@ class Report:
         """Hidden units, whether images are changed, and the search of each row of the section."""
         given = {k: v for k, v in self._finds()[0].options.items() if not k.startswith("search.")}
         for augmented in (False, True):
-            for hidden in self.widths:
+            for hidden in self.repeat.widths:
                 options = {"model.hidden": hidden, **OPTIONS[augmented], **given}
                 name = f"{hidden}-augmented" if augmented else str(hidden)
                 yield hidden, augmented, Command("search", "widths", name, options)
@@ -245,8 +251,8 @@ class Report:
             for fit in self._fits(name):
                 fit.check()
         self._data.verify_test()
-        for hidden in self.widths:
-            check_whole("widths", hidden, 0)
+        for hidden in self.repeat.widths:
+            check_whole("report.widths", hidden, 0)
         for find in [*self._finds(), *(find for *_, find in self._widths())]:
             self._search(find).check()
 
@@ -273,7 +279,7 @@ class Report:
         settings = self._settings(find)
         return Search(
             plan=self._plan(find),
-            hidden=settings["model"]["hidden"],
+            model=settings["model"],
             data=settings["data"],
             schedule=settings["schedule"],
             final=Final(**settings["final"]),
@@ -324,9 +330,9 @@ class Report:
         text = (
             f"# The report's exercises, repeated{title}\n\n"
             f"Made by `{self._command}`, which runs what is missing and writes this page: every "
-            f"training with {len(self.seeds)} seeds at once, as one population. Accuracies in %, "
-            "mean ± standard deviation over seeds. *Published* is T. Perrot's report (KTH DD2424, "
-            "April 2024), from one seed; *handout* the course's."
+            f"training with {len(self.repeat.seeds)} seeds at once, as one population. Accuracies "
+            "in %, mean ± standard deviation over seeds. *Published* is T. Perrot's report (KTH "
+            "DD2424, April 2024), from one seed; *handout* the course's."
         )
         if self._kind:
             text += "\n\n**The settings are not the exercises', so nothing published is compared.**"
@@ -389,7 +395,7 @@ class Report:
 
     def _widths_section(self, rows: Sequence[WidthRow]) -> str:
         atomic_write(self.output / "widths.csv", format_csv(rows))
-        plot_widths(rows, self.output / "widths.png", self._data.name)
+        plot_widths(rows, KINDS, self.output / "widths.png", self._data.name)
         best, example = best_width(rows), [find for *_, find in self._widths()][-1]
         final, number = example.settings["final"], example.settings["search"]["number"]
         fewer, precision = OPTIONS[False]["final.cycles"], example.settings["trainer"]["precision"]
@@ -419,8 +425,8 @@ class Report:
                 name, titles, what = "W", tuple(self._data.classes), "the ten classes"
             plot_weights(state[name][0], self.output / file, titles)
             caption = (
-                f"{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
-                "scaled to its own range"
+                f"{network}, after three cycles, seed {self.repeat.seeds[0]}: the weights of "
+                f"{what}, each scaled to its own range"
             )
             sections.append(self._picture(f"weights, {network}", file, caption, self._command))
         return "\n\n".join(sections)
