@@ -2,7 +2,7 @@
 #   make test ARGS="-k schedule -n 0"   more arguments for the command (-n 0: one test at a time)
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench soak clean FORCE
+.PHONY: help train test test-gpu lint format bench soak clean FORCE
 
 PYTHON ?=
 SECONDS ?= 60
@@ -15,6 +15,9 @@ train: $(STAMP)  ## train on CIFAR-10, or on built-in images where it is not to 
 
 test: $(STAMP)  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-gpu: $(STAMP)  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -n 0 -m gpu tests/test_gpu.py $(ARGS)
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff check
@@ -37,7 +40,7 @@ clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list these
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 # With uv where it is on PATH, else (or where uv fails) with venv and pip. A complete .venv is updated in place.
 $(STAMP): pyproject.toml constraints.txt $(if $(INTACT),,FORCE)

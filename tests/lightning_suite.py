@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.blocks import BATCH_HOOKS, STEPS, overridden
+from onelayer.training.blocks import BATCH_HOOKS, STEPS
 from onelayer.training.module import OneLayer
 
 LOADER = os.environ.get("ONELAYER_LOADER", "plain")
@@ -78,7 +78,7 @@ class BoringModel(OneLayer):
         """BoringModel's scheduler too, but where it alone would forbid blocks."""
         optimizer = super().configure_optimizers()
         called = type(self).configure_optimizers is not BoringModel.configure_optimizers
-        if LOADER == "resident" and not called and not overridden(self, (*BATCH_HOOKS, *STEPS)):
+        if LOADER == "resident" and not called and not self.overridden((*BATCH_HOOKS, *STEPS)):
             return optimizer
         return [optimizer], [StepLR(optimizer, step_size=1)]
 

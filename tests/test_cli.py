@@ -24,7 +24,7 @@ from onelayer.cli.app import OneLayerCLI
 from onelayer.core import gradcheck
 from onelayer.data.features import Statistics, standardise
 from onelayer.data.pictures import read_image
-from onelayer.training.module import load_network
+from onelayer.training.checkpoint import load_network
 from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

@@ -14,8 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from onelayer.__main__ import main
-from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.module import load_network
+from onelayer.training.checkpoint import load_network, read_checkpoint
 from tests.support.own import NAMES, arrays
 
 QUIET = "--trainer.enable_progress_bar=false"

@@ -14,10 +14,10 @@ from onelayer._compat import share_cores, watch_torchvision
 if TYPE_CHECKING:
     from onelayer.core.autograd import hidden_cost as hidden_cost
     from onelayer.core.autograd import linear_cost as linear_cost
+    from onelayer.core.cycles import exp_range as exp_range
+    from onelayer.core.cycles import triangular as triangular
+    from onelayer.core.cycles import triangular2 as triangular2
     from onelayer.core.optimum.solve import solve as solve
-    from onelayer.core.schedule import exp_range as exp_range
-    from onelayer.core.schedule import triangular as triangular
-    from onelayer.core.schedule import triangular2 as triangular2
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
     from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
     from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
@@ -25,23 +25,22 @@ if TYPE_CHECKING:
     from onelayer.data.sources.datasets import HuggingFace as HuggingFace
     from onelayer.study.figures import PlotCurves as PlotCurves
     from onelayer.study.run import train_and_test as train_and_test
-    from onelayer.training.checkpoint import Checkpoints as Checkpoints
+    from onelayer.training.checkpoint import load_network as load_network
     from onelayer.training.curves import Curves as Curves
     from onelayer.training.module import OneLayer as OneLayer
-    from onelayer.training.module import load_network as load_network
     from onelayer.training.observer import Observer as Observer
     from onelayer.training.range import RangeTest as RangeTest
     from onelayer.training.results import Results as Results
+    from onelayer.training.saving import Checkpoints as Checkpoints
+    from onelayer.training.saving import Snapshots as Snapshots
     from onelayer.training.schedule import TriangularLR as TriangularLR
-    from onelayer.training.snapshots import Snapshots as Snapshots
-    from onelayer.training.testing import TestReport as TestReport
 
     __version__: str
 
 _HOMES = {
     "ArraysDataModule": "data.arrays",
     "CIFAR10DataModule": "data.datamodule",
-    "Checkpoints": "training.checkpoint",
+    "Checkpoints": "training.saving",
     "DatasetDataModule": "data.datasets",
     "Curves": "training.curves",
     "HuggingFace": "data.sources.datasets",
@@ -51,17 +50,16 @@ _HOMES = {
     "RangeTest": "training.range",
     "ResidentLoader": "data.loader",
     "Results": "training.results",
-    "Snapshots": "training.snapshots",
-    "TestReport": "training.testing",
+    "Snapshots": "training.saving",
     "TriangularLR": "training.schedule",
-    "exp_range": "core.schedule",
+    "exp_range": "core.cycles",
     "hidden_cost": "core.autograd",
     "linear_cost": "core.autograd",
-    "load_network": "training.module",
+    "load_network": "training.checkpoint",
     "solve": "core.optimum.solve",
     "train_and_test": "study.run",
-    "triangular": "core.schedule",
-    "triangular2": "core.schedule",
+    "triangular": "core.cycles",
+    "triangular2": "core.cycles",
 }
 
 watch_torchvision()

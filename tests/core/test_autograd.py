@@ -10,19 +10,7 @@ from hypothesis import strategies as st
 
 from onelayer.core.autograd import cost, hidden_cost, linear_cost
 from onelayer.core.errors import InputError
-
-
-def population(m, hidden, d=7, k=4, n=6, dtype=torch.float64, seed=0):
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
-
-    X, y = draw(n, d), torch.randint(k, (n,), generator=g)
-    shapes = (
-        [(m, hidden, d), (m, hidden), (m, k, hidden), (m, k)] if hidden else [(m, k, d), (m, k)]
-    )
-    return X, y, [draw(*shape).requires_grad_() for shape in shapes]
+from tests.support.cases import population
 
 
 def reference(X, y, parameters, l2):
@@ -166,14 +154,3 @@ def test_shapes_that_do_not_fit_are_named():
         hidden_cost(X, y, W1, b1, W2[:, :, :4], b2)
     with pytest.raises(InputError, match="int64"):
         hidden_cost(X, y.int(), W1, b1, W2, b2)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_on_a_gpu_as_on_the_cpu(hidden):
-    X, y, parameters = population(3, hidden)
-    there = [p.detach().cuda().requires_grad_() for p in parameters]
-    cost(X, y, parameters, [0, 0.1, 0.2]).sum().backward()
-    cost(X.cuda(), y.cuda(), there, [0, 0.1, 0.2]).sum().backward()
-    for ours, gpu in zip(parameters, there, strict=True):
-        torch.testing.assert_close(ours.grad, gpu.grad.cpu(), rtol=1e-12, atol=1e-13)

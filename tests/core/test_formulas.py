@@ -7,7 +7,7 @@ import torch
 
 from onelayer.core import formulas
 from onelayer.core.network import initial_parameters
-from tests.core.test_autograd import population
+from tests.support.cases import population
 
 
 @pytest.mark.parametrize("hidden", [0, 5])

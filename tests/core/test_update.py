@@ -1,59 +1,38 @@
 """The recorded update: the same as the plain one, whatever changes between two of them.
 
-Without a GPU tests.support.recording stands for its graphs; what only a GPU can say is marked.
+tests.support.recording stands for a GPU's graphs; tests/test_gpu.py tries real ones.
 """
-
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from onelayer.core import update
 from onelayer.core.update import FusedUpdate, RecordedUpdate
-from tests.core.test_autograd import population
 from tests.support import recording
-
-STEPS = 12
-
-
-def train(kind, hidden, l2, dtype=torch.float64, device="cpu", steps=STEPS, smoothing=0.0, p=0.0):
-    """Updates with batches of two sizes, each with its own rate."""
-    X, y, parameters = population(3, hidden, n=40)
-    X, y = X.to(device, dtype), y.to(device)
-    parameters = [p.detach().to(device, dtype) for p in parameters]
-    l2 = l2.to(device, dtype) if isinstance(l2, torch.Tensor) else l2
-    make = kind(parameters, l2, smoothing)
-    g = torch.Generator().manual_seed(0)
-    for step in range(steps):
-        n = 7 if step % 3 == 2 else 10
-        rows = torch.arange(step, step + n, device=device)
-        mask = (torch.rand(3, n, hidden, generator=g) >= p).to(device, dtype) / (1 - p)
-        make(X[rows], y[rows], 0.3 / (step + 1), mask=mask if p else None)
-    return parameters
+from tests.support.cases import population, updated
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
 @pytest.mark.parametrize("l2", [0.0, 0.1, torch.tensor([0.0, 0.1, 0.2])], ids=["0", "1", "each"])
 def test_a_recorded_update_is_the_update(recorded, hidden, l2):
-    plain = train(FusedUpdate, hidden, l2)
-    for ours, wanted in zip(train(RecordedUpdate, hidden, l2), plain, strict=True):
+    plain = updated(FusedUpdate, hidden, l2)
+    for ours, wanted in zip(updated(RecordedUpdate, hidden, l2), plain, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
     assert len(recorded) == 2  # one for each size of batch
 
 
 @pytest.mark.parametrize("l2", [0.1, torch.tensor([0.0, 0.1, 0.2])], ids=["1", "each"])
 def test_members_in_turn_end_as_together(monkeypatch, l2):
-    together = train(FusedUpdate, 5, l2, p=0.4)
+    together = updated(FusedUpdate, 5, l2, p=0.4)
     monkeypatch.setattr(update, "CACHE", 1)
-    for ours, wanted in zip(train(FusedUpdate, 5, l2, p=0.4), together, strict=True):
+    for ours, wanted in zip(updated(FusedUpdate, 5, l2, p=0.4), together, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
 
 
 def test_a_recorded_update_takes_each_updates_mask(recorded):
     both = {"hidden": 5, "l2": 0.1, "smoothing": 0.2, "p": 0.4}
-    plain, others = train(FusedUpdate, **both), train(FusedUpdate, 5, 0.1)
-    for ours, wanted, other in zip(train(RecordedUpdate, **both), plain, others, strict=True):
+    plain, others = updated(FusedUpdate, **both), updated(FusedUpdate, 5, 0.1)
+    for ours, wanted, other in zip(updated(RecordedUpdate, **both), plain, others, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
         assert not torch.allclose(ours, other)
 
@@ -102,10 +81,10 @@ def test_what_cannot_be_recorded_is_done_plainly(monkeypatch, hidden):
 
     monkeypatch.setattr(update, "record", impossible)
     with pytest.warns(UserWarning, match=r"no CUDA graph of the update: no memory\. ") as caught:
-        ours = train(RecordedUpdate, hidden, 0.1)
+        ours = updated(RecordedUpdate, hidden, 0.1)
     assert len(caught) == 2  # of each size of batch once
     monkeypatch.setattr(update, "record", recording.record)
-    recorded = train(RecordedUpdate, hidden, 0.1)
+    recorded = updated(RecordedUpdate, hidden, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(ours, recorded, strict=True))
 
 
@@ -117,9 +96,9 @@ def test_a_recording_that_does_something_else_is_not_used(monkeypatch, wrong):
 
     monkeypatch.setattr(update, "record", misbehaving)
     with pytest.warns(UserWarning, match="what it replays is not what it recorded"):
-        ours = train(RecordedUpdate, 5, 0.1, steps=2)
+        ours = updated(RecordedUpdate, 5, 0.1, steps=2)
     monkeypatch.setattr(update, "record", recording.record)
-    recorded = train(RecordedUpdate, 5, 0.1, steps=2)
+    recorded = updated(RecordedUpdate, 5, 0.1, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(ours, recorded, strict=True))
 
 
@@ -133,35 +112,3 @@ def test_the_stand_in_refuses_to_wait_and_sees_no_python():
     assert x.item() == 3
     with pytest.raises(RuntimeError, match="not permitted"):
         recording.record(lambda: x.add_(x.item()))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("hidden", [0, 5])
-@pytest.mark.parametrize("l2", [0.1, torch.tensor([0.0, 0.1, 0.2])], ids=["1", "each"])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_on_a_gpu(hidden, l2, dtype, bound):
-    """A graph that could not be recorded would warn, and the warning be an error."""
-    plain = train(FusedUpdate, hidden, l2, dtype)
-    ours = train(RecordedUpdate, hidden, l2, dtype, "cuda")
-    for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a.cpu(), b, rtol=bound, atol=bound)
-
-
-CANNOT = """
-import torch
-from onelayer.core import update
-x = torch.zeros(1, device="cuda")
-before = torch.cuda.current_stream()
-try:
-    update.record(lambda: x.add_(x.item()))
-except RuntimeError:
-    assert torch.cuda.current_stream() == before
-    print(x.add_(1).item())
-"""
-
-
-@pytest.mark.gpu
-def test_a_gpu_that_cannot_record_goes_on():
-    """In a process of its own: older versions of torch cannot free memory after that."""
-    done = subprocess.run([sys.executable, "-c", CANNOT], capture_output=True, text=True)
-    assert done.stdout == "1.0\n", done.stderr

@@ -21,7 +21,7 @@ from onelayer.data.datasets import DatasetDataModule
 from onelayer.data.features import measure, standardise
 from onelayer.data.pictures import read_image
 from onelayer.data.sources.datasets import HuggingFace, read_dataset
-from onelayer.training.module import load_network
+from onelayer.training.checkpoint import load_network
 
 QUIET = "--trainer.enable_progress_bar=false"
 

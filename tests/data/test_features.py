@@ -120,16 +120,6 @@ def test_features_are_kept_as_bytes_where_memory_is_short(monkeypatch, free, kep
     assert isinstance(features(x, measure(x), torch.float32), RawFeatures) == kept
 
 
-@pytest.mark.gpu
-def test_the_gpu_gives_the_same_bits() -> None:
-    x = random_bytes(500, 3072)
-    statistics = measure(x)
-    assert measure(x.cuda()).equal(statistics)
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        X = standardise(x.cuda(), statistics, dtype)
-        assert torch.equal(X.cpu(), standardise(x, statistics, dtype))
-
-
 @pytest.mark.parametrize("shape", [(4, 5), (3,), (2, 3, 1)])
 def test_other_features_are_refused(shape: tuple[int, ...]) -> None:
     statistics = Statistics(torch.zeros(3).double(), torch.ones(3).double())

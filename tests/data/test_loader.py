@@ -187,12 +187,6 @@ def test_a_position_beyond_the_epoch_is_refused(position: int) -> None:
 # ---- where the data lie
 
 
-@pytest.mark.gpu
-def test_the_gpu_sees_the_same_batches() -> None:
-    seen = [(X.device.type, rows_of(X.cpu(), y.cpu())) for X, y in loader_of(20, 3).to("cuda")]
-    assert seen == [("cuda", batch) for batch in take(loader_of(20, 3))]
-
-
 # ---- several processes
 
 

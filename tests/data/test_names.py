@@ -17,8 +17,8 @@ from onelayer.data.datasets import DatasetDataModule
 from onelayer.data.names import match
 from onelayer.data.sources.files import read_table
 from onelayer.data.sources.table import Columns
-from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.module import OneLayer, load_network
+from onelayer.training.checkpoint import load_network, read_checkpoint
+from onelayer.training.module import OneLayer
 from tests.data.test_arrays import data, refused, write
 from tests.support.own import NAMES, Theirs, arrays
 from tests.support.small import SAFELY, trainer

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.sources import Labelled
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 
 PIXELS, CLASSES = 12, 3

@@ -12,30 +12,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.blocks import Blocks
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
+from tests.support.lightning import QUIET, Lines, reason_of
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
 
-# What Lightning says of flags that these trainings set on purpose.
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        "training stops in mid-cycle",
-        ".*is smaller than the logging interval",
-        "You requested to overfit",
-        ".*does not have many workers",
-        ".*exists and is not empty",
-        ".*need to be provided during `Trainer` instantiation",
-    )
-]
 pytestmark = QUIET
 
 
@@ -64,26 +52,6 @@ class Seen(Observer):
 
     def on_train_epoch_end(self, trainer, *_):
         self.epochs.append((trainer.global_step, trainer.current_epoch, trainer.is_last_batch))
-
-
-class Lines(Logger):
-    """A logger that keeps what it is given."""
-
-    name, version = "lines", 0
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        self.lines.append((step, metrics))
-
-
-def reason_of(run):
-    return next(c for c in run.callbacks if isinstance(c, Blocks)).reason
 
 
 def train(folder, fused, flags, callbacks=()):

@@ -11,12 +11,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer.core.errors import InputError
 from onelayer.training.checkpoint import (
     AtomicCheckpointIO,
-    Checkpoints,
     find_checkpoint,
     read_checkpoint,
 )
 from onelayer.training.curves import Curves
 from onelayer.training.folder import LAST, PREVIOUS
+from onelayer.training.saving import Checkpoints
 from tests.support.small import fit
 
 GOOD = {"state_dict": {"W": torch.ones(1000)}, "global_step": 7}
@@ -88,9 +88,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(tmp_path, da
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes({"truncated": content[:500], "empty": b"", "flipped": content}[damage])
-    with pytest.raises(InputError, match="is not a whole checkpoint") as caught:
+    with pytest.raises(InputError, match="is not a complete checkpoint") as caught:
         read_checkpoint(last)
-    assert f"This one is whole: --ckpt_path {tmp_path / PREVIOUS} (after 3 updates)" in str(
+    assert f"This one is complete: --ckpt_path {tmp_path / PREVIOUS} (after 3 updates)" in str(
         caught.value
     )
 

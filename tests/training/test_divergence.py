@@ -10,13 +10,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.errors import DivergedError
 from onelayer.study.figures import read_rows, title_of
-from onelayer.training.checkpoint import Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.folder import LAST
 from onelayer.training.module import OneLayer
-from onelayer.training.results import Results, format_summary
+from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.summary import format_summary
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
 
 SMALL = {"inputs": PIXELS, "classes": CLASSES}

@@ -6,8 +6,8 @@ import torch
 from onelayer.core.errors import InputError
 from onelayer.training.dropout import dropout_mask
 from onelayer.training.module import OneLayer
+from tests.support.lightning import QUIET
 from tests.support.small import CLASSES, PIXELS, SmallData, fit
-from tests.training.test_blocks import QUIET
 
 pytestmark = QUIET
 BOTH = {"dropout": 0.3, "label_smoothing": 0.1}
@@ -93,7 +93,7 @@ def test_a_cost_outside_of_a_trainer_takes_a_mask():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"hidden": 0, "dropout": 0.1}, "the linear network has none"),
+        ({"hidden": 0, "dropout": 0.1}, "the linear network has no hidden"),
         ({"hidden": 3, "dropout": 1.0}, "dropout must be a number from 0 to below 1"),
         ({"label_smoothing": -0.1}, "label_smoothing must be a number from 0 to below 1"),
     ],

@@ -13,7 +13,6 @@ from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.testing import TestReport
 from tests.support.own import arrays
 from tests.support.small import SmallData, fit, trainer, warned
 
@@ -112,7 +111,7 @@ def test_data_of_another_class_that_are_standardised_otherwise_are_refused(tmp_p
     other.splits = {name: type(part)(part.x[:, :6], part.y) for name, part in other.splits.items()}
     other.statistics = type(other.statistics)(other.statistics.mean[:6], other.statistics.std[:6])
     for arguments in ({}, {"ckpt_path": tmp_path / "a.ckpt"}):
-        with pytest.raises(InputError, match="but the network learned with others"):
+        with pytest.raises(InputError, match="but the network was trained with others"):
             getattr(trainer(tmp_path), way)(model, datamodule=other, verbose=False, **arguments)
 
 
@@ -151,9 +150,9 @@ class Several(LightningDataModule):
 
 @pytest.mark.parametrize("kind", [list, dict])
 def test_of_several_loaders_the_first_gives_the_figures_and_each_is_logged(tmp_path, kind):
-    results, curves, report = Results(), Curves(), TestReport()
+    results, curves = Results(), Curves()
     with warned("there are several val loaders"):
-        model = trained(tmp_path, Several(kind), [results, curves, report])
+        model = trained(tmp_path, Several(kind), [results, curves])
     with warned("there are several test loaders"):
         found = model.trainer.test(model, datamodule=Several(kind), verbose=False)
     measured = {
@@ -166,8 +165,8 @@ def test_of_several_loaders_the_first_gives_the_figures_and_each_is_logged(tmp_p
         assert returned["test/accuracy/dataloader_idx_1"] == measured[2]
     [member] = results.summary["members"]
     assert member["val"]["accuracy"] == member["test"]["accuracy"] == measured[1]
-    assert report.report["samples"] == 60
-    assert report.report["accuracy"] == measured[1]
+    assert results.report["samples"] == 60
+    assert results.report["accuracy"] == measured[1]
     assert [row.accuracy for row in curves.rows if row.split == "val"][-1] == measured[1]
     with warned("there are several val loaders"):
         metrics = model.trainer.validate(model, datamodule=Several(kind), verbose=False)[0]
@@ -215,7 +214,7 @@ def test_loaders_without_a_data_module_leave_validations_figures_or_the_reason(t
 
 def test_a_network_of_other_features_says_how_to_make_it(tmp_path):
     run = trainer(tmp_path)
-    with pytest.raises(InputError, match=r"(?s)width 6 .*inputs=6"):
+    with pytest.raises(InputError, match=r"(?s)have 6 features.*inputs=6"):
         run.fit(OneLayer(), loader(0))
 
 

@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from onelayer.training.checkpoint import Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.folder import LAST
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer
 

@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from onelayer import load_network
 from onelayer.core.errors import InputError
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
+from tests.support.lightning import QUIET, Lines, reason_of
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
-from tests.training.test_blocks import QUIET, Lines, reason_of
 
 pytestmark = [
     *QUIET,

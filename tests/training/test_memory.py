@@ -8,7 +8,7 @@ from onelayer.core.errors import InputError
 from onelayer.data import features
 from onelayer.study.plan import Final, Plan
 from onelayer.study.search import Search
-from onelayer.training import population
+from onelayer.training import module
 from onelayer.training.module import OneLayer
 from tests.support.small import CLASSES, PIXELS, fit
 
@@ -32,7 +32,7 @@ def test_networks_too_big_to_be_made_are_refused_before_they_are(
     free, monkeypatch, arguments, needed
 ):
     free(6e9)
-    monkeypatch.setattr(population, "initial_parameters", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(module, "initial_parameters", lambda *_: pytest.fail("too late"))
     with pytest.raises(InputError, match="fewer hidden units") as error:
         OneLayer(**arguments)
     assert needed in str(error.value)

@@ -17,12 +17,12 @@ from onelayer.data import features
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
 from onelayer.training import blocks
-from onelayer.training.checkpoint import Checkpoints
-from onelayer.training.choice import Member
 from onelayer.training.curves import Curves
+from onelayer.training.members import Member
 from onelayer.training.module import OneLayer
 from onelayer.training.range import RangeTest
 from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, fit, trainer, warned
 
@@ -52,23 +52,6 @@ def operations(monkeypatch):
 
     monkeypatch.setattr(FusedUpdate, "__call__", update)
     return counted
-
-
-@pytest.fixture
-def strict(monkeypatch):
-    """Raises where a training step makes the host wait for the GPU, after the first epoch of eight
-    updates: the first batch of each of the two sizes is recorded, and that checked.
-    """
-    right = blocks._Hooks.training_step
-
-    def training_step(self, batches):
-        torch.cuda.set_sync_debug_mode("error" if self.trainer.global_step >= 8 else "default")
-        try:
-            return right(self, batches)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(blocks._Hooks, "training_step", training_step)
 
 
 def by_hand(data, hidden, l2, seed, steps, schedule):
@@ -303,28 +286,6 @@ def test_batches_of_any_other_loader_are_not_recorded(tmp_path, recorded):
     loader = DataLoader(TensorDataset(*SmallData().tensors("train")), batch_size=8)
     trainer(tmp_path, 10).fit(OneLayer(**SMALL), loader, loader)
     assert not recorded
-
-
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}], ids=str)
-@pytest.mark.parametrize("hidden", [0, 4])
-def test_an_update_never_waits_for_the_gpu(tmp_path, strict, hidden, options):
-    """That there are graphs is tested, too: a warning that there are none is an error."""
-    for arguments in (SMALL, POPULATION):
-        model = OneLayer(hidden, **arguments, **options)
-        fit(tmp_path, model, max_steps=40, accelerator="gpu")
-        assert model.trainer.global_step == 40
-
-
-@pytest.mark.gpu
-def test_after_training_on_a_gpu_the_data_may_lie_there(tmp_path):
-    data = SmallData()
-    model = fit(tmp_path, OneLayer(4, **SMALL), data, accelerator="gpu")
-    X, y = data.tensors("val")
-    there = model.evaluate(X.cuda(), y.cuda()), model.predict_proba(X.cuda())
-    assert torch.equal(there[0]["loss"], model.evaluate(X, y)["loss"])
-    assert torch.equal(there[1], model.predict_proba(X))
 
 
 def test_bfloat16_products_train_nearly_the_same(tmp_path):

@@ -4,9 +4,6 @@ import pytest
 import torch
 
 from onelayer import OneLayer, TriangularLR, solve
-from onelayer.core.errors import InputError
-from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.module import network_of
 from onelayer.training.optimality import format_gaps, gaps
 from tests.support.small import CLASSES, PIXELS, SmallData, trainer
 
@@ -47,15 +44,3 @@ def test_what_has_no_certificate_is_told_in_words():
     assert "not known, as class 2 has no sample" in format_gaps(model, data)
     model.W.data.fill_(torch.nan)
     assert "diverged" in format_gaps(model, SmallData())
-
-
-def test_a_checkpoint_may_not_claim_other_splits(tmp_path):
-    model = OneLayer(l2=0.05, inputs=PIXELS, classes=CLASSES)
-    run = trainer(tmp_path, 2)
-    run.fit(model, datamodule=SmallData())
-    run.save_checkpoint(tmp_path / "a.ckpt")
-    content = read_checkpoint(tmp_path / "a.ckpt")
-    assert network_of(content, "a.ckpt").learned_from == ["train"]
-    content["learned_from"] = ["test"]
-    with pytest.raises(InputError, match="learned_from"):
-        network_of(content, "a.ckpt")

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from onelayer.core.cycles import rising
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import rising
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.module import OneLayer

@@ -9,8 +9,9 @@ from tensorboard.summary.writer import event_file_writer
 
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
-from onelayer.training.results import Results, format_summary
+from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.summary import format_summary
 from onelayer.training.trainer import run_logger
 from tests.support.small import CLASSES, PIXELS, SmallData, fit
 
@@ -46,23 +47,6 @@ def test_tensorboard_has_the_final_figures_of_the_fifth_training_in_a_process(
     model.trainer.test(model, SmallData(), verbose=False)
     read = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [len(read.Scalars(tag)) for tag in ("cost/val", "test/accuracy")] == [2, 1]
-
-
-def test_a_run_killed_before_tensorboard_has_its_figures_is_not_finished(tmp_path, monkeypatch):
-    """What summary.json calls finished is never gone on with: it must be written last."""
-    model = OneLayer(4, inputs=PIXELS, classes=CLASSES)
-    logger = TensorBoardLogger(tmp_path, name="run")
-    callbacks = [Results(), Curves(), TriangularLR(step_size=10)]
-    fit(tmp_path, model, callbacks=callbacks, logger=logger, max_steps=20)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onelayer.training.tensorboard.write_end", killed)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        model.trainer.test(model, SmallData(), verbose=False)
-    summary = json.loads((tmp_path / "run" / "version_0" / "summary.json").read_text())
-    assert "test" not in summary["members"][0]
 
 
 def test_the_table_has_a_line_per_l2_with_mean_and_deviation_over_seeds():

@@ -1,7 +1,5 @@
 """A run goes on from any checkpoint that Lightning can write, and ends with the same bits."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -18,9 +16,9 @@ from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.loader import ResidentLoader
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.observer import Observer
 from onelayer.training.resume import Place, place_of, settle
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.resuming import Case, Interrupt, assert_resumes
 from tests.support.small import SmallData, images, warned
@@ -321,11 +319,3 @@ def test_batches_after_the_last_update_are_trained_on_again():
 def test_counters_that_contradict_each_other_are_refused():
     with pytest.raises(InputError, match="counts do not agree"):
         place_of(loops(5, 5, 2, 4, False))
-
-
-def test_a_module_that_is_not_onelayer_is_left_alone():
-    from onelayer.training.resume import Resume
-
-    trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), ckpt_path="x")
-    Resume().on_load_checkpoint(trainer, torch.nn.Linear(1, 1), {"loops": {}})
-    Resume().on_train_start(trainer, torch.nn.Linear(1, 1))

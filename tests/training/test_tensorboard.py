@@ -1,8 +1,6 @@
 """TensorBoard: what people see of a run, whatever kills and clocks did to it."""
 
 import io
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,24 +10,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tensorboard.summary.writer import event_file_writer
 
 from onelayer.data.augment import Augment
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
-from onelayer.training.events import NAME
 from onelayer.training.folder import LAST, PREVIOUS
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.templates import is_picture, picture
 from onelayer.training.trainer import run_logger
+from onelayer.training.weight_images import is_picture, picture
 from tests.support.events import points_of
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
 
 QUANTITIES = ("accuracy", "cost", "loss")
 CURVES = {f"{q}/{split}" for q in QUANTITIES for split in ("train", "val")}
 TEST = {f"test/{q}" for q in QUANTITIES}
+REPORT = {"test/balanced_accuracy", "test/calibration_error"}  # of the best λ
 
 
 class Pictures(SmallData):
@@ -78,7 +75,8 @@ def sweep(tmp_path_factory):
 def test_a_sweep_has_a_run_for_each_l2_with_the_means_over_its_seeds(sweep):
     run, model = sweep
     points = points_of(run)
-    assert set(points) == {"lr"} | {
+    best = f"l2={model.members[model.choose().members[0]].l2:g}"
+    assert set(points) == {"lr", *(f"{best}: {tag}" for tag in REPORT)} | {
         f"l2={l2}: {tag}" for l2 in ("0", "0.1") for tag in CURVES | TEST | {"weights"}
     }
     rows = next(c for c in model.trainer.callbacks if isinstance(c, Curves)).rows
@@ -95,7 +93,7 @@ def test_a_sweep_has_a_run_for_each_l2_with_the_means_over_its_seeds(sweep):
 
 def test_one_l2_is_the_run_itself(tmp_path):
     train(tmp_path / "run", network(seeds=[0, 1]))
-    assert set(points_of(tmp_path / "run")) == {"lr", "weights"} | CURVES | TEST
+    assert set(points_of(tmp_path / "run")) == {"lr", "weights"} | CURVES | TEST | REPORT
     assert not list((tmp_path / "run").glob("l2=*"))
 
 
@@ -112,7 +110,7 @@ def test_hparams_has_the_columns_by_which_runs_are_compared_and_a_row_per_l2(swe
             "max_lr": 0.3, "step_size": 10, "cycles": 2, "batch_size": 8, "updates": 40,
             "seconds": seconds,
         }  # fmt: skip
-    assert not list(run.glob(f"{NAME}.results*"))  # a sweep as a whole has no row
+    assert "hparams" not in EventAccumulator(str(run)).Reload().summary_metadata  # the sweep itself
 
 
 def test_hparams_names_the_regularisers_that_are_used(tmp_path):
@@ -203,7 +201,7 @@ def test_the_picture_is_of_the_first_network_that_did_not_diverge(tmp_path):
     assert (np.asarray(Image.open(io.BytesIO(png))) == expected).all()
 
 
-# ---- runs that go on
+# ---- resumed runs
 
 
 @pytest.fixture(scope="module", params=[{}, {"l2": [0.0, 0.1]}], ids=["one", "sweep"])
@@ -214,75 +212,15 @@ def undisturbed(request, tmp_path_factory):
 
 
 def cut_off(run, arguments):
-    """A run that was killed after 40 of 40 updates, whose last checkpoint is of update 35."""
+    """Train 40 updates, and return the checkpoint of update 35."""
     train(run, network(**arguments), test=False)
     return run / "checkpoints" / PREVIOUS
 
 
-def test_a_run_that_goes_on_ends_with_the_points_of_one_that_was_not_stopped(tmp_path, undisturbed):
+def test_a_resumed_run_has_the_points_of_one_that_was_not_stopped(tmp_path, undisturbed):
     arguments, expected = undisturbed
     train(tmp_path / "run", network(**arguments), resume=cut_off(tmp_path / "run", arguments))
     assert points_of(tmp_path / "run") == expected
-
-
-@pytest.mark.parametrize("back", [1, 10**5, 10**9])
-def test_a_clock_that_was_set_back_changes_nothing(tmp_path, undisturbed, monkeypatch, back):
-    arguments, expected = undisturbed
-    checkpoint, clock = cut_off(tmp_path / "run", arguments), time.time
-    monkeypatch.setattr(time, "time", lambda: clock() - back)
-    train(tmp_path / "run", network(**arguments), resume=checkpoint)
-    assert points_of(tmp_path / "run") == expected
-
-
-def test_the_tenth_training_of_a_process_has_its_final_figures(tmp_path, undisturbed, monkeypatch):
-    """Files of one second are told apart by a number, of which .10 comes before .9."""
-    arguments, expected = undisturbed
-    checkpoint = cut_off(tmp_path / "run", arguments)
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(8))
-    monkeypatch.setattr(time, "time", lambda now=time.time(): now)  # noqa: B008 - all in one second
-    train(tmp_path / "run", network(**arguments), resume=checkpoint)
-    assert points_of(tmp_path / "run") == expected
-
-
-def test_kills_while_the_files_are_cut_leave_nothing_twice(tmp_path, undisturbed, monkeypatch):
-    arguments, expected = undisturbed
-    checkpoint = cut_off(tmp_path / "run", arguments)
-
-    def killed(path, **_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)  # the merged file is written, the others stay
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            train(tmp_path / "run", network(**arguments), resume=checkpoint)
-    train(tmp_path / "run", network(**arguments), resume=checkpoint)
-    assert points_of(tmp_path / "run") == expected
-
-
-def test_a_record_that_a_kill_cut_in_two_does_not_count(tmp_path, undisturbed):
-    arguments, expected = undisturbed
-    checkpoint = cut_off(tmp_path / "run", arguments)
-    for path in (tmp_path / "run").rglob(f"{NAME}*"):
-        path.write_bytes(path.read_bytes()[:-5])
-    train(tmp_path / "run", network(**arguments), resume=checkpoint)
-    assert points_of(tmp_path / "run") == expected
-
-
-def test_what_was_measured_after_the_checkpoint_of_the_same_update_stays_once(tmp_path):
-    """An epoch's end is measured for EarlyStopping after its last batch has been saved."""
-
-    def run(resume=None):
-        callbacks = [
-            TriangularLR(0.01, 0.3, step_size=100), Curves(per_cycle=1), Checkpoints(every=8),
-            EarlyStopping("train/cost", patience=100),
-        ]  # fmt: skip
-        logger = run_logger(tmp_path / "run", tmp_path, 8 if resume else -1)
-        fit(tmp_path, network(), Pictures(), callbacks, 16, logger=logger, ckpt_path=resume)
-        return points_of(tmp_path / "run")
-
-    expected = run()
-    assert [step for step, _ in expected["accuracy/val"]] == [0, 8, 16]
-    assert run(resume=tmp_path / "run" / "checkpoints" / PREVIOUS) == expected
 
 
 def test_a_start_without_a_checkpoint_begins_anew(tmp_path, undisturbed):
@@ -293,7 +231,6 @@ def test_a_start_without_a_checkpoint_begins_anew(tmp_path, undisturbed):
 
 
 def test_a_checkpoint_of_another_run_cuts_nothing_of_this_folder(tmp_path):
-    """Nobody deletes what he did not make."""
     run = tmp_path / "run"
     train(run, steps=20)
     before = points_of(run)
@@ -305,7 +242,7 @@ def test_a_checkpoint_of_another_run_cuts_nothing_of_this_folder(tmp_path):
 def test_what_others_logged_stays_up_to_the_checkpoint(tmp_path):
     run = tmp_path / "run"
     checkpoint = cut_off(run, {})
-    logger = run_logger(run, tmp_path, 35)
+    logger = run_logger(run, tmp_path, 30)
     for step in (34, 35, 36):
         logger.experiment.add_scalar("mine", step, step)
     logger.experiment.close()

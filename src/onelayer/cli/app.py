@@ -36,26 +36,20 @@ from onelayer.data.foreign import has_split, name_of
 from onelayer.study.data import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
-from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints
+from onelayer.training.checkpoint import AtomicCheckpointIO
 from onelayer.training.curves import Curves
-from onelayer.training.ensembles import ensembles_of
 from onelayer.training.files import named
 from onelayer.training.folder import run_folder
 from onelayer.training.interrupt import Stopped
+from onelayer.training.metrics import ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
 from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import (
-    Results,
-    format_split,
-    format_summary,
-    members_with,
-    network_name,
-)
+from onelayer.training.results import Results, members_with
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import STEP_SIZE, TriangularLR
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport, format_report
+from onelayer.training.summary import format_report, format_split, format_summary, network_name
 from onelayer.training.trainer import claim_version, progress_lines, run_logger, trainer_defaults
 
 SYNTHETIC = "these results are of the built-in synthetic images, not of CIFAR-10."
@@ -130,7 +124,7 @@ class OneLayerCLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
-        self.results, self.exit_code, self.resumed = Results(), 0, Resumed()
+        self.exit_code, self.resumed = 0, Resumed()
         argv = _with_place_of_logger(with_data_of_checkpoint(argv))
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
         self._of_class = names_a_class(argv)
@@ -140,7 +134,7 @@ class OneLayerCLI(LightningCLI):
             subclass_mode_data=self._of_class,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": [self.results, PlotCurves()]},
+            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -158,10 +152,10 @@ class OneLayerCLI(LightningCLI):
         """Add the callbacks that have a section."""
         parser.add_lightning_class_args(TriangularLR, "schedule")
         parser.add_lightning_class_args(Curves, "curves")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.set_defaults({"snapshots.last": 0})
-        parser.add_lightning_class_args(TestReport, "test")
+        parser.add_lightning_class_args(Results, "test")
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments have the same name
 
@@ -380,12 +374,13 @@ class OneLayerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Measure the test split, once, and print the results."""
-        if self.results.finished:
+        results: Results = self._get(self.config_init, "test")
+        if results.finished:
             print("the run is finished: nothing was left to do.")
         elif has_split(self.datamodule, "test"):
             with interrupted(run_folder(self.trainer)):
                 self.trainer.test(self.model, self.datamodule, verbose=False)
-        summary = self.results.summary
+        summary = results.summary
         if summary is None or not self.trainer.is_global_zero:
             return
         print(f"\n{format_summary(summary)}")

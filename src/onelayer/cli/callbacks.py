@@ -10,14 +10,14 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from onelayer.core.errors import InputError
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.metrics import QUANTITIES
 
 SECTIONS = {
     "TriangularLR": "schedule",
     "Curves": "curves",
     "Checkpoints": "checkpoints",
     "Snapshots": "snapshots",
-    "TestReport": "test",
+    "Results": "test",
 }
 """The callbacks that have a section of their own in a config."""
 

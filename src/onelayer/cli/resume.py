@@ -25,9 +25,8 @@ from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
 from onelayer.data.datamodule import CIFAR10DataModule
 from onelayer.data.features import Statistics
-from onelayer.training.checkpoint import find_checkpoint, read_run
+from onelayer.training.checkpoint import find_checkpoint, network_of, read_run
 from onelayer.training.folder import FOLDER
-from onelayer.training.module import network_of
 
 SPLIT = ("train_batches", "val_batches", "val_size", "limit")
 """Options of data that decide which images a split has."""

@@ -15,12 +15,11 @@ from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 from onelayer.cli.data import class_of, names_a_class
 from onelayer.cli.parser import Parser
 from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.training.checkpoint import Checkpoints
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
+from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport
 from onelayer.training.trainer import trainer_defaults
 
 SHARED: dict[str, type] = {
@@ -30,7 +29,7 @@ SHARED: dict[str, type] = {
     "curves": Curves,
     "checkpoints": Checkpoints,
     "snapshots": Snapshots,
-    "test": TestReport,
+    "test": Results,
     "trainer": Trainer,
 }
 NO_DATA = ("images", "predict")  # options of data that only predict uses

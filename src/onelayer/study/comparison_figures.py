@@ -20,7 +20,7 @@ from onelayer.study.figures import (
     scale_l2,
 )
 from onelayer.study.plan import SHOWN, best_of_each, format_setting, setting_of
-from onelayer.training.choice import by_l2
+from onelayer.training.members import by_l2
 from onelayer.training.records import Row
 
 if TYPE_CHECKING:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.training.choice import best_l2
-from onelayer.training.divergence import diverged
+from onelayer.training.classification import BINS
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
+from onelayer.training.members import best_l2
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, finals, read_rows
-from onelayer.training.results import network_name
-from onelayer.training.testing import BINS
+from onelayer.training.records import Row, diverged, finals, read_rows
+from onelayer.training.summary import network_name
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +50,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 class PlotCurves(Observer):
-    """Callback that draws curves.png from what Curves has written, and test.png of TestReport.
+    """Callback that draws curves.png from what Curves has written, and test.png of Results.
 
     Args:
         title: beginning of the figure's title; the network and the data by default.

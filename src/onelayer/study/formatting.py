@@ -25,7 +25,7 @@ from onelayer.study.plan import (
     warn_of_end,
 )
 from onelayer.study.published import Published
-from onelayer.training.results import SPLITS, collect
+from onelayer.training.summary import SPLITS, collect
 from onelayer.training.text import table
 
 

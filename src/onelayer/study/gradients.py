@@ -24,7 +24,7 @@ from onelayer.core.gradcheck import (
 )
 from onelayer.data.features import measure, standardise
 from onelayer.data.sources import cifar10, shapes
-from onelayer.training.results import network_name
+from onelayer.training.summary import network_name
 
 IMAGES, INPUTS = 20, 50
 """Size of the check, as in the report."""

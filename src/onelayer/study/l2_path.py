@@ -31,13 +31,12 @@ from onelayer.study.resumable_solve import (
     wait_for_all,
 )
 from onelayer.study.run import alone_in
-from onelayer.training.checkpoint import AtomicCheckpointIO
-from onelayer.training.files import atomic_write
+from onelayer.training.checkpoint import AtomicCheckpointIO, checkpoint_of
+from onelayer.training.files import atomic_write, write_json
 from onelayer.training.folder import AGAIN, FOLDER, last_of
-from onelayer.training.measure import QUANTITIES, Measure
-from onelayer.training.module import OneLayer, checkpoint_of
+from onelayer.training.metrics import QUANTITIES, Measure
+from onelayer.training.module import OneLayer
 from onelayer.training.optimality import joined, learned
-from onelayer.training.results import write_json
 
 SAVED = "rounds.ckpt"  # state of a stopped solve, in the folder of checkpoints
 Read = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]

@@ -41,9 +41,8 @@ from onelayer.study.widths import (
     widths_table,
 )
 from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.files import atomic_write
+from onelayer.training.files import atomic_write, write_json
 from onelayer.training.folder import last_of
-from onelayer.training.results import write_json
 from onelayer.training.schedule import TriangularLR
 
 NETWORKS = {"hidden": "hidden 50", "linear": "linear"}

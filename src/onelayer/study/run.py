@@ -15,16 +15,15 @@ from onelayer.data.foreign import count_batches, has_split, sizes
 from onelayer.data.locks import alone
 from onelayer.study.data import make_data, write_config
 from onelayer.study.figures import PlotCurves
-from onelayer.training.checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.folder import AGAIN, last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.records import Row
 from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import ScheduledLR, TriangularLR, step_size_for
-from onelayer.training.snapshots import Snapshots
-from onelayer.training.testing import TestReport
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]
@@ -32,7 +31,7 @@ Settings = Mapping[str, Any]
 
 ``model``, ``data`` and ``schedule`` are those of OneLayer, CIFAR10DataModule and TriangularLR; data
 may also be a data module, or ``class_path`` and ``init_args`` of one. ``curves``, ``test`` and
-``snapshots`` are those of Curves, TestReport and Snapshots. ``trainer`` has flags of the Trainer;
+``snapshots`` are those of Curves, Results and Snapshots. ``trainer`` has flags of the Trainer;
 ``max_steps`` is by default the end of the schedule's last cycle.
 """
 
@@ -129,7 +128,8 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     """
     gc.collect()  # trainer, module and data refer to each other: free the last run's images
     data, model, schedule = assemble(settings)
-    flags, results, folder = dict(settings.get("trainer", {})), Results(), Path(folder)
+    flags, folder = dict(settings.get("trainer", {})), Path(folder)
+    results = Results(**settings.get("test", {}))
     last = last_of(folder)
     # Without a checkpoint, whatever a killed start has left is discarded, step 0 included.
     resumed = int(read_checkpoint(last)["global_step"]) if last.is_file() else -1
@@ -137,7 +137,6 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         schedule,
         results,
         Curves(**settings.get("curves", {})),
-        TestReport(**settings.get("test", {})),
         PlotCurves(title),
         Snapshots(**settings.get("snapshots", {"last": 0})),
         Checkpoints(),

@@ -46,13 +46,13 @@ from onelayer.study.run import (
     with_length,
 )
 from onelayer.training.curves import Curves
-from onelayer.training.files import atomic_write
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
+from onelayer.training.metrics import QUANTITIES
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
 from onelayer.training.records import last_figures
-from onelayer.training.results import format_summary, write_json
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.summary import format_summary
 
 POLL = 1.0  # seconds between two attempts to claim a group while other processes train the rest
 
@@ -71,7 +71,7 @@ class Search:
         storage: URL of the trial database; by default SQLite in ``output``.
         trainer: flags of every run's Trainer, such as precision.
         curves: arguments of Curves, for the final networks.
-        test: arguments of TestReport, for the final networks.
+        test: arguments of Results, for the final networks.
     """
 
     plan: Plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from onelayer.core.network import parameter_shapes
 from onelayer.study.formatting import markdown, percent
-from onelayer.training.results import SPLITS, collect
+from onelayer.training.summary import SPLITS, collect
 
 OPTIONS = {
     False: {"final.cycles": 1},

@@ -34,7 +34,6 @@ from torch.optim import SGD
 from onelayer.core.update import FusedUpdate, RecordedUpdate, SharedUpdate, Update, has_graphs
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
-from onelayer.training.population import Population
 
 MAX_BLOCK = 100
 """Updates in a block at most: the progress bar and signals wait for its end."""
@@ -101,8 +100,6 @@ class Blocks(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide, and say why where every update is a training_step of its own."""
-        if not isinstance(pl_module, Population):
-            return  # a trainer keeps what OneLayer gave it for the next module
         self.reason = next(reasons(trainer, pl_module), None)
         if self.reason:
             rank_zero_info(f"one update at a time: {self.reason}")
@@ -136,11 +133,11 @@ def reasons(trainer: Any, module: Any) -> Iterator[str]:
         yield f"the training batches come from a {type(loader).__name__}, not a ResidentLoader"
     if not module.fused:
         yield "model.fused is false"
-    for name in overridden(module, (*BATCH_HOOKS, *STEPS)):
+    for name in module.overridden((*BATCH_HOOKS, *STEPS)):
         yield f"{type(module).__name__} has a {name} of its own"
     if trainer.datamodule is not None:
         for name in TRANSFERS:
-            if _function(trainer.datamodule, name) is not getattr(DataHooks, name):
+            if function_of(trainer.datamodule, name) is not getattr(DataHooks, name):
                 yield f"{type(trainer.datamodule).__name__} has an {name} of its own"
     yield from _of_gradients(trainer, module)
     yield from _of_trainer(trainer)
@@ -207,7 +204,7 @@ def wants_batches(callback: Callback) -> bool:
     """Whether a callback would notice that not every batch is a training_step."""
     harmless = _harmless(BATCH_HOOKS + EPOCH_HOOKS)
     for name in BATCH_HOOKS + EPOCH_HOOKS:
-        function = _function(callback, name)
+        function = function_of(callback, name)
         if function in harmless or (
             name == "on_train_batch_end" and isinstance(callback, Observer)
         ):
@@ -218,23 +215,18 @@ def wants_batches(callback: Callback) -> bool:
     return False
 
 
-def overridden(module: Any, names: Sequence[str]) -> list[str]:
-    """Those of the names that a subclass of OneLayer, or the object, defines anew."""
-    return [name for name in names if _function(module, name) is not getattr(Population, name)]
-
-
 def overrides(callback: Callback, names: Sequence[str]) -> bool:
     """Whether a callback does something of its own in one of these hooks."""
     harmless = _harmless(names)
-    return any(_function(callback, name) not in harmless for name in names)
+    return any(function_of(callback, name) not in harmless for name in names)
 
 
 def _harmless(names: Sequence[str]) -> set[Any]:
     return {getattr(kind, name) for kind in (Callback, *HARMLESS) for name in names}
 
 
-def _function(owner: object, name: str) -> Any:
-    """What runs when a method is called: a class's function, or what was set on the object."""
+def function_of(owner: object, name: str) -> Any:
+    """Return the function that a method calls: its class's, or one set on the object."""
     method = getattr(owner, name)
     return getattr(method, "__func__", method)
 
@@ -292,7 +284,7 @@ class _Hooks:
         self.shared = 1 < trainer.world_size == self.loader.processes[1]
         self.share = self.loader.processes if self.shared else (0, 1)
         self.schedules = [
-            o for o in observers(trainer) if _function(o, "rate") is not Observer.rate
+            o for o in observers(trainer) if function_of(o, "rate") is not Observer.rate
         ]
         self.plain = False  # whether this step is one update, as Lightning makes it
 

@@ -1,4 +1,4 @@
-"""Curves: cost, loss and accuracy of training and validation split at the same updates."""
+"""Curves: cost, loss and accuracy of both splits at the same updates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from onelayer.data.features import SomeRows
 from onelayer.data.foreign import batches, count_loaders, has_loader
 from onelayer.data.splits import Split, Splits
 from onelayer.data.streams import permutation
-from onelayer.training.blocks import overridden
+from onelayer.training.blocks import overrides
 from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
@@ -29,15 +29,28 @@ from onelayer.training.observer import (
     others,
     scheduled_rate,
 )
-from onelayer.training.population import Population
 from onelayer.training.records import Row, restored_rows, write_rows
 from onelayer.training.resume import stopped_by
-from onelayer.training.validation import is_wanted, monitored
 
-LEAST_ROWS = 1000
-"""A share of the training split has at least so many rows, for figures that mean something."""
-ROWS = (0, 0, 1)
-"""Seed and stream of their order, which no epoch has."""
+LEAST_ROWS = 1000  # samples of the training split measured on the way, at least
+ROWS = (0, 0, 1)  # seed and stream of their order, which no epoch has
+MODULE_HOOKS = (
+    "validation_step",
+    "on_validation_start",
+    "on_validation_end",
+    "on_validation_epoch_start",
+    "on_validation_epoch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+CALLBACK_HOOKS = (*MODULE_HOOKS[1:], "on_sanity_check_start", "on_sanity_check_end")
+DEFAULTS = {  # of the Trainer's flags of validation
+    "val_check_interval": 1.0,
+    "check_val_every_n_epoch": 1,
+    "limit_val_batches": 1.0,
+    "overfit_batches": 0.0,
+    "fast_dev_run": False,
+}
 
 
 class Curves(Observer):
@@ -51,10 +64,9 @@ class Curves(Observer):
     at least 1,000.
 
     What is logged for a population, and monitored, are the figures of the λ that is then best on
-    validation, averaged over its seeds (:meth:`Population.headline`); curves.csv has every member.
+    validation, averaged over its seeds (:meth:`OneLayer.headline`); curves.csv has every member.
     Members that have diverged are left out of means. Lightning's validation is left out where
-    nobody would miss it (see :mod:`onelayer.training.validation`); where somebody would, it runs as
-    Lightning says.
+    no flag, hook or monitor needs it (:func:`is_wanted`); otherwise it runs as Lightning says.
 
     A callback that monitors ``train/…`` or ``val/…`` finds figures of that very moment: the splits
     are also measured where a ModelCheckpoint compares them, and at the end of an epoch where one
@@ -104,8 +116,6 @@ class Curves(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure once before the first update."""
-        if not isinstance(pl_module, Population):
-            return  # a trainer keeps what OneLayer gave it for the next module
         cycle = next((o.cycle for o in observers(trainer) if o.cycle), None)
         batches = trainer.num_training_batches
         if cycle is not None:
@@ -193,11 +203,11 @@ class Curves(Observer):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on the figures of a test join those of this training."""
-        self._trained = isinstance(pl_module, Population)
+        self._trained = True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the figures of the test split to those of the training before."""
-        if self._trained and isinstance(pl_module, Population):
+        if self._trained:
             module = cast(Any, pl_module)
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
@@ -308,6 +318,34 @@ class Curves(Observer):
         self._partial = state_dict.get("partial") is True
 
 
+def is_wanted(trainer: Any, module: Any) -> bool:
+    """Return whether something needs Lightning's validation beside the curves.
+
+    That is: a flag of validation is set, a subclass has a validation step or hook, a callback has
+    a hook of validation or monitors a metric other than Curves' ``train/…``, or a scheduler of the
+    learning rate monitors one.
+    """
+    return (
+        any(getattr(trainer, name, None) != value for name, value in DEFAULTS.items())
+        or bool(module.overridden(MODULE_HOOKS))
+        or any(_wants_validation(callback) for callback in trainer.callbacks)
+        or any(config.monitor for config in trainer.lr_scheduler_configs)
+    )
+
+
+def monitored(callback: Any) -> str:
+    """Return the metric that a callback monitors, or ""."""
+    monitor = getattr(callback, "monitor", None)
+    return monitor if isinstance(monitor, str) else ""
+
+
+def _wants_validation(callback: Any) -> bool:
+    figure = monitored(callback)
+    waits = isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is False
+    watches = figure != "" and not figure.startswith("train/")
+    return watches or waits or overrides(callback, CALLBACK_HOOKS)
+
+
 def _several(data: Any) -> bool:
     """Whether there are several validation loaders, all but the first of which Lightning logs."""
     return not isinstance(data, Splits) and count_loaders(data, "val") > 1
@@ -316,9 +354,9 @@ def _several(data: Any) -> bool:
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
     """Whether there is a data module to measure by: with tensors, or with loaders as it trains."""
     data = cast(Any, trainer).datamodule
-    if not isinstance(pl_module, Population) or data is None:
+    if data is None:
         return False
-    own = overridden(pl_module, ("training_step", "validation_step"))  # of other batches, perhaps
+    own = cast(Any, pl_module).overridden(("training_step", "validation_step"))  # other batches?
     return isinstance(data, Splits) or (has_loader(data, "train") and not own)
 
 

@@ -1,4 +1,4 @@
-"""Divergence: networks whose cost is NaN or infinite, judged by the measurements of Curves."""
+"""Divergence: networks whose cost is NaN or infinite, found in the records of Curves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from onelayer.core.errors import DivergedError
 from onelayer.training.folder import last_of, run_folder
 from onelayer.training.observer import Observer
-from onelayer.training.records import Row, is_finite
+from onelayer.training.records import Row, diverged, is_finite
 
-BLOWN_UP = 1000
-"""Times the cost before training, at its end: the rate has thrown the weights far away."""
+BLOWN_UP = 1000  # times the cost before training, at its end
 
 
 class Divergence(Observer):
@@ -48,8 +47,8 @@ class Divergence(Observer):
             self._named.add(member)
             if len(gone) < len(latest):
                 rank_zero_warn(
-                    f"{describe(rows, member)}\nThe other networks go on; this one is left out of "
-                    "every mean and marked as diverged."
+                    f"{describe(rows, member)}\nThe other networks go on; this one is "
+                    "left out of every mean and marked as diverged."
                 )
         if self.stop and len(gone) == len(latest):
             every = "" if len(latest) == 1 else f"all {len(latest)} networks have diverged.\n"
@@ -78,13 +77,8 @@ def _good_checkpoint(trainer: Trainer) -> str:
     return f"\nThe last good checkpoint is kept: {last}" if last and last.is_file() else ""
 
 
-def diverged(rows: Sequence[Row]) -> set[int]:
-    """Members with a loss or cost that is not finite."""
-    return {row.member for row in rows if not is_finite(row)}
-
-
 def describe(rows: Sequence[Row], member: int) -> str:
-    """Where a member's figures stopped being finite: its name, the updates and learning rates."""
+    """Describe where a member diverged: its name, the updates and the learning rates."""
     own = [row for row in rows if row.member == member and row.split != "test"]
     at = next(row for row in own if not is_finite(row))
     value = at.cost if not math.isfinite(at.cost) else at.loss

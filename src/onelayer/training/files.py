@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PARTIAL = ".tmp"
 """Ending of a file that is being written; what a kill leaves of it, the next writing replaces."""
@@ -27,6 +28,11 @@ def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
     """
     with named(path):
         _write(Path(path), content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, complete or not at all."""
+    atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from onelayer.core.errors import InputError
 from onelayer.core.network import parameter_shapes
 from onelayer.data.features import free_memory
-from onelayer.training.measure import CHUNK
+from onelayer.training.metrics import CHUNK
 
 
 def numbers_in(hidden: int, inputs: int = 3072, classes: int = 10) -> int:

@@ -1,64 +1,85 @@
-"""OneLayer: a population with its callbacks, and the way to it from a checkpoint."""
+"""OneLayer: one network or many, with the hand-written gradient, as a LightningModule."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
+from onelayer.core import autograd, formulas
+from onelayer.core.checks import (
+    LARGEST_SEED,
+    check_inputs,
+    check_number,
+    check_same,
+    check_share,
+    check_whole,
+)
 from onelayer.core.errors import InputError
-from onelayer.data.features import Statistics
-from onelayer.data.foreign import name_of
-from onelayer.data.loader import ResidentLoader
+from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
+from onelayer.core.update import processes, samples_of_all
+from onelayer.data.features import Features, SomeRows, Statistics
+from onelayer.data.foreign import name_of, numbers, pair, warn_of_several
+from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.data.splits import Splits, Standardised
-from onelayer.training.blocks import Blocks
-from onelayer.training.checkpoint import read_run
+from onelayer.training.blocks import Blocks, function_of
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
-from onelayer.training.memory import check_training
+from onelayer.training.dropout import dropout_mask
+from onelayer.training.members import Choice, Member, Metrics, by_l2, choose
+from onelayer.training.memory import check_making, check_training
+from onelayer.training.metrics import (
+    QUANTITIES,
+    EnsembleMeasure,
+    Measure,
+    Shape,
+    check_image,
+    mean_of_finite,
+    mean_probabilities,
+)
 from onelayer.training.names import names_of, take_names
-from onelayer.training.observer import observers
-from onelayer.training.population import Population, shapes_of
+from onelayer.training.observer import USUAL_LR, observers
 from onelayer.training.resume import Resume
-from onelayer.training.schema import check_tensors
+from onelayer.training.schema import check_resumable, check_tensors
 from onelayer.training.tensorboard import TensorBoard
 
+IMPLEMENTATION = ("fused", "cuda_graphs")  # a run may be resumed with other values of these
 
-class OneLayer(Population):
+
+class OneLayer(LightningModule):
     """A population of softmax networks without or with one hidden ReLU layer.
 
     ``l2`` and ``seeds`` take a number or a list; lists make a population, their product, trained
-    in one pass. Members see the same batches, never influence each other, and end as each would
-    have alone.
+    in one run. Members share the batches, never influence each other, and end as each would alone.
 
     Args:
         hidden: hidden units; 0 is the linear softmax.
         l2: λ of the penalty λ Σ W² (not λ/2; SGD's weight_decay would be 2λ), >= 0.
         seeds: seed of the initial weights, >= 0.
-        lr: learning rate where no TriangularLR sets it.
+        lr: learning rate if no TriangularLR sets it.
         init_std: standard deviation of the initial weights; 1/sqrt(fan_in) by default.
-        fused: update by one GEMM per layer, in blocks of updates, where nothing that is there
-            could tell the difference, instead of by
-            autograd.Function and optimizer.step(). The same formulas, and the same results up to
-            rounding.
-        cuda_graphs: on a GPU, launch a fused update as a whole (a CUDA graph) instead of kernel by
-            kernel. The same formulas once more; nothing changes on a CPU.
-        inputs: d, pixels of an image.
-        classes: k. The attribute of that name is a list: the names of the classes, as the data or
-            the checkpoint have them, else "0", "1", …; ``outputs`` is k, and ``columns`` the names
-            of the features, or None.
+        fused: make an update with one matrix product per layer, and many updates per
+            training_step, unless a callback or an option needs every batch. False: use
+            autograd.Function and optimizer.step(). Results are the same up to rounding.
+        cuda_graphs: on a GPU, launch a fused update as one CUDA graph instead of kernel by kernel.
+        inputs: number of features d, such as the pixels of an image.
+        classes: number of classes k. The attribute of that name holds the names of the classes,
+            as the data or the checkpoint have them, else "0", "1", …; ``outputs`` is k, and
+            ``columns`` the names of the features, or None.
         dropout: probability p, from 0 to below 1, that a hidden unit is left out of an update, for
-            each row anew; the others count 1/(1 - p) times. Measurements and predictions are by
-            all units.
-        label_smoothing: s, from 0 to below 1: training's labels are (1 - s) Y + s/k. The measured
-            loss and cost are those of the labels themselves.
-        snapshots: of a checkpoint with networks at the ends of cycles, the updates after which they
-            were taken (:class:`~onelayer.training.snapshots.Snapshots`); a training has none.
+            each sample anew; the others count 1/(1 - p) times. Metrics and predictions use all
+            units.
+        label_smoothing: s, from 0 to below 1: training uses the labels (1 - s) Y + s/k. Metrics
+            use the labels themselves.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -70,39 +91,447 @@ class OneLayer(Population):
         trainer.fit(model, datamodule=CIFAR10DataModule())
     """
 
+    l2: Tensor  # λ of each member (m,)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        hidden: int = 0,
+        l2: float | list[float] = 0.0,
+        seeds: int | list[int] = 0,
+        lr: float = USUAL_LR,
+        init_std: float | None = None,
+        fused: bool = True,
+        cuda_graphs: bool = True,
+        inputs: int = 3072,
+        classes: int = 10,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shapes = shapes_of(hidden, l2, seeds, inputs, classes)
+        check_number("lr", lr)
+        check_share("dropout", dropout)
+        check_share("label_smoothing", label_smoothing)
+        if dropout and not hidden:
+            raise InputError(
+                f"dropout is {dropout:g}, but the linear network has no hidden units to drop. "
+                "Set dropout to 0, or hidden above 0."
+            )
+        if init_std is not None:
+            check_number("init_std", init_std)
+        l2s, seed_list = _as_list("l2", l2), _as_list("seeds", seeds)
+        for value in l2s:
+            check_number("l2", value)
+        for value in seed_list:
+            check_whole("seeds", value, at_least=0, at_most=LARGEST_SEED)
+        members = [Member(float(λ), seed) for λ in l2s for seed in seed_list]
+        if len(set(members)) < len(members):
+            raise InputError(f"l2 and seeds must not repeat a value, not l2={l2}, seeds={seeds}.")
+        self.save_hyperparameters()
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]  # an object that a subclass takes: a checkpoint cannot hold it
+        self.hidden, self.inputs, self.outputs, self.lr = hidden, inputs, classes, lr
+        self.classes = numbers(classes)  # names of the classes, once they are known
+        self.columns: list[str] | None = None  # names of the features, if they have any
+        self.fused, self.cuda_graphs = fused, cuda_graphs
+        self.dropout, self.label_smoothing = dropout, label_smoothing
+
+        check_making(len(members), hidden, inputs, classes)
+        start = initial_parameters([m.seed for m in members], hidden, inputs, classes, init_std)
+        for name, value in start.items():
+            self.register_parameter(name, nn.Parameter(value.to(torch.get_default_dtype())))
+        self.names = list(start)
+        # Statistics of the training split: new samples are standardised without it.
+        self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(inputs, dtype=torch.float64))
+        self.validation: Metrics | None = None  # of each member, measured last
+        self.validated_at = -1  # the update after which that was
+        self.learned_from = ["train"]  # splits that the cost is the mean over
+        self.member: int | str = "best"  # whose predictions predict_step returns
+        self.knows_statistics = False  # whether mean and std are those of training data
+        self.data_state: dict[str, Any] | None = None  # of the data module, while in memory
+        self.further: dict[int, Measure] = {}  # of the second loader on, by its number
+        self.set_members(members)
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        """Set which networks these are, one for each index of the parameters' leading axis."""
+        self.members = list(members)
+        λ = torch.tensor([member.l2 for member in members], dtype=torch.float64)
+        self.register_buffer("l2", λ, persistent=False)
+        self.measured = Measure(len(members))
+        self.ensembles = EnsembleMeasure([*by_l2(λ.tolist()).values()])
+
+    def __repr__(self) -> str:
+        """The arguments that define the networks, without torchmetrics' states."""
+        given: dict[str, Any] = {
+            "hidden": self.hidden,
+            "l2": _in_short([m.l2 for m in self.members]),
+            "seeds": _in_short([m.seed for m in self.members]),
+            "inputs": self.inputs,
+            "classes": self.outputs,
+            **({"dropout": self.dropout} if self.dropout else {}),
+            **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
+
+    def children(self) -> Iterator[nn.Module]:
+        """Return the submodules, which move to a device with the module."""
+        return iter(dict.fromkeys(m for m in self._modules.values() if m is not None))
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the parameters as modules: Lightning's model summary lists these."""
+        for name in self.names:
+            yield name, _Weights(getattr(self, name)).train(self.training)
+
+    # ---- the network
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
+        return [getattr(self, name) for name in self.names]
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the logits (m, n, k) of standardised samples X (n, d), without dropout."""
+        check_inputs(X, self.inputs)
+        return formulas.logits(X, self.weights)
+
+    def cost(self, X: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the cost J (m,), differentiable with the analytic gradient.
+
+        Differentiate its sum. Labels are smoothed by ``label_smoothing``.
+
+        Args:
+            X: standardised samples (n, d).
+            y: labels (n,).
+            mask: mask of dropout, see :meth:`dropout_mask`.
+        """
+        smoothing = self.label_smoothing
+        return autograd.cost(X, y, self.weights, self.l2, None, smoothing, mask)
+
+    def dropout_mask(
+        self, rows: int, update: int, part: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Tensor | None:
+        """Return dropout's mask M (m, n, h) of an update; None without dropout.
+
+        The arguments are those of :func:`onelayer.training.dropout.dropout_mask`.
+        """
+        if not self.dropout:
+            return None
+        seeds = [member.seed for member in self.members]
+        W1 = self.weights[0]
+        mask = dropout_mask(self.dropout, seeds, self.hidden, rows, update, part, share)
+        return mask.to(W1.device, W1.dtype, non_blocking=True)
+
+    @torch.no_grad()
+    def evaluate(self, X: Features | SomeRows, y: Tensor) -> dict[str, Tensor]:
+        """Return ``cost``, ``loss`` and ``accuracy`` (0 to 1) of each member over a split, (m,).
+
+        X and y may lie on another device than the module, as they do after training on a GPU.
+        """
+        measure = Measure(len(self.members)).to(self.device)
+        measure.update(X.to(self.device), y.to(self.device), self.weights)
+        return self.figures(measure)
+
+    @torch.no_grad()
+    def evaluate_batches(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """Return what :meth:`evaluate` does, for batches X (n, d), y (n,) of any loader.
+
+        Raises:
+            InputError: a feature is not finite, a label is out of range, or there is no batch.
+        """
+        measure, W = Measure(len(self.members)).to(self.device), self.weights[0]
+        for X, y in batches:
+            check_batch(X, y, classes=self.outputs)
+            check_inputs(X, self.inputs)
+            measure.update(X.to(W.device, W.dtype), y.to(W.device), self.weights)
+        if not measure.update_called:
+            raise InputError("a loader gives no batch: there is nothing to measure.")
+        return self.figures(measure)
+
+    @torch.no_grad()
+    def figures(self, measure: Measure) -> dict[str, Tensor]:
+        """Return a measure's loss and accuracy, and the cost: loss plus penalty; (m,) each."""
+        # torchmetrics makes a scalar of a result (1,)
+        result = {name: value.reshape(-1) for name, value in measure.compute().items()}
+        weights = [p.double() for p in self.weights]
+        return {"cost": result["loss"] + formulas.penalty(weights, self.l2), **result}
+
+    @torch.no_grad()
+    def finite_members(self) -> Tensor:
+        """Return which members have finite weights, bool (m,)."""
+        return finite_members(self.weights)
+
+    def choose(self, member: int | str = "best") -> Choice:
+        """Select the members whose predictions are averaged, and describe them.
+
+        Args:
+            member: ``best`` for the members of the λ that is best on validation, ``all``, or the
+                index of one member.
+
+        Raises:
+            InputError: there is no such member.
+        """
+        chosen = choose(member, self.members, self.validation)
+        flipped = ", over each image and its mirror image" if self.ensembles.mirror else ""
+        return chosen._replace(words=chosen.words + flipped)
+
+    @torch.no_grad()
+    def predict_proba(
+        self, X: Tensor, member: int | str = "best", mirror: Shape | None = None
+    ) -> Tensor:
+        """Return class probabilities (n, k), averaged over the chosen members.
+
+        Members that have diverged are ignored.
+
+        Args:
+            X: standardised samples (n, d).
+            member: see :meth:`choose`.
+            mirror: shape of an image, such as (3, 32, 32), to average over each image and the
+                image flipped left to right.
+        """
+        check_inputs(X, self.inputs)
+        mirror = mirror if mirror is None else check_image(mirror, self.inputs)
+        chosen = self.choose(member).members
+        weights = [p[chosen] for p in self.weights]
+        return mean_probabilities(X.to(self.device), weights, mirror)
+
+    def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return one number for each metric (m,), which monitors find as ``val/accuracy`` etc.
+
+        It is the mean over the seeds of the λ that is now best on validation, for the training and
+        test splits too; over all members if nothing has been validated.
+        """
+        chosen = self.choose("best").members
+        return mean_of_finite({name: value[chosen] for name, value in figures.items()})
+
+    def validated(self, figures: dict[str, Tensor]) -> None:
+        """Keep the metrics (m,) of the validation split, which decide the best λ."""
+        self.validated_at = -1 if self._trainer is None else self._trainer.global_step
+        self.validation = {name: figures[name].tolist() for name in QUANTITIES}
+
+    # ---- training
+
     def configure_callbacks(self) -> list[Callback]:
-        """Return what every training has, unless the trainer has its own."""
+        """Return the callbacks of every run, except those that the trainer has already."""
         trainer: Any = self.trainer
         kinds: tuple[type[Callback], ...] = (FromData, Resume, Blocks)
         if not trainer.barebones:
             kinds += (Curves, TensorBoard, Divergence)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
 
+    def overridden(self, names: Sequence[str]) -> list[str]:
+        """Return those of the methods that a subclass, or the object itself, defines anew."""
+        return [name for name in names if function_of(self, name) is not getattr(OneLayer, name)]
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return plain SGD; the penalty is part of the gradient, so there is no weight_decay."""
+        return SGD(self.parameters(), lr=self.lr)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the cost of a batch ``(X, y)``, summed over the members, for autograd."""
+        X, y = self._pair(batch)
+        loader = None if self._trainer is None else self._trainer.train_dataloader
+        if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
+            check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
+        if self._trainer is None:
+            return self.batch_cost(X, y, batch_idx)
+        if not self.dropout:  # torch.compile would compile anew for each number of an update
+            return self.batch_cost(X, y, 0)
+        # Batches whose gradients are accumulated make one update together.
+        part = batch_idx % self._trainer.accumulate_grad_batches
+        return self.batch_cost(X, y, self._trainer.global_step, part)
+
+    def _pair(self, batch: Any) -> Batch:
+        X, y = pair(batch)
+        if isinstance(X, Tensor) and X.ndim == 2 and X.shape[1] != self.inputs:
+            raise InputError(
+                f"the samples have {X.shape[1]} features, but the network was made for "
+                f"{self.inputs}.\nMake it with OneLayer(inputs={X.shape[1]})."
+            )
+        return X, y
+
+    def batch_cost(self, X: Tensor, y: Tensor, update: int | None = None, part: int = 0) -> Tensor:
+        """Return the sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
+
+        With several processes each has a part of the batch. DistributedDataParallel averages their
+        gradients, so each part is multiplied by the number of processes.
+
+        Args:
+            X: the batch, or this process's part of it.
+            y: its labels.
+            update: the number of the update, which dropout's mask depends on; by default the
+                trainer's.
+            part: index of the batch within the update if gradients are accumulated.
+        """
+        if self._forward_hooks or self._forward_pre_hooks:
+            self(X)  # for torch's pruning and the like, which wait for a call of the module
+        if update is None:
+            update = 0 if self._trainer is None else self._trainer.global_step
+        if processes() == 1:
+            mask = self.dropout_mask(len(X), update, part)
+            # A subclass's cost needs no argument for a mask that there is not.
+            return (self.cost(X, y) if mask is None else self.cost(X, y, mask)).sum()
+        rows = samples_of_all(X)
+        mask = self.dropout_mask(rows, update, part, (dist.get_rank(), processes()))
+        n, smoothing = rows / processes(), self.label_smoothing
+        return autograd.cost(X, y, self.weights, self.l2, n, smoothing, mask).sum()
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the metrics that decide the best λ, and the splits learned from if not train."""
+        checkpoint["validation"] = self.validation
+        if self.learned_from != ["train"]:
+            checkpoint["learned_from"] = self.learned_from
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another network's checkpoint; restore dtype, names and validation metrics.
+
+        Lightning restores weights before it makes the module float64: they would be rounded.
+
+        Raises:
+            InputError: naming the argument and both values.
+        """
+        saved = checkpoint.get("hyper_parameters", {})
+        # A subclass's own arguments may differ, such as a batch_size that is searched for.
+        names = [n for n in signature(OneLayer).parameters if n in saved]
+        here, there = (
+            {name: of.get(name) for name in names if name not in IMPLEMENTATION}
+            for of in (self.hparams, saved)
+        )
+        advice = "Use the run's own value, or start a new run."
+        check_same("the checkpoint", here, there, advice, section="model")
+        check_tensors(checkpoint["state_dict"], self.shapes)
+        if self._fits():
+            check_resumable(checkpoint)
+        for name, parameter in zip(self.names, self.weights, strict=True):
+            parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
+        self.validation = checkpoint.get("validation")
+        known = checkpoint.get("data_module") or {}
+        data = SimpleNamespace(classes=known.get("classes"), columns=known.get("columns"))
+        for what, own in names_of(data, self.outputs, self.inputs).items():
+            setattr(self, what, own)
+        self.learned_from = list(checkpoint.get("learned_from", ["train"]))
+        state = checkpoint.get(str(known.get("class_path")).rpartition(".")[2])
+        self.knows_statistics = isinstance(state, dict) and "mean" in state
+        self.data_state = None
+
+    # ---- evaluation
+
+    def on_validation_start(self) -> None:
+        """Refuse data with other names or another standardisation than the network's."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            take_names(self)
+        self._check_statistics()
+
+    def on_test_start(self) -> None:
+        """Refuse data with another standardisation than the network's."""
+        self._check_statistics()
+
+    def on_predict_start(self) -> None:
+        """Refuse data with another standardisation than the network's."""
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self._fits() or not self.knows_statistics or not isinstance(data, Standardised):
+            return
+        if not data.statistics.equal(Statistics(self.mean.cpu(), self.std.cpu())):
+            raise InputError(
+                f"{type(data).__name__} is standardised by its own mean and standard deviation, "
+                "but the network was trained with others.\nUse a data module of the class that it "
+                "was trained with."
+            )
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the metrics of its loader."""
+        if batch_idx == 0 and dataloader_idx == 0:
+            self.measured.reset()
+            self.ensembles.reset()
+            self.further = {}
+        X, y = self._pair(batch)
+        autograd.check_shapes(X, y, self.weights)
+        if X.device.type == "cpu":
+            check_batch(X, y, classes=self.outputs)
+        measure = self.measured
+        if dataloader_idx:
+            new = Measure(len(self.members)).to(self.device)
+            measure = self.further.setdefault(dataloader_idx, new)
+        measure.update(X, y, self.weights)
+        if self.ensembles.wanted and not self._fits() and not dataloader_idx:
+            self.ensembles.update(X, y, self.weights)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the best λ as ``val/cost`` and so on, see :meth:`headline`."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the λ that is best on validation as ``test/cost`` and so on."""
+        self._log_figures("test")
+
+    def _fits(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
+    def _log_figures(self, split: str) -> None:
+        if self.trainer.barebones or not self.measured.update_called:
+            return  # nothing may be logged, or a subclass measures in its own way
+        # Results logs test metrics itself, at the run's last update.
+        elsewhere = split == "test" and any(o.logs_test_figures for o in observers(self.trainer))
+        figures = self.figures(self.measured)
+        if split == "val" and not self.trainer.sanity_checking:
+            self.validated(figures)
+        for name, value in self.headline(figures).items():
+            logger = False if elsewhere else None
+            self.log(f"{split}/{name}", value, logger=logger, sync_dist=True)
+        if self.further:
+            warn_of_several(split)
+        for number, measure in self.further.items():
+            for name, value in self.headline(self.figures(measure)).items():
+                key = f"{split}/{name}/dataloader_idx_{number}"  # Lightning's own name
+                self.log(key, value, sync_dist=True, add_dataloader_idx=False)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Return class probabilities (n, k) of X or (X, y); with the names, of (X, names)."""
+        X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
+        X = X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X
+        P = self.predict_proba(X, self.member, self.ensembles.mirror)
+        if not P.isfinite().all():
+            raise InputError("the networks' logits are not finite: their weights are too large.")
+        named = others and isinstance(others[0], list) and isinstance(others[0][0], str)
+        return (others[0], P) if named else P
+
 
 class FromData(Callback):
-    """What a OneLayer takes from the data module, apart from hooks that subclasses override."""
+    """Statistics and names that a OneLayer takes from its data, apart from overridable hooks.
+
+    A trainer that goes on with another module loses the callbacks that OneLayer added.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the training split's statistics.
 
         Raises:
-            InputError: for images or classes that do not fit the network, or for weights in half
+            InputError: samples or classes do not fit the network, or weights would be in half
                 precision.
         """
+        owner: Any = trainer
         if not isinstance(pl_module, OneLayer):
-            return  # a trainer keeps what OneLayer gave it for the next module
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        # Where they are not known yet, they will be those of the checkpoint. Asked first: whether
-        # something is a Splits is asked of its very attributes, which would read a file.
+            added = (FromData, Resume, Blocks, Curves, TensorBoard, Divergence)
+            owner.callbacks = [c for c in owner.callbacks if not isinstance(c, added)]
+            return
+        data = owner.datamodule
+        # knows_classes first: isinstance of a protocol reads every attribute, and so the file.
         if getattr(data, "knows_classes", True) and isinstance(data, Splits):
             _check_size("classes", pl_module.outputs, len(data.classes))
         if trainer.precision in ("16-true", "bf16-true"):
             raise InputError(
-                f"trainer.precision {trainer.precision} would round statistics and figures "
-                "too: use bf16-mixed, 32-true or 64-true."
+                f"trainer.precision {trainer.precision} would round statistics and metrics "
+                "too. Use bf16-mixed, 32-true or 64-true."
             )
-        if stage == "fit" and pl_module.hparams.get("snapshots"):
-            raise InputError("model.snapshots is of networks that were trained: leave it out.")
         if stage == "fit" and isinstance(data, Standardised):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
@@ -114,36 +543,39 @@ class FromData(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep which data module it was, and its classes' names: predictions are told by them."""
+        """Save the data module's class, and the names of classes and features."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if data is not None and isinstance(pl_module, OneLayer):
-            checkpoint |= known_of(data, pl_module)
+        if data is not None:
+            checkpoint |= known_of(data, cast(OneLayer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what there is no memory for.
+        """Take over names; refuse networks that need more memory than there is.
 
         Raises:
-            InputError: saying how much is needed and how much is free.
+            InputError: saying how much memory is needed and how much is free.
         """
-        if isinstance(pl_module, OneLayer):
-            _tell_loggers(trainer, pl_module)
-            data, size = trainer.datamodule, pl_module  # type: ignore[attr-defined]
-            take_names(pl_module)
-            both = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
-            rows = max((len(split[1]) for split in both if split), default=1)
-            check_training(
-                len(size.members), size.hidden, size.inputs, size.outputs, rows, size.weights[0]
+        module, data = cast(OneLayer, pl_module), cast(Any, trainer).datamodule
+        _log_schedule_and_data(trainer, module)
+        setter = next((o for o in observers(trainer) if o.rate(0) is not None), None)
+        if setter is not None and module.lr != USUAL_LR:
+            rank_zero_warn(
+                f"model.lr = {module.lr:g} has no effect: {type(setter).__name__} sets the rate of "
+                "every update. Set its arguments, and leave lr out."
             )
+        take_names(module)
+        pairs = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
+        rows = max((len(split[1]) for split in pairs if split), default=1)
+        m, W = len(module.members), module.weights[0]
+        check_training(m, module.hidden, module.inputs, module.outputs, rows, W)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse data whose classes or columns have other names than the network's."""
-        if isinstance(pl_module, OneLayer):
-            take_names(pl_module)
+        take_names(pl_module)
 
     on_predict_start = on_test_start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does others'.
+        """Turn off a ResidentLoader's shuffling for overfit_batches, as Lightning does for others.
 
         Raises:
             InputError: the statistics of a checkpoint's data are not its network's.
@@ -151,31 +583,14 @@ class FromData(Callback):
         loader, data = trainer.train_dataloader, trainer.datamodule  # type: ignore[attr-defined]
         if cast(Any, trainer).overfit_batches and isinstance(loader, ResidentLoader):
             loader.shuffle = False
-        if not trainer.ckpt_path or not isinstance(pl_module, OneLayer):
+        module = cast(OneLayer, pl_module)
+        if not trainer.ckpt_path or not isinstance(data, Standardised):
             return
-        if isinstance(data, Standardised) and not data.statistics.equal(
-            Statistics(pl_module.mean.cpu(), pl_module.std.cpu())
-        ):
+        if not data.statistics.equal(Statistics(module.mean.cpu(), module.std.cpu())):
             raise InputError("the checkpoint's network and its data have other statistics.")
 
 
-def _tell_loggers(trainer: Trainer, module: OneLayer) -> None:
-    """Let loggers have the schedule's rates and the data, in place of a rate without effect."""
-    told = module.hparams_initial
-    schedule = next((o for o in observers(trainer) if o.cycle), None)
-    if schedule is not None:
-        told.pop("lr", None)
-        told |= schedule.state_dict()
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    if data is not None:
-        own = dict(data.hparams_initial)
-        size = getattr(data, "batch_size", None)
-        new = {"data": name_of(data), **({} if size is None else {"batch_size": size})}
-        told |= {name: value for name, value in new.items() if name not in own}
-    module._hparams_initial = told  # type: ignore[assignment]
-
-
-def known_of(data: Any, model: Population) -> dict[str, Any]:
+def known_of(data: Any, model: OneLayer) -> dict[str, Any]:
     """Return what a checkpoint keeps of its data: the module's class, and names."""
     return {
         "data_module": {
@@ -185,50 +600,44 @@ def known_of(data: Any, model: Population) -> dict[str, Any]:
     }
 
 
-def checkpoint_of(model: OneLayer, data: Any, step: int = 0) -> dict[str, Any]:
-    """An ordinary checkpoint of networks that no trainer holds, after ``step`` updates.
+def shapes_of(
+    hidden: int = 0, l2: Any = 0.0, seeds: Any = 0, inputs: int = 3072, classes: int = 10
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a checkpoint: parameters (m, …), statistics (d,).
 
-    Args:
-        model: the networks.
-        data: the data module that they learned from, or None.
-        step: updates.
+    Raises:
+        InputError: a size is out of its range.
     """
-    content = {
-        "state_dict": {name: value.cpu() for name, value in model.state_dict().items()},
-        "hyper_parameters": dict(model.hparams),
-        "epoch": 0,
-        "global_step": step,
-        "pytorch-lightning_version": version("lightning"),
-        "callbacks": {},
-    }
+    check_whole("hidden", hidden, at_least=0)
+    check_whole("inputs", inputs, at_least=1)
+    check_whole("classes", classes, at_least=2)
+    m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
+    shapes = parameter_shapes(hidden, inputs, classes).items()
+    return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
+
+
+class _Weights(nn.Module):
+    """One parameter, as a line of Lightning's model summary."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+
+
+def _log_schedule_and_data(trainer: Trainer, module: OneLayer) -> None:
+    """Add the schedule's rates and the data to the logged hyperparameters."""
+    logged = module.hparams_initial
+    schedule = next((o for o in observers(trainer) if o.cycle), None)
+    if schedule is not None:
+        logged.pop("lr", None)
+        logged |= schedule.state_dict()
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if data is not None:
-        content |= known_of(data, model)
-        if state := data.state_dict():
-            content[type(data).__qualname__] = state
-        if data.hparams:
-            content[data.CHECKPOINT_HYPER_PARAMS_KEY] = dict(data.hparams)
-    model.on_save_checkpoint(content)
-    return content
-
-
-def snapshots_of(module: Population, steps: list[int], parameters: Sequence[Tensor]) -> OneLayer:
-    """The networks of a training as they were after some updates.
-
-    Args:
-        module: the networks as they are.
-        steps: the updates.
-        parameters: those after the first of them, after the second, …: (c m, …) each.
-    """
-    given = _those_of(OneLayer, dict(module.hparams))
-    network = OneLayer(**{**given, "snapshots": steps})
-    for own, value in zip(network.weights, parameters, strict=True):
-        own.data = value
-    network.mean.copy_(module.mean)
-    network.std.copy_(module.std)
-    network.learned_from = module.learned_from
-    network.classes, network.columns = module.classes, module.columns
-    network.ensembles.mirror = module.ensembles.mirror
-    return network.to(module.device).eval()
+        own = dict(data.hparams_initial)
+        size = getattr(data, "batch_size", None)
+        new = {"data": name_of(data), **({} if size is None else {"batch_size": size})}
+        logged |= {name: value for name, value in new.items() if name not in own}
+    module._hparams_initial = logged  # type: ignore[assignment]
 
 
 def _check_size(name: str, here: int, there: int) -> None:
@@ -236,35 +645,27 @@ def _check_size(name: str, here: int, there: int) -> None:
         raise InputError(f"model.{name} is {here}, but the data have {there}.")
 
 
-def load_network(path: str | Path) -> OneLayer:
-    """Load the networks of a checkpoint to host memory: all members, with the data's statistics.
-
-    ``classes`` are the names of the classes, ``columns`` those of the features, or None.
-
-    Raises:
-        InputError: as :func:`read_run`, and for the checkpoint of another model.
-    """
-    return network_of(read_run(path), path)
-
-
-def network_of(content: dict[str, Any], path: str | Path) -> OneLayer:
-    """:func:`load_network` of what has been read from ``path`` already."""
-    given = content.get("hyper_parameters", {})
-    try:
-        # Before a network is made: its sizes may be lies.
-        check_tensors(content["state_dict"], shapes_of(**_those_of(shapes_of, given)))
-        model = OneLayer(**_those_of(OneLayer, given))
-        model.on_load_checkpoint(content)
-        model.load_state_dict(content["state_dict"])
-    except (InputError, RuntimeError) as error:
-        reason = "\n".join(line.strip() for line in str(error).splitlines()[:3])
-        raise InputError(
-            f"{path} is no checkpoint of OneLayer: {reason}\nName one that onelayer fit wrote."
-        ) from error
-    return model.eval()
+def _in_short(values: Sequence[Any]) -> str:
+    """Return the distinct values as a list; the first, the last and the count if they are many."""
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) == 1:
+        return f"{distinct[0]:g}"
+    if len(distinct) > 6:
+        return f"[{distinct[0]:g}, …, {distinct[-1]:g}] ({len(distinct)} values)"
+    return f"[{', '.join(f'{value:g}' for value in distinct)}]"
 
 
-def _those_of(function: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that a function knows."""
-    known = inspect.signature(function).parameters
-    return {name: value for name, value in given.items() if name in known}
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, a string or None, or a list or dict of such values."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
+
+
+def _as_list(name: str, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise InputError(f"{name} must be a number or a list of at least one, not {value!r}.")
+    return values

@@ -15,6 +15,8 @@ from lightning.pytorch.loggers import Logger
 
 from onelayer.training.records import Row
 
+USUAL_LR = 0.01  # a OneLayer's learning rate if no schedule sets it
+
 
 class Observer(Callback):
     """A callback that says at which update it must run next, by default at none.

@@ -15,7 +15,7 @@ from onelayer.data.augment import Mirrored
 from onelayer.data.features import Features, Joined
 from onelayer.data.foreign import augment_of
 from onelayer.data.splits import Split, Splits
-from onelayer.training.population import Population
+from onelayer.training.module import OneLayer
 
 
 def joined(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
@@ -54,7 +54,7 @@ def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
     return Joined([X, Mirrored(X, data.shape)]), torch.cat([y, y])
 
 
-def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
+def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
     """Cost and gap to the optimum (m,) of linear networks over all that they learned from.
 
     NaN for a network of λ = 0 or one that has diverged: they have no certificate.
@@ -70,7 +70,7 @@ def gaps(module: Population, data: Any) -> tuple[Tensor, Tensor]:
     return result[0], result[1]
 
 
-def format_gaps(module: Population, data: Any) -> str:
+def format_gaps(module: OneLayer, data: Any) -> str:
     """What ``onelayer test`` prints of linear networks below their figures."""
     where = " and ".join({"train": "training", "val": "validation"}[s] for s in module.learned_from)
     head = f"above the least cost, at most, over the {where} split"

@@ -1,9 +1,8 @@
-"""Predictions as a CSV or Parquet file, written whole or not at all."""
+"""Predictions as a CSV file, complete or not there."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,26 @@ from onelayer.data.names import cell, shown
 from onelayer.training.files import atomic_write
 
 HEADER = ("class", "probability")
-FIRST = ("file", "row")
-"""What the first column may be."""
+FIRST = ("file", "row")  # names of the first column
 
 
 class PredictionsCSV(BasePredictionWriter):
-    """Writes a line per image: its file, its class, that class's probability, all probabilities.
+    """Writes a line per sample: its file, its class, that class's probability, all probabilities.
 
-    In a CSV, a file's name that a spreadsheet would take for a formula begins with ``./``, and a
-    class's with an apostrophe. Rows of a table that have no name are numbered, from 0.
+    A file name that a spreadsheet would take for a formula begins with ``./``, a class name with an
+    apostrophe. Samples without a name are numbered from 0.
 
     Args:
-        path: of the CSV, or of a .parquet; earlier predictions are replaced.
+        path: the CSV file; earlier predictions are replaced.
 
     Raises:
-        InputError: the path is a folder, or in none, or a file with something else.
+        InputError: the path is a folder, its folder is missing, or the file holds something else.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__("batch")
+        if path.suffix == ".parquet":
+            raise InputError(f"--output {path}: predictions are written as CSV. Name a .csv file.")
         if path.is_dir() or not path.parent.is_dir():
             what = "is a folder" if path.is_dir() else f"needs the folder {path.parent}"
             raise InputError(f"--output {path} {what}: name a CSV file to write.")
@@ -45,8 +45,6 @@ class PredictionsCSV(BasePredictionWriter):
                 f"--output {path} is there and holds no predictions: name another file, or move "
                 "it away."
             )
-        if path.suffix == ".parquet":
-            _check_pyarrow()
         self.path = path
         self.rows: list[tuple[str | int, Any]] = []
 
@@ -66,16 +64,7 @@ class PredictionsCSV(BasePredictionWriter):
         lines = [
             [name, classes[int(p.argmax())], float(p.max()), *p.tolist()] for name, p in self.rows
         ]
-        content = _parquet if self.path.suffix == ".parquet" else _csv
-        atomic_write(self.path, content(head, lines))
-
-
-def _check_pyarrow() -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise InputError(
-            "--output: pyarrow writes .parquet, and is not installed:\n"
-            'pip install "onelayer[arrays]"'
-        )
+        atomic_write(self.path, _csv(head, lines))
 
 
 def _csv(head: list[str], lines: list[list[Any]]) -> bytes:
@@ -89,33 +78,13 @@ def _csv(head: list[str], lines: list[list[Any]]) -> bytes:
     return text.getvalue().encode(errors="surrogateescape")
 
 
-def _parquet(head: list[str], lines: list[list[Any]]) -> bytes:
-    import pyarrow.parquet
-
-    content = io.BytesIO()
-    columns = [pyarrow.array(column) for column in zip(*lines, strict=True)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, head), content)
-    return content.getvalue()
-
-
 def _is_predictions(path: Path) -> bool:
     if not path.is_file():  # such as /dev/stdout
         return True
-    if path.suffix == ".parquet":
-        return _columns(path)[1:3] == list(HEADER)
     starts = [",".join((first, *HEADER)).encode() for first in FIRST]
     with path.open("rb") as file:
         beginning = file.read(max(map(len, starts)))
     return not beginning or any(beginning.startswith(start) for start in starts)
-
-
-def _columns(path: Path) -> list[str]:
-    import pyarrow.parquet
-
-    try:
-        return list(pyarrow.parquet.read_schema(path).names)
-    except (OSError, pyarrow.ArrowException):
-        return []
 
 
 def _of_class(name: str) -> str:

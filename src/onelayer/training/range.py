@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from onelayer.core.checks import MOST_UPDATES, check_positive, check_whole
+from onelayer.core.cycles import rising
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import rising
-from onelayer.training.choice import by_l2
-from onelayer.training.population import Population
+from onelayer.training.members import by_l2
 from onelayer.training.records import Row
 from onelayer.training.schedule import ScheduledLR
 
@@ -71,6 +70,7 @@ class RangeTest(ScheduledLR):
         self.min_lr, self.max_lr, self.steps = min_lr, max_lr, steps
         self.cycle = steps  # Curves measures so many times in a cycle
         self.points: dict[float | None, list[Point]] = {}
+        self._by_curves = False  # whether Curves measures, which a OneLayer has
 
     @property
     def proposals(self) -> dict[float | None, Proposal]:
@@ -83,6 +83,7 @@ class RangeTest(ScheduledLR):
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Note the loss of each λ: the mean over its seeds, infinite where one has diverged."""
+        self._by_curves = True
         new = [row for row in rows if (row.step, row.split) == (rows[-1].step, "val")]
         for l2, places in by_l2([row.l2 for row in new]).items():
             losses = [new[place].loss for place in places]
@@ -94,7 +95,7 @@ class RangeTest(ScheduledLR):
     ) -> None:
         """Note the loss of the batch of another module, and set the next rate."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if not isinstance(pl_module, Population) and isinstance(loss, torch.Tensor):
+        if not self._by_curves and isinstance(loss, torch.Tensor):
             before = self.points.get(None, [])
             mean = float(loss)
             if before and before[-1].loss != math.inf:

@@ -121,3 +121,8 @@ def last_figures(rows: Sequence[Row], split: str) -> list[Row]:
     """The rows of ``split`` at its last measurement, one per member."""
     rows = [row for row in rows if row.split == split]
     return [row for row in rows if row.step == rows[-1].step]
+
+
+def diverged(rows: Sequence[Row]) -> set[int]:
+    """Return the members with a loss or cost that is not finite."""
+    return {row.member for row in rows if not is_finite(row)}

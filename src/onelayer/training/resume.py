@@ -25,14 +25,13 @@ from onelayer.core.errors import InputError
 from onelayer.data.foreign import generators
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import callbacks_of
-from onelayer.training.population import Population
-from onelayer.training.schema import COUNTERS
 
 KEY = "resume"
 """What this package adds to a checkpoint of Lightning's for the sake of resuming."""
 EPOCHS, BATCHES, VALIDATION = (
     "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress",
 )  # fmt: skip
+COUNTERS = ("ready", "started", "processed", "completed")  # of a loop's progress
 _STAGE = "restarted_mid_evaluation"  # lets Lightning validate before it trains on
 
 
@@ -119,7 +118,7 @@ class Resume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Read the place, before Lightning's loops restore their counters."""
-        if trainer.state.fn != TrainerFn.FITTING or not isinstance(pl_module, Population):
+        if trainer.state.fn != TrainerFn.FITTING:
             return
         loops = checkpoint["loops"]["fit_loop"]
         skipped = _skips(_counters(loops, BATCHES)["total"])
@@ -141,8 +140,6 @@ class Resume(Callback):
             InputError: its batches are not those that were trained on.
         """
         place, self._place = self._place, None
-        if not isinstance(pl_module, Population):
-            return
         if place is None or not trainer.ckpt_path:
             self._epoch_random["loaders"] = _states(_foreign_loaders(trainer))
             return
@@ -167,8 +164,6 @@ class Resume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the monitored metrics, and the random state of a loader that needs it."""
-        if not isinstance(pl_module, Population):
-            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         checkpoint[KEY] = {
             "metrics": metrics,

@@ -8,10 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
+from onelayer.core.cycles import Schedule, cyclical
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import Schedule, cyclical
 from onelayer.training.observer import Observer
-from onelayer.training.population import USUAL_LR, Population
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 STEP_SIZE = 500  # updates in half a cycle, by default
@@ -39,14 +38,6 @@ class ScheduledLR(Observer):
     def rate(self, step: int) -> float:
         """The learning rate η of the update after ``step`` updates."""
         return self._schedule(step)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of a rate of the module's own, which has no effect."""
-        if isinstance(pl_module, Population) and pl_module.lr != USUAL_LR:
-            rank_zero_warn(
-                f"model.lr = {pl_module.lr:g} has no effect: {type(self).__name__} sets the rate "
-                f"of every update. Set its own arguments, and leave lr out."
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set and log the first rate.
@@ -172,7 +163,6 @@ class TriangularLR(ScheduledLR):
         Raises:
             InputError: naming the argument and both values.
         """
-        super().on_fit_start(trainer, pl_module)
         here = self.state_dict()
         saved = self._saved or here
         # More cycles are a longer run with the same rates.

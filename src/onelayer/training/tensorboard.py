@@ -1,4 +1,4 @@
-"""TensorBoard as people look at it: a run per λ, with curves, final figures and pictures."""
+"""TensorBoard: a run per λ, with curves, final metrics, hyperparameters and images of weights."""
 
 from __future__ import annotations
 
@@ -10,94 +10,65 @@ from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams, scalar
+from torch.utils.tensorboard.summary import hparams
 
-from onelayer.core.checks import is_number
 from onelayer.data.foreign import augment_of
-from onelayer.training.choice import by_l2
-from onelayer.training.events import cut, write_end
 from onelayer.training.folder import run_folder
-from onelayer.training.measure import QUANTITIES
+from onelayer.training.members import by_l2
+from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import Observer, observers
-from onelayer.training.population import Population
 from onelayer.training.records import Row, is_finite
-from onelayer.training.results import collect, network_name
-from onelayer.training.templates import is_picture, picture
-from onelayer.training.testing import TestReport
+from onelayer.training.summary import collect, network_name
+from onelayer.training.weight_images import is_picture, picture
 
+# TensorBoard's custom scalars: training and validation of one quantity in one chart.
 CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
-"""TensorBoard's custom scalars: training and validation of one quantity in one chart."""
-COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}
-"""Of HParams, seen at once; the others when they are ticked."""
+COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}  # of HParams, shown unasked
 WEIGHTS = "weights"
-MEASURED = (*(f"{quantity}/" for quantity in QUANTITIES), WEIGHTS)  # beginnings of tags
-MOST_PICTURES = 8
-"""λ whose weights are shown each; of more, those of the best on validation."""
+MOST_PICTURES = 8  # λ whose weights are drawn; of more, only those of the best
 
 
 class TensorBoard(Observer):
-    """Writes to every TensorBoardLogger what people compare runs by.
+    """Writes curves, final metrics and images of weights to every TensorBoardLogger.
 
-    - ``accuracy/train``, ``accuracy/val``, ``cost/…``, ``loss/…``: the mean over a λ's seeds. Of
+    - ``accuracy/train``, ``accuracy/val``, ``cost/…``, ``loss/…``: the mean over a λ's seeds. With
       several λ each has a run of its own, in a folder such as ``l2=0.01`` of the run's.
-    - ``weights``, at the end of each cycle and of the training: for images, what each class or
-      hidden unit looks for.
-    - A row of HParams per λ, with its figures on the validation and test splits.
+    - ``weights``, at the end of each cycle and of the run: for images, the template of each class
+      or hidden unit.
+    - A row of HParams per λ, with its metrics on the validation and test splits.
 
-    A run that goes on ends with the points of one that was never stopped: what a killed process
-    logged after the checkpoint goes. Only the first of several processes writes.
+    A resumed run tells TensorBoard to drop the points after its checkpoint (``purge_step``). Only
+    the first of several processes writes.
     """
 
     def __init__(self) -> None:
         self._writers: dict[Path, SummaryWriter] = {}
         self._drawn = self._pictured = -1  # the update that was drawn last
         self._begun = False
-        self._resumed: int | None = None  # updates done, where a run goes on
-        self._drawn_before: float = math.inf  # the update drawn last before the checkpoint
+        self._purge: int | None = None  # step from which earlier points are dropped
+        self._report: tuple[dict[str, Any], Path] | None = None
 
     def draws(self, logger: Logger) -> bool:
-        """Measurements come here, under names that group by quantity."""
+        """Return whether measurements go to this logger here, under names grouped by quantity."""
         return isinstance(logger, TensorBoardLogger)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is trained; of a run that goes on, cut what came after its checkpoint."""
-        if self._begun or not isinstance(pl_module, Population) or not trainer.is_global_zero:
+        """Describe the run; drop the points after the checkpoint of a resumed run."""
+        if self._begun or not trainer.is_global_zero:
             return
         self._begun = True
         for logger in _loggers(trainer):
+            self._purge = logger._kwargs.get("purge_step")
             if _goes_on(trainer):
-                self._go_on(trainer, pl_module, logger)
-            else:
+                self._purge = trainer.global_step + 1
+                logger.experiment.close()  # it opens another file when it writes again
+                logger.experiment.purge_step = self._purge
+            if not trainer.ckpt_path:
                 logger.experiment.add_custom_scalars(CHARTS)
                 logger.experiment.add_text("run", describe(trainer, pl_module), 0)
-
-    def _go_on(self, trainer: Trainer, module: Population, logger: TensorBoardLogger) -> None:
-        step = trainer.global_step
-        # What the checkpoint's update was measured for after it was saved is measured again.
-        drawn = self._drawn_before >= step
-
-        def keep(event: Event) -> bool:
-            ours = any(value.tag.startswith(MEASURED) for value in event.summary.value)
-            return bool(event.step < step or (event.step == step and (drawn or not ours)))
-
-        logger.experiment.close()  # it opens another file when it writes again
-        logger.experiment.purge_step = step + 1  # for a TensorBoard that looks on
-        self._resumed = step
-        for folder in {Path(logger.log_dir), *_folders(logger, module).values()}:
-            cut(folder, keep)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the update that was drawn last."""
-        return {"drawn": self._drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Note what had been drawn before the checkpoint."""
-        drawn: Any = state_dict.get("drawn")
-        self._drawn_before = drawn if is_number(drawn) else math.inf
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
         """Draw the points of this update, once, and the weights where a cycle ends."""
@@ -119,7 +90,7 @@ class TensorBoard(Observer):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the final weights."""
-        if isinstance(pl_module, Population) and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self._picture(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -127,26 +98,63 @@ class TensorBoard(Observer):
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
-        self._begun = False
+        self._begun, self._purge = False, None
+
+    def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
+        """Keep the report of the test split for the end of the run."""
+        self._report = report, folder
 
     def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
-        """Write each λ's hyperparameters and test figures, whatever was there before."""
+        """Write each λ's hyperparameters and test metrics, once the run is tested."""
         module = cast(Any, trainer.lightning_module)
-        if not trainer.is_global_zero:
+        tested = any("test" in member for member in summary["members"])
+        if not trainer.is_global_zero or not (tested or trainer.state.fn == "fit"):
             return
         for logger in _loggers(trainer):
-            logger.save()  # first what came before
             for l2, folder in _folders(logger, module).items():
-                folder.mkdir(parents=True, exist_ok=True)
-                write_end(folder, _end(trainer, summary, l2))
+                members = [member for member in summary["members"] if member["l2"] == l2]
+                self._write_end(trainer, self._writer(logger, folder), summary, members)
+
+    def _write_end(
+        self,
+        trainer: Trainer,
+        writer: SummaryWriter,
+        summary: dict[str, Any],
+        members: Sequence[dict[str, Any]],
+    ) -> None:
+        """Write the hyperparameters of a λ's run, or its metrics on the test split.
+
+        HParams shows the last points of the curves of validation as they are.
+        """
+        step, l2 = summary["steps"], members[0]["l2"]
+        test = {f"test/{name}": collect(members, "test", name) for name in QUANTITIES}
+        for tag, values in test.items():
+            if values:
+                writer.add_scalar(tag, statistics.fmean(values), step)
+        if not any(test.values()):
+            order = ("accuracy", "cost", "loss")  # HParams shows the first five unasked
+            tags = [tag for name in order for tag in (f"{name}/val", f"test/{name}")]
+            settings = _settings(trainer, summary, l2)
+            experiment, *session = hparams(settings, dict.fromkeys(tags, 0.0))
+            for content in (_with_columns(experiment), *session):
+                writer._get_file_writer().add_summary(content, 0)
+        elif self._report is not None and l2 == _best_l2(trainer):
+            report, folder = self._report
+            for name in ("top5_accuracy", "balanced_accuracy", "calibration_error"):
+                if report[name] is not None:
+                    writer.add_scalar(f"test/{name}", report[name], step)
+            if (plot := folder / "test.png").is_file():
+                image = Summary.Image(encoded_image_string=plot.read_bytes(), colorspace=3)
+                content = Summary(value=[Summary.Value(tag="test", image=image)])
+                writer._get_file_writer().add_summary(content, step)
+        writer.flush()
 
     def _writer(self, logger: TensorBoardLogger, folder: Path) -> SummaryWriter:
-        """Of a run: the logger's own where one λ is the whole run."""
+        """Return the writer of a λ's run: the logger's own if there is only one λ."""
         if folder == Path(logger.log_dir):
             return cast(SummaryWriter, logger.experiment)
         if folder not in self._writers:
-            purge = None if self._resumed is None else self._resumed + 1
-            self._writers[folder] = SummaryWriter(str(folder), purge_step=purge)
+            self._writers[folder] = SummaryWriter(str(folder), purge_step=self._purge)
         return self._writers[folder]
 
     def _picture(self, trainer: Trainer, module: Any) -> None:
@@ -174,8 +182,8 @@ class TensorBoard(Observer):
                 writer.flush()
 
 
-def describe(trainer: Trainer, module: Population) -> str:
-    """What a run trains, in a few lines of Markdown."""
+def describe(trainer: Trainer, module: Any) -> str:
+    """Describe what a run trains, in a few lines of Markdown."""
     l2s = by_l2([member.l2 for member in module.members])
     data = getattr(trainer, "datamodule", None)
     lines = [
@@ -200,7 +208,7 @@ def _loggers(trainer: Trainer) -> Iterator[TensorBoardLogger]:
 
 
 def _goes_on(trainer: Trainer) -> bool:
-    """Whether the run of this folder goes on from a checkpoint of its own."""
+    """Return whether the run of this folder is resumed from a checkpoint of its own."""
     folder, resumed = run_folder(trainer), trainer.ckpt_path
     if folder is None or not resumed:
         return False
@@ -208,7 +216,7 @@ def _goes_on(trainer: Trainer) -> bool:
 
 
 def _folders(logger: TensorBoardLogger, module: Any) -> dict[float, Path]:
-    """The folder of each λ's run: the logger's own for one λ, else one in it for each."""
+    """Return the folder of each λ's run: the logger's own for one λ, else one in it for each."""
     l2s = list(by_l2([member.l2 for member in module.members]))
     run = Path(logger.log_dir)
     if len(l2s) == 1:
@@ -217,7 +225,7 @@ def _folders(logger: TensorBoardLogger, module: Any) -> dict[float, Path]:
 
 
 def _names(numbers: Sequence[float]) -> list[str]:
-    """Numbers in as few digits as tell them apart, three at least."""
+    """Return numbers in as few digits as distinguish them, three at least."""
     for digits in range(3, 18):
         names = [f"{number:.{digits}g}" for number in numbers]
         if len(set(names)) == len(names):
@@ -226,7 +234,7 @@ def _names(numbers: Sequence[float]) -> list[str]:
 
 
 def _points(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
-    """Tags and means over the networks that have not diverged, or over all if all have."""
+    """Return tags, and means over the networks that have not diverged, or all if all have."""
     for split in dict.fromkeys(row.split for row in rows):
         own = [row for row in rows if row.split == split]
         sound = [row for row in own if is_finite(row)] or own
@@ -234,56 +242,13 @@ def _points(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
             yield f"{name}/{split}", math.fsum(getattr(row, name) for row in sound) / len(sound)
 
 
-def _end(trainer: Trainer, summary: dict[str, Any], l2: float) -> Iterator[tuple[Summary, int]]:
-    """The hyperparameters of a λ's run, and its figures on the test split, with their steps.
-
-    HParams shows the last points of the curves of validation as they are.
-    """
-    members = [member for member in summary["members"] if member["l2"] == l2]
-    test = {
-        f"test/{name}": statistics.fmean(values)
-        for name in QUANTITIES
-        if (values := collect(members, "test", name))
-    }
-    metrics = [
-        tag
-        for name in ("accuracy", "cost", "loss")  # five of them are shown without being asked for
-        for tag in (f"{name}/val" if any("val" in m for m in members) else "", f"test/{name}")
-        if tag in test or tag.endswith("/val")
-    ]
-    experiment, *session = hparams(_settings(trainer, summary, l2), dict.fromkeys(metrics, 0.0))
-    for content in (_with_columns(experiment), *session):
-        yield content, 0
-    for tag, value in test.items():
-        yield scalar(tag, value), summary["steps"]
-    if test and l2 == _best_l2(trainer):
-        yield from _looked_at(trainer, summary["steps"])
-
-
 def _best_l2(trainer: Trainer) -> float:
     module = cast(Any, trainer.lightning_module)
     return float(module.members[module.choose("best").members[0]].l2)
 
 
-def _looked_at(trainer: Trainer, step: int) -> Iterator[tuple[Summary, int]]:
-    """What a TestReport has found of the test split, by the networks that answer for the run."""
-    found = next((o for o in observers(trainer) if isinstance(o, TestReport)), None)
-    if found is None or found.report is None:
-        return
-    for name in ("top5_accuracy", "balanced_accuracy", "calibration_error"):
-        if (value := found.report[name]) is not None:
-            yield scalar(f"test/{name}", value), step
-    picture = (run_folder(trainer) or Path()) / "test.png"
-    if picture.is_file():
-        content = Summary.Image(encoded_image_string=picture.read_bytes(), colorspace=3)
-        yield Summary(value=[Summary.Value(tag="test", image=content)]), step
-
-
 def _with_columns(experiment: Summary) -> Summary:
-    """The same with the hyperparameters in front that HParams shows without being asked for.
-
-    It shows five, by name, but first of all those that are said to differ between runs.
-    """
+    """Mark the hyperparameters that HParams shows unasked: those that differ between runs."""
     plugin = experiment.value[0].metadata.plugin_data
     data = HParamsPluginData.FromString(plugin.content)
     for info in data.experiment.hparam_infos:
@@ -293,7 +258,7 @@ def _with_columns(experiment: Summary) -> Summary:
 
 
 def _settings(trainer: Trainer, summary: dict[str, Any], l2: float) -> dict[str, Any]:
-    """What runs are compared by, in the order of HParams' columns."""
+    """Return the columns of the HParams table, in order."""
     module = cast(Any, trainer.lightning_module)
     schedule = next((o for o in observers(trainer) if o.cycle), None)
     rates: dict[str, Any] = {"max_lr": module.lr}

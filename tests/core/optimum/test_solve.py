@@ -10,17 +10,9 @@ import torch
 import onelayer
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.solve import solve
+from tests.support.cases import linear_problem as problem
 
 L2 = [0.003, 0.03, 0.3]
-
-
-def problem(n=200, d=6, k=3, seed=0, shift=2.0):
-    g = torch.Generator().manual_seed(seed)
-    X = torch.randn(n, d, generator=g, dtype=torch.float64) @ torch.randn(
-        d, d, generator=g, dtype=torch.float64
-    )
-    y = (X[:, :k] + torch.randn(n, k, generator=g, dtype=torch.float64)).argmax(1)
-    return X + shift, y
 
 
 def centred(b):
@@ -246,11 +238,3 @@ def test_two_processes_find_what_one_does(tmp_path):
     for process in processes:
         _, error = process.communicate(timeout=100)
         assert process.returncode == 0, error.decode()
-
-
-@pytest.mark.gpu
-def test_a_gpu_finds_the_same():
-    X, y = problem()
-    there = solve(X.cuda(), y.cuda(), L2, 1e-12)
-    assert there.W.device.type == "cuda"
-    assert torch.allclose(there.W.cpu(), solve(X, y, L2, 1e-12).W, atol=1e-5)

@@ -10,18 +10,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.training.module import OneLayer
-from onelayer.training.results import Results, format_split, format_summary
+from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.testing import TestReport
+from onelayer.training.summary import format_split, format_summary
 from tests.support.own import Theirs, arrays
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, warned
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 
 
-def trained(folder, model, data=None, callbacks=(), **kwargs):
+def trained(folder, model, data=None, results=None, **kwargs):
     """A module trained and tested, and the summary that it leaves."""
-    callbacks = [Results(), TriangularLR(0.01, 0.3, step_size=10), *callbacks]
+    callbacks = [results or Results(), TriangularLR(0.01, 0.3, step_size=10)]
     logger = TensorBoardLogger(folder, name="run")
     fit(folder, model, data, callbacks, kwargs.pop("max_steps", 20), logger=logger, **kwargs)
     model.trainer.test(model, data or SmallData(), verbose=False)
@@ -129,8 +129,8 @@ def both_ways(model, X):
 @pytest.mark.parametrize("seeds", [0, [0, 1]])
 def test_mirror_images_join_the_ensemble_and_leave_single_figures_alone(tmp_path, seeds):
     model = OneLayer(4, seeds=seeds, inputs=PIXELS, classes=CLASSES)
-    report = TestReport(mirror=True)
-    model, summary = trained(tmp_path, model, Images(), [report])
+    report = Results(mirror=True)
+    model, summary = trained(tmp_path, model, Images(), results=report)
     (one,) = summary["ensembles"]
     assert one["mirror"] is True
     for split in ("val", "test"):
@@ -149,7 +149,7 @@ def test_predictions_take_mirror_images_too(tmp_path):
     expected = both_ways(model, X)
     torch.testing.assert_close(model.predict_proba(X, mirror=SHAPE), expected.mean(0))
     torch.testing.assert_close(model.predict_proba(X, 1, mirror=SHAPE), expected[1])
-    with pytest.raises(InputError, match="only images have mirror images"):
+    with pytest.raises(InputError, match="only images can be flipped"):
         model.predict_proba(X, mirror=(3, 4))
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_image_has_no_mirror_image(tmp_path, capfd, monkeypatch):
     fit = ["fit", "--data", "onelayer.ArraysDataModule", "--data.train", "rows.npz"]
     assert main([*fit, "--trainer.max_steps=2", "--test.mirror=true"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "only images have mirror images" in line
+    assert "only images can be flipped" in line
     assert "(6,)" in line
     assert not (tmp_path / "lightning_logs").exists()
 

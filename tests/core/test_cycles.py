@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onelayer.core.cycles import check_cycle, cyclical, exp_range, triangular, triangular2
 from onelayer.core.errors import InputError
-from onelayer.core.schedule import check_cycle, cyclical, exp_range, triangular, triangular2
 
 OURS = {"triangular": triangular, "triangular2": triangular2, "exp_range": exp_range}
 

@@ -16,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.study.figures import PlotCurves
+from onelayer.training.classification import BINS
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.testing import BINS, TestReport, format_report
+from onelayer.training.summary import format_report
 from tests.support.own import Theirs, arrays
 from tests.support.small import SmallData, fit, trainer
 
@@ -33,9 +34,9 @@ def train_and_test(tmp_path, k=7, l2=0.0, logger=False, data=None):
         half = 20 * k
         train, test = (X[:half], y[:half]), (X[half:] + 0.5, y[half:])
         data = ArraysDataModule(train, test=test, val_size=0.2, batch_size=16)
-    report = TestReport()
+    report = Results()
     schedule = TriangularLR(0.01, 0.3, step_size=10)
-    callbacks = [schedule, Results(), report, PlotCurves()]
+    callbacks = [schedule, report, PlotCurves()]
     model = OneLayer(0, l2=l2, inputs=5, classes=k)
     fit(tmp_path, model, data, callbacks, max_steps=20, logger=logger)
     model.trainer.test(model, data, verbose=False)
@@ -114,7 +115,7 @@ def test_it_is_left_as_json_as_a_picture_and_in_tensorboard(tmp_path):
 
 
 def test_a_foreign_loaders_batches_count_the_same(tmp_path):
-    report, model = TestReport(), OneLayer(0, inputs=6, classes=4)
+    report, model = Results(), OneLayer(0, inputs=6, classes=4)
     data = Theirs()
     data.setup("test")
     X, y = data.test.tensors
@@ -125,7 +126,7 @@ def test_a_foreign_loaders_batches_count_the_same(tmp_path):
 
 
 def test_networks_that_know_nothing_leave_no_report(tmp_path):
-    report, model = TestReport(), OneLayer(0, inputs=12, classes=3)
+    report, model = Results(), OneLayer(0, inputs=12, classes=3)
     with torch.no_grad():
         model.weights[0].fill_(torch.nan)
     trainer(tmp_path, callbacks=[report]).test(model, SmallData(), verbose=False)
@@ -145,19 +146,3 @@ def test_many_classes_are_shown_by_the_worst():
     assert len(lines) == 32
     assert "the 30 of lowest F1" in lines[1]
     assert lines[2].startswith("c0 ")
-
-
-def test_of_many_classes_the_file_has_the_mistakes_made_most(tmp_path):
-    k = 120
-    X, y = arrays(4 * k, 5, k)
-    data = ArraysDataModule((X, y), test=(X + 0.5, y), val_size=0, batch_size=16)
-    logger = TensorBoardLogger(tmp_path, name="run")
-    _, _, report = train_and_test(tmp_path, k, logger=logger, data=data)
-    kept = json.loads((tmp_path / "run" / "version_0" / "test.json").read_text())
-    assert kept["confusion"] is None
-    first = kept["mistakes"][0]
-    assert report["confusion"][int(first["class"])][int(first["guessed"])] == first["samples"]
-    wrong = np.array(report["confusion"])
-    np.fill_diagonal(wrong, 0)
-    assert first["samples"] == wrong.max()
-    assert len(kept["mistakes"]) == min(100, (wrong > 0).sum())

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from onelayer.core.errors import InputError
-from onelayer.training.choice import Member, best_l2, choose
-from onelayer.training.module import OneLayer, load_network
+from onelayer.training.checkpoint import load_network
+from onelayer.training.members import Member, best_l2, choose
+from onelayer.training.module import OneLayer
 from tests.support.small import CLASSES, PIXELS, SmallData, fit
 
 SWEEP = [Member(l2, seed) for l2 in (0.0, 0.1) for seed in (0, 1)]
@@ -37,7 +38,13 @@ def test_the_best_l2_has_the_highest_mean_accuracy_of_those_that_did_not_diverge
     ("member", "population", "val", "members", "words"),
     [
         ("best", SWEEP, figures([0, 0, 1, 1]), [2, 3], "2 networks of l2=0.1, the best on valid"),
-        ("best", SWEEP, None, [0, 1, 2, 3], "all 4 networks, as no figures on validation"),
+        (
+            "best",
+            SWEEP,
+            None,
+            [0, 1, 2, 3],
+            "all 4 networks, because best needs",
+        ),
         ("best", SWEEP[:2], None, [0, 1], "the mean of the 2 networks of l2=0"),
         ("best", SWEEP[1:3], figures([1, 0]), [0], "network 0 (l2=0, seed=1), the best on valid"),
         ("best", SWEEP[:1], None, [0], "the network (l2=0, seed=0)"),
@@ -86,7 +93,7 @@ def test_a_foreign_checkpoint_answers_by_all(trained, tmp_path):
     content = torch.load(path, weights_only=True)
     del content["validation"]
     torch.save(content, tmp_path / "foreign.ckpt")
-    assert "as no figures on validation" in load_network(tmp_path / "foreign.ckpt").choose().words
+    assert "because best needs" in load_network(tmp_path / "foreign.ckpt").choose().words
 
 
 def test_what_is_monitored_is_of_the_best_l2_alone(trained):
