@@ -550,20 +550,18 @@ def unreadable(command: str, name: str, *told: str) -> Row:
     )
 
 
-WHOLE = f"This one is whole: --ckpt_path {PREVIOUS} (after 10 updates)"
+WHOLE = f"This one is complete: --ckpt_path {PREVIOUS} (after 10 updates)"
 CHECKPOINTS = [
     row
     for command in ("fit", "test")
     for row in [
-        checkpoint(command, truncate, f"{LAST} is not a whole checkpoint", WHOLE),
-        checkpoint(command, damage_empty, f"{LAST} is not a whole checkpoint", WHOLE),
-        checkpoint(command, damage_flip, f"{LAST} is not a whole checkpoint", "checksum", WHOLE),
+        checkpoint(command, truncate, f"{LAST} is not a complete checkpoint", WHOLE),
+        checkpoint(command, damage_empty, f"{LAST} is not a complete checkpoint", WHOLE),
+        checkpoint(command, damage_flip, f"{LAST} is not a complete checkpoint", "checksum", WHOLE),
         checkpoint(command, damage_remove, f"there is no checkpoint {LAST}", WHOLE),
-        checkpoint(command, foreign_zip, f"{LAST} is not a whole checkpoint", WHOLE),
-        checkpoint(command, bare_pickle, f"{LAST} is not a whole checkpoint", WHOLE),
-        checkpoint(
-            command, pickled_code, f"{LAST} holds pickled code", "nothing of it was run", WHOLE
-        ),
+        checkpoint(command, foreign_zip, f"{LAST} is not a complete checkpoint", WHOLE),
+        checkpoint(command, bare_pickle, f"{LAST} is not a complete checkpoint", WHOLE),
+        checkpoint(command, pickled_code, f"{LAST} has pickled code", "It was not loaded", WHOLE),
         checkpoint(
             command, other_tensors, f"{LAST} is not a Lightning checkpoint", "state_dict", WHOLE
         ),
@@ -575,16 +573,16 @@ CHECKPOINTS = [
             "last.ckpt",
         ),
         checkpoint(
-            command, another_network, "no checkpoint of OneLayer", "W is not there", "onelayer fit"
+            command, another_network, "not a checkpoint of OneLayer", "W is missing", "onelayer fit"
         ),
         unreadable(command, "nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
         unreadable(
             command,
             "https://example.org/a.ckpt",
             "not loaded from a URL",
-            "download https://example.org/a.ckpt first",
+            "Download https://example.org/a.ckpt first",
         ),
-        unreadable(command, "", "no checkpoint in the folder", "name a run's"),
+        unreadable(command, "", "no checkpoint in the folder", "Choose a run's"),
     ]
 ]
 
@@ -671,6 +669,8 @@ def test_a_feature_that_is_no_number_is_refused(way, feature, place: Place, capf
 @pytest.mark.parametrize("way", ["loader", "linear", "hidden"])
 def test_images_of_another_width_are_refused(way, width, place: Place, capfd) -> None:
     told = [f"width {width}", f"(m, out, {width})", f"{PIXELS})"]
+    if way == "loader":
+        told = [f"{width} features", f"made for {PIXELS}", f"inputs={width}"]
     act = partial(command, lambda: WAYS_IN[way](*batch(width=width)))
     refused(act, told, place.folder, capfd)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.study import report, search
+from onelayer.study import exercises, report, search
 from onelayer.study.plan import Plan, Repeat
 from onelayer.study.report import Report
 
@@ -95,7 +95,8 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     error = capsys.readouterr().err
     assert "docs/report.md was not made by onelayer report" in error
     assert "name another folder with --output" in error
-    monkeypatch.setattr(report, "EXERCISES", {"final": report.EXERCISES["final"]})
+    for module in (report, exercises):
+        monkeypatch.setattr(module, "EXERCISES", {"final": report.EXERCISES["final"]})
     monkeypatch.setattr(search.Search, "run", lambda self: pytest.fail("far enough"))
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         main([*other, "--output=other"])

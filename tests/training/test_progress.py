@@ -148,14 +148,14 @@ def tiny(tmp_path, monkeypatch):
 def test_range_search_and_solve(monkeypatch, tiny, capsys):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # slow
     commands = {
-        "range": ["--steps=40", "--points=4"],
+        "range": ["--range.steps=40", "--range.points=4"],
         "search": [
             "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.grid=true",
             "--search.members=1",
             "--schedule.step_size=5", "--final.step_size=5", "--final.cycles=1",
             "--final.seeds=[0]",
         ],
-        "solve": ["--l2=[0.1,1.0]", "--gap=1e-3"],
+        "solve": ["--solve.l2=[0.1,1.0]", "--solve.gap=1e-3"],
     }  # fmt: skip
     shown = {}
     for command, words in commands.items():

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data import class_of, names_a_class
 from onelayer.cli.errors import interrupted
-from onelayer.cli.parser import RUNS, Parser, names_of, shorten, typed_options
+from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
+from onelayer.cli.parser import Parser, shorten, typed_options
 from onelayer.cli.resume import (
     Resumed,
     checkpoint_path,
-    configs_in,
     replace_end,
     resume,
     runs_folder,
@@ -38,9 +35,7 @@ from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO
 from onelayer.training.curves import Curves
-from onelayer.training.files import named
 from onelayer.training.folder import run_folder
-from onelayer.training.interrupt import Stopped
 from onelayer.training.metrics import ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
@@ -50,7 +45,7 @@ from onelayer.training.results import Results, members_with
 from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import STEP_SIZE, TriangularLR
 from onelayer.training.summary import format_report, format_split, format_summary, network_name
-from onelayer.training.trainer import claim_version, progress_lines, run_logger, trainer_defaults
+from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
 SYNTHETIC = "these results are of the built-in synthetic images, not of CIFAR-10."
 DESCRIPTIONS = {
@@ -65,56 +60,6 @@ MEMBER = (
 )
 
 
-class SaveConfig(SaveConfigCallback):
-    """Saves config.yaml in the folder that holds the run's checkpoints, whatever the logger.
-
-    Args:
-        later: save when training starts, not before. A resumed run has a config.yaml already, which
-            must stay if the run is refused.
-        others: arguments of SaveConfigCallback.
-    """
-
-    def __init__(self, *args: Any, later: bool = False, **others: Any) -> None:
-        super().__init__(*args, **others)
-        self.later = later
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save before the first update of a new run."""
-        if not self.later:
-            super().setup(trainer, pl_module, stage)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the changed end of a resumed run."""
-        if self.later and trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, if there is a logger."""
-        if folder := run_folder(trainer):
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / self.config_filename
-            config = self.config.clone()
-            config["ckpt_path"] = None  # a config describes the complete run
-            with named(path):
-                self.parser.save(config, path, skip_none=False, overwrite=True)
-
-
-def _with_place_of_logger(argv: list[str]) -> list[str]:
-    """Return the words with options that a logger's bare name leaves open: where its runs are."""
-    typed = typed_options(argv)
-    kind = typed.get("--trainer.logger", "").rpartition(".")[2]
-    usual = {}
-    if kind in ("CSVLogger", "TensorBoardLogger"):
-        if "--trainer.logger.save_dir" in typed:
-            return argv
-        root = Path(typed.get("--trainer.default_root_dir", "."))
-        usual = {"save_dir": str(root / RUNS), "name": names_of(configs_in(argv)) or argv[0]}
-    elif kind == "MLFlowLogger" and not os.environ.get("MLFLOW_TRACKING_URI"):
-        usual = {"tracking_uri": "sqlite:///mlflow.db"}  # MLflow gives up its folders of files
-    options = {f"--trainer.logger.{name}": value for name, value in usual.items()}
-    return [*argv, *(f"{name}={value}" for name, value in options.items() if name not in typed)]
-
-
 class OneLayerCLI(LightningCLI):
     """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names.
 
@@ -125,7 +70,7 @@ class OneLayerCLI(LightningCLI):
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.exit_code, self.resumed = 0, Resumed()
-        argv = _with_place_of_logger(with_data_of_checkpoint(argv))
+        argv = with_place_of_logger(with_data_of_checkpoint(argv))
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
         self._of_class = names_a_class(argv)
         super().__init__(
@@ -347,30 +292,8 @@ class OneLayerCLI(LightningCLI):
             return
         if verify := getattr(self.datamodule, "verify_test", None):
             verify()
-        with self._own_folder(), interrupted(run_folder(self.trainer)):
+        with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
             self.trainer.fit(**kwargs)
-
-    @contextmanager
-    def _own_folder(self) -> Iterator[None]:
-        """Make the folder of a new run; remove it if training is refused before the first update.
-
-        No other process writes to it: whoever makes a version's folder has it alone.
-        """
-        logger: Any = self.trainer.logger
-        local = isinstance(logger, TensorBoardLogger | CSVLogger)
-        above = Path(logger.root_dir) if local else Path()
-        made = [path for path in (above, *above.parents) if not path.exists()]
-        claimed = local and claim_version(logger)
-        try:
-            yield
-        except Exception as error:
-            trained = self.trainer.global_step > max(self.resumed.step, 0)
-            if claimed and not trained and not isinstance(error, Stopped):
-                shutil.rmtree(logger.log_dir, ignore_errors=True)
-                for path in made:
-                    with suppress(OSError):  # another process has put files there
-                        path.rmdir()
-            raise
 
     def after_fit(self) -> None:
         """Measure the test split, once, and print the results."""
