@@ -40,7 +40,7 @@ from onelayer.core.optimum.certificate import certify
 from onelayer.core.optimum.data import Samples
 from onelayer.core.optimum.solve import solve
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10
+from onelayer.data.read import batches as cifar10
 
 GAP = 1e-6
 ENOUGH = 1e-4
@@ -57,8 +57,8 @@ class Problem(NamedTuple):
 
 def pixels() -> Problem:
     """CIFAR-10, 45,000 images, standardised."""
-    whole = cifar10.CIFAR10Files(cifar10.root_folder()).read("train", range(45000))
-    return Problem(standardise(whole.x, measure(whole.x)), whole.y, 10)
+    whole = cifar10.CIFAR10Files(cifar10.root_folder()).read("train", [range(45000)])
+    return Problem(standardise(whole.x, measure(whole.x)), torch.from_numpy(whole.labels), 10)
 
 
 def made_up(n: int, d: int, k: int) -> Problem:

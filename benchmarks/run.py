@@ -31,7 +31,8 @@ import torch
 
 from benchmarks import contenders as c
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10, shapes
+from onelayer.data.read import batches as cifar10
+from onelayer.data.read import shapes
 
 
 def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
@@ -39,9 +40,14 @@ def load(images: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
     root = cifar10.root_folder()
     real = cifar10.CIFAR10.find(root) is not None
     source = cifar10.CIFAR10Files(root) if real else shapes.Shapes()
-    whole = source.read("train", range(images))
+    whole = source.read("train", [range(images)])
     X = standardise(whole.x, measure(whole.x))
-    return X.to(c.DEVICE), whole.y.to(c.DEVICE), whole.x, source.name
+    return (
+        X.to(c.DEVICE),
+        torch.from_numpy(whole.labels).to(c.DEVICE),
+        whole.x,
+        "cifar10" if real else "synthetic",
+    )
 
 
 def jobs(args: argparse.Namespace):

@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from onelayer.__main__ import main
 from onelayer.core.autograd import hidden_cost, linear_cost
 from onelayer.core.errors import InputError
-from onelayer.data import download
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.loader import check_batch
+from onelayer.data.read import download
 from onelayer.study.figures import plot_curves
 from onelayer.training.module import OneLayer
 from onelayer.training.records import read_rows
-from tests.data.sources.test_cifar10 import (
+from tests.support.published import (
+    Tiny,
     Touch,
     damage_empty,
     damage_flip,
@@ -32,9 +33,9 @@ from tests.data.sources.test_cifar10 import (
     damage_remove,
     damage_swap,
     damage_truncate,
+    make_tiny,
 )
-from tests.data.test_download import FAST, Server, serving
-from tests.data.tiny import Tiny, make_tiny
+from tests.support.server import FAST, Server, serving
 from tests.support.small import CLASSES, PIXELS, trainer
 
 DATA = [
@@ -225,8 +226,7 @@ def a_variable_that_names_nothing(place: Place) -> None:
 
 def served(kind: str, why: str) -> Row:
     told = ["cannot download CIFAR-10", f"/{kind}/cifar-10-python.tar.gz: {why}", *WHAT_TO_DO]
-    typed = [*FILES, "--data.download_seconds=60"]
-    return Row(f"server-{kind}", typed, told, lambda place: place.server(kind))
+    return Row(f"server-{kind}", FILES, told, lambda place: place.server(kind))
 
 
 # Several sources, several processes that download at once, and a download or an unpacking that is
@@ -279,7 +279,6 @@ VALUES = [
     value("data.limit=0", "limit must be", ">= 1", "0"),
     value("data.train_batches=[]", "train_batches must list", "1 to 5", "[]"),
     value("data.seed=-1", "seed must be", ">= 0", "-1"),
-    value("data.download_seconds=.nan", "download_seconds must be", "> 0", "nan"),
     value("model.seeds=-1", "seeds must be", "from 0 to", "-1"),
     value("model.seeds=[0,18446744073709551616]", "seeds must be", "18446744073709551615"),
     value("model.seeds=[]", "seeds must be", "at least one", "[]"),

@@ -23,7 +23,7 @@ from onelayer.cli import app
 from onelayer.cli.app import OneLayerCLI
 from onelayer.core import gradcheck
 from onelayer.data.features import Statistics, standardise
-from onelayer.data.pictures import read_image
+from onelayer.data.read.images import read_image
 from onelayer.training.checkpoint import load_network
 from tests.study.tiny import TINY
 

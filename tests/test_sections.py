@@ -13,7 +13,7 @@ from onelayer.__main__ import main
 from onelayer.configs import shipped_configs
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
 from tests.study.tiny import TINY

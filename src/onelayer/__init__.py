@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from onelayer.core.cycles import triangular2 as triangular2
     from onelayer.core.optimum.solve import solve as solve
     from onelayer.data.arrays import ArraysDataModule as ArraysDataModule
-    from onelayer.data.datamodule import CIFAR10DataModule as CIFAR10DataModule
-    from onelayer.data.datasets import DatasetDataModule as DatasetDataModule
+    from onelayer.data.cifar10 import CIFAR10DataModule as CIFAR10DataModule
+    from onelayer.data.dataset import DatasetDataModule as DatasetDataModule
     from onelayer.data.loader import ResidentLoader as ResidentLoader
-    from onelayer.data.sources.datasets import HuggingFace as HuggingFace
+    from onelayer.data.read.samples import HuggingFace as HuggingFace
     from onelayer.study.figures import PlotCurves as PlotCurves
     from onelayer.study.run import train_and_test as train_and_test
     from onelayer.training.checkpoint import load_network as load_network
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArraysDataModule": "data.arrays",
-    "CIFAR10DataModule": "data.datamodule",
+    "CIFAR10DataModule": "data.cifar10",
     "Checkpoints": "training.saving",
-    "DatasetDataModule": "data.datasets",
+    "DatasetDataModule": "data.dataset",
     "Curves": "training.curves",
-    "HuggingFace": "data.sources.datasets",
+    "HuggingFace": "data.read.samples",
     "Observer": "training.observer",
     "OneLayer": "training.module",
     "PlotCurves": "study.figures",

@@ -145,7 +145,7 @@ def _run(words: list[str]) -> int:
     os.environ["MPLBACKEND"] = "agg"
     from onelayer.cli.commands import run
     from onelayer.core.errors import InputError, TrainingError
-    from onelayer.data.names import shown_lines
+    from onelayer.data.naming import shown_lines
     from onelayer.training.interrupt import Stopped
 
     try:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.csv
@@ -14,16 +15,19 @@ import pyarrow.parquet
 import pytest
 import safetensors.torch
 import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.augment import mirror
 from onelayer.data.features import RawFeatures, measure, standardise
-from onelayer.data.sources import files
-from onelayer.data.sources.files import read_table
-from onelayer.data.sources.table import Columns
-from onelayer.data.splits import Splits, stratified
+from onelayer.data.read import formats as files
+from onelayer.data.read.formats import read_table
+from onelayer.data.split import Splits, stratified
+from onelayer.data.table import Columns
 from tests.support.own import NAMES, arrays
+from tests.support.small import trainer
 
 N, D, K = 120, 6, 4
 
@@ -299,145 +303,115 @@ def hostile():
     return Touch()
 
 
-def table(n, y):
-    write("a.npz", np.ones((n, 3)), y)
-
-
-def text(content):
-    Path("a.csv").write_text(content)
-
-
-def one_parquet(**columns):
-    pa.parquet.write_table(pa.table(columns), "a.parquet")
-
-
-def claim(shape, content=b"\0" * 100):
-    """An .npz of a few bytes whose features are said to be of that shape."""
+def claim():
+    """Write an .npz of a few bytes whose features are said to be 218 TiB."""
     head, labels = io.BytesIO(), io.BytesIO()
-    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    described = {"descr": "<f4", "fortran_order": False, "shape": (60, 10**12)}
     np.lib.format.write_array_header_1_0(head, described)
     np.save(labels, np.arange(60) % 3)
     with zipfile.ZipFile("a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("X.npy", head.getvalue() + content)
+        archive.writestr("X.npy", head.getvalue() + b"\0" * 100)
         archive.writestr("y.npy", labels.getvalue())
 
 
+def objects():
+    np.save("X.npy", np.array([[hostile()]], dtype=object))
+    np.save("y.npy", [1])
+
+
+def content(name, what, *told):
+    """A file of bytes or text."""
+    what = what if isinstance(what, bytes) else what.encode()
+    return lambda: Path(name).write_bytes(what), name, told
+
+
+def csv(what, *told):
+    return content("a.csv", what, *told)
+
+
+def npz(X, y, *told):
+    return lambda: np.savez("a.npz", X=X, y=y), "a.npz", told
+
+
+def parquet(columns, *told):
+    return lambda: pa.parquet.write_table(pa.table(columns), "a.parquet"), "a.parquet", told
+
+
+ONES, KL = np.ones((9, 3)), ["k", "l"]
 FAULTS = {
+    # text
+    "csv-text": csv("a,b,y\n1,2,0\n3,red,1\n", "a.csv: row 3, column 'b' is 'red'", "are numbers"),
+    "csv-gap": csv("a,b,y\n1,2,0\n3,,1\n", "row 3, column 'b' is nan"),
+    "csv-no-label": csv("a,b\n1,2\n", "no column 'y'", "a, b", "--data.y"),
+    "csv-ragged": csv("a,y\n1,2\n1,2,3\n", "no whole .csv"),
+    "csv-head-alone": csv("a,y\n", "a.csv is empty"),
+    "blank-in-a-csv": csv("a,y\n" + "0.5,1\n" * 60 + "0.5,\n", "column 'y', row 62, is blank"),
+    "a-name-twice": csv("a,a,y\n1,2,k\n3,4,l\n", "a.csv has 2 columns called 'a'"),
+    "no-head": csv("1.5,2,k\n3,4,l\n", "no column 'y'", "this one looks like data"),
+    "latin-1-head": csv(
+        "größe,y\n1,k\n2,l\n".encode("latin-1"), "line 1 is not UTF-8: b'gr\\xf6\\xdfe", "iconv"
+    ),
+    "latin-1": csv("a,y\n1,k\n2,grün\n".encode("latin-1"), "a.csv: line 3 is not UTF-8"),
+    "semicolons": csv("a;b;y\n1,5;2;k\n", "separated by ';'", "pandas.read_csv('a.csv'"),
+    # Parquet
+    "blank-in-a-nullable-column": parquet(
+        {"x": np.arange(62) + 0.5, "y": [*[0, 1] * 30, None, 1]},
+        "column 'y', row 60, is None: labels are whole numbers or strings, and none is missing",
+    ),
+    "null-in-a-list": parquet(
+        {"e": [[1.0, 2.0], [3.0, None]], "y": KL}, "column 'e', row 1 has a list with a gap"
+    ),
+    "nested-lists": parquet(
+        {"e": [[[1.0, 2.0]], [[3.0, 4.0]]], "y": KL}, "column 'e' has lists of list<", "flat"
+    ),
+    "lists-of-two-lengths": parquet(
+        {"e": [[1.0, 2.0], [3.0]], "y": KL}, "column 'e', row 1 has 1 numbers, and row 0 has 2"
+    ),
+    "no-list": parquet({"e": [[1.0, 2.0], None], "y": KL}, "column 'e', row 1 has 0 numbers"),
+    # arrays
     "claims": (
-        lambda: claim((60, 10**12)), "a.npz",
+        claim, "a.npz",
         ["a.npz is damaged: X.npy should hold 240000000000000 bytes, and holds 228"],
     ),
-    "one-hot": (
-        lambda: table(9, np.eye(3)[np.arange(9) % 3]), "a.npz",
-        ["'y' has the shape (9, 3)", "y.argmax(1)"],
+    "one-hot": npz(ONES, np.eye(9), "'y' has the shape (9, 9)", "y.argmax(1)"),
+    "channels-first-or-last": npz(
+        np.ones((6, 3, 9, 3)), np.arange(6) % 2, "images (3, 9, 3)", "of the three, or the last"
     ),
-    "blank-in-a-nullable-column": (
-        lambda: one_parquet(x=np.arange(62) + 0.5, y=[*[0, 1] * 30, None, 1]), "a.parquet",
-        ["column 'y', row 60, is None: labels are whole numbers or strings, and none is missing"],
-    ),
-    "blank-in-a-csv": (
-        lambda: text("a,y\n" + "0.5,1\n" * 60 + "0.5,\n"),
-        "a.csv",
-        ["column 'y', row 62, is blank"],
-    ),
-    "a-name-twice": (
-        lambda: text("a,a,y\n1,2,k\n3,4,l\n"), "a.csv", ["a.csv has 2 columns called 'a'"],
-    ),
-    "no-head": (
-        lambda: text("1.5,2,k\n3,4,l\n"), "a.csv", ["no column 'y'", "this one looks like data"],
-    ),
-    "latin-1-head": (
-        lambda: Path("a.csv").write_bytes("größe,y\n1,k\n2,l\n".encode("latin-1")), "a.csv",
-        ["a.csv: line 1 is not UTF-8: b'gr\\xf6\\xdfe", "iconv"],
-    ),
-    "latin-1": (
-        lambda: Path("a.csv").write_bytes("a,y\n1,k\n2,grün\n".encode("latin-1")), "a.csv",
-        ["a.csv: line 3 is not UTF-8"],
-    ),
-    "semicolons": (
-        lambda: text("a;b;y\n1,5;2;k\n"), "a.csv", ["separated by ';'", "pandas.read_csv('a.csv'"],
-    ),
-    "null-in-a-list": (
-        lambda: one_parquet(e=[[1.0, 2.0], [3.0, None]], y=["k", "l"]), "a.parquet",
-        ["a.parquet: column 'e', row 1 has a list with a gap"],
-    ),
-    "nested-lists": (
-        lambda: one_parquet(e=[[[1.0, 2.0]], [[3.0, 4.0]]], y=["k", "l"]), "a.parquet",
-        ["a.parquet: column 'e' has lists of list<", "flat"],
-    ),
-    "lists-of-two-lengths": (
-        lambda: one_parquet(e=[[1.0, 2.0], [3.0]], y=["k", "l"]), "a.parquet",
-        ["column 'e', row 1 has 1 numbers, and row 0 has 2"],
-    ),
-    "no-list": (
-        lambda: one_parquet(e=[[1.0, 2.0], None], y=["k", "l"]), "a.parquet",
-        ["column 'e', row 1 has 0 numbers"],
-    ),
-    "channels-first-or-last": (
-        lambda: write("a.npz", np.ones((6, 3, 9, 3)), np.arange(6) % 2), "a.npz",
-        ["images (3, 9, 3)", "the first of the three, or the last"],
-    ),
-    **{
-        f"instead-of{suffix}": (
-            lambda suffix=suffix: Path(f"a{suffix}").write_bytes(b"x"), f"a{suffix}", told
-        )
-        for suffix, told in {
-            ".h5": ["h5py", "np.savez"], ".tsv": ["sep='\\t'"], ".gz": ["gunzip"],
-            ".pth": ["rename it to .pt"], ".pkl": ["never read"], ".xlsx": ["as .csv"],
-            ".mat": ["loadmat"], ".jsonl": [".parquet"],
-        }.items()
-    },
-    "an-empty-file": (lambda: Path("a.npz").write_bytes(b""), "a.npz", ["a.npz is empty"]),
-    "no-file": (lambda: None, "a.npz", ["there is no file a.npz"]),
-    "a-folder": (lambda: Path("a.npz").mkdir(), "a.npz", ["a.npz is no file"]),
-    "another-ending": (lambda: Path("a.xls").write_text("x"), "a.xls", ["a.xls", ".npz", ".csv"]),
-    "cut-short": (lambda: Path("a.npz").write_bytes(b"PK\x03\x04"), "a.npz", ["no whole .npz"]),
-    "no-rows": (lambda: table(0, np.ones(0, int)), "a.npz", ["a.npz is empty"]),
-    "one-class": (lambda: table(9, np.ones(9, int)), "a.npz", ["one class only, 1"]),
-    "unequal": (lambda: table(9, np.ones(8, int)), "a.npz", ["y is (8,)", "9 rows"]),
-    "float-labels": (
-        lambda: table(9, np.arange(9.0)), "a.npz",
-        ["'y'[0] = 0.0 is a float", "astype(int)"],
-    ),
+    "no-rows": npz(ONES[:0], np.ones(0, int), "a.npz is empty"),
+    "one-class": npz(ONES, np.ones(9, int), "one class only, 1"),
+    "unequal": npz(ONES, np.ones(8, int), "y is (8,)", "9 rows"),
+    "float-labels": npz(ONES, np.arange(9.0), "'y'[0] = 0.0 is a float", "astype(int)"),
+    "text-features": npz(np.array([["a"], ["b"]]), np.arange(2), "'X' is an array of <U1", "float"),
     "wrong-key": (
-        lambda: np.savez("a.npz", features=np.ones((9, 3)), y=np.arange(9)), "a.npz",
+        lambda: np.savez("a.npz", features=ONES, y=np.arange(9)), "a.npz",
         ["a.npz has no 'X'", "features, y", "--data.x"],
     ),
-    "text-features": (
-        lambda: np.savez("a.npz", X=np.array([["a"], ["b"]]), y=np.arange(2)), "a.npz",
-        ["'X' is an array of <U1", "float32"],
+    "objects": npz(
+        np.ones((2, 3)), np.array([hostile(), 1], dtype=object),
+        "a.npz: 'y' is an array of objects", "nothing of it was run",
     ),
-    "objects": (
-        lambda: np.savez("a.npz", X=np.ones((2, 3)), y=np.array([hostile(), 1], dtype=object)),
-        "a.npz", ["a.npz: 'y' is an array of objects", "nothing of it was run"],
+    "objects-npy": (objects, ["X.npy", "y.npy"], ["X.npy is an array of objects"]),
+    "npy-alone": (
+        lambda: np.save("a.npy", np.ones((3, 2))), "a.npy", ["features alone", "a_y.npy"],
     ),
-    "objects-npy": (
-        lambda: (np.save("X.npy", np.array([[hostile()]], dtype=object)), np.save("y.npy", [1])),
-        ["X.npy", "y.npy"], ["X.npy is an array of objects"],
-    ),
-    "pickle": (
-        lambda: Path("a.pt").write_bytes(pickle.dumps(hostile())), "a.pt",
-        ["a.pt", "nothing of it was run"],
-    ),
+    "pickle": content("a.pt", pickle.dumps(hostile()), "a.pt", "nothing of it was run"),
     "pickle-in-zip": (
         lambda: torch.save({"X": torch.ones(2, 3), "y": hostile()}, "a.pt"), "a.pt",
         ["a.pt holds pickled code", "nothing of it was run"],
     ),
-    "npy-alone": (
-        lambda: np.save("a.npy", np.ones((3, 2))), "a.npy", ["features alone", "a_y.npy"],
-    ),
-    "csv-text": (
-        lambda: text("a,b,y\n1,2,0\n3,red,1\n"), "a.csv",
-        ["a.csv: row 3, column 'b' is 'red'", "features are numbers"],
-    ),
-    "csv-gap": (
-        lambda: text("a,b,y\n1,2,0\n3,,1\n"), "a.csv", ["row 3, column 'b' is nan"],
-    ),
-    "csv-no-label": (
-        lambda: text("a,b\n1,2\n"), "a.csv", ["no column 'y'", "a, b", "--data.y"],
-    ),
-    "csv-ragged": (lambda: text("a,y\n1,2\n1,2,3\n"), "a.csv", ["no whole .csv"]),
-    "csv-head-alone": (lambda: text("a,y\n"), "a.csv", ["a.csv is empty"]),
+    # files that are none, and other formats
+    "an-empty-file": content("a.npz", b"", "a.npz is empty"),
+    "cut-short": content("a.npz", b"PK\x03\x04", "no whole .npz"),
+    "no-file": (lambda: None, "a.npz", ["there is no file a.npz"]),
+    "a-folder": (lambda: Path("a.npz").mkdir(), "a.npz", ["a.npz is no file"]),
+    "another-ending": content("a.xls", b"x", "a.xls", ".npz", ".csv"),
+    **{
+        f"instead-of{suffix}": content(f"a{suffix}", b"x", told)
+        for suffix, told in {
+            ".h5": "h5py", ".tsv": "sep='\\t'", ".gz": "gunzip", ".pth": "rename it to .pt",
+            ".pkl": "never read", ".xlsx": "as .csv", ".mat": "loadmat", ".jsonl": ".parquet",
+        }.items()
+    },
 }  # fmt: skip
 
 
@@ -460,11 +434,11 @@ def test_an_array_that_fits_no_memory_is_refused_before_it_is_unpacked(monkeypat
 
 
 def test_a_first_line_of_numbers_is_refused_where_it_would_be_lost():
-    text("1.5,2,1\n3,4,5\n")
+    Path("a.csv").write_text("1.5,2,1\n3,4,5\n")
     refused(lambda: read_table("a.csv", Columns(), False), "its first line is 1.5, 2, 1")
-    text("400.5,401,402.25\n3,4,5\n")  # of a spectrum
+    Path("a.csv").write_text("400.5,401,402.25\n3,4,5\n")  # of a spectrum
     assert read_table("a.csv", Columns(), False).x.tolist() == [[3, 4, 5]]
-    text("0,1,y\n3,4,k\n")
+    Path("a.csv").write_text("0,1,y\n3,4,k\n")
     assert read_table("a.csv", Columns()).columns == ["0", "1"]
 
 
@@ -480,7 +454,7 @@ def test_whole_labels_may_be_objects():
 @pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float64(), 3)])
 def test_lists_of_float64_keep_their_digits(kind):
     rows = [[1 / 3, i, 0.1] for i in range(6)]
-    one_parquet(e=pa.array(rows, kind), y=["k", "l"] * 3)
+    parquet({"e": pa.array(rows, kind), "y": KL * 3})[0]()
     assert data("a.parquet").table("train").x.tolist() == rows
 
 
@@ -542,3 +516,42 @@ def test_a_zip_bomb_of_another_key_is_not_unpacked():
     with zipfile.ZipFile("a.npz", "a") as archive:
         archive.writestr("huge.npy", b"no array at all")
     assert len(data("a.npz", val_size=0).tensors("train")[1]) == N
+
+
+# ---- predictions
+
+
+class Echo(LightningModule):
+    """Predicts what it is given."""
+
+    def predict_step(self, batch):
+        return batch
+
+
+@pytest.mark.parametrize("given", [lambda X: X, lambda X: (X,), torch.from_numpy, pd.DataFrame])
+def test_arrays_in_python_are_predicted(tmp_path, given):
+    X, y = arrays(N, D, K)
+    trained = data((X, y), val_size=0)
+    module = data((X, y), val_size=0, predict=given(X))
+    found = trainer(tmp_path).predict(Echo(), module)
+    assert torch.equal(torch.cat(found), trained.tensors("train")[0])
+
+
+def test_image_files_are_predicted_only_if_pixels_from_0_to_1_were_trained_on(tmp_path):
+    X, y = arrays(N, 3 * 4 * 4, K)
+    pixels = (X - X.min()) / (X.max() - X.min())
+    Image.new("RGB", (4, 4), (10, 20, 30)).save("a.png")
+    for images, legal in ((pixels, True), ((255 * pixels).astype(np.uint8), True), (X, False)):
+        trained = data((images.reshape(N, 3, 4, 4), y))
+        given = data(None, predict="a.png")
+        given.load_state_dict(trained.state_dict())
+        if legal:
+            ((x, names),) = given.predict_dataloader()
+            expected = torch.tensor([10, 20, 30]).repeat_interleave(16) / 255
+            statistics = trained.statistics
+            torch.testing.assert_close(
+                x[0].double(), (expected - statistics.mean) / statistics.std, rtol=1e-5, atol=1e-5
+            )
+            assert names == ["a.png"]
+        else:
+            refused(given.predict_dataloader, "image files cannot be classified", "numbers other")

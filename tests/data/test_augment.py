@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 from onelayer.core.errors import InputError
 from onelayer.data.augment import READY_AFTER, Augment, FlipAndShift, Transformed, mirror
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.features import RawFeatures, Statistics, no_statistics
 from onelayer.data.loader import ResidentLoader
 

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datasets import DatasetDataModule
-from onelayer.data.names import match
-from onelayer.data.sources.files import read_table
-from onelayer.data.sources.table import Columns
+from onelayer.data.dataset import DatasetDataModule
+from onelayer.data.naming import match
+from onelayer.data.read.formats import read_table
+from onelayer.data.table import Columns
 from onelayer.training.checkpoint import load_network, read_checkpoint
 from onelayer.training.module import OneLayer
 from tests.data.test_arrays import data, refused, write

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from onelayer.core.errors import InputError
-from onelayer.data.pictures import find_images, read_image
-from onelayer.data.sources import shapes
+from onelayer.data.read import shapes
+from onelayer.data.read.images import find_images, read_image
 
 
 def picture(x: torch.Tensor) -> Image.Image:

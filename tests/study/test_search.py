@@ -11,9 +11,8 @@ import yaml
 from PIL import Image
 
 from onelayer.__main__ import main
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study import search
-from onelayer.study.data import sealed
 from tests.study.tiny import AXES, FIGURES, TINY, read_ledger, read_trials
 
 
@@ -201,12 +200,18 @@ def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_pa
     assert len(everything) == 16  # none failed, none entered twice
 
 
-def test_the_test_split_is_sealed_from_the_search():
-    data = sealed(CIFAR10DataModule(source="synthetic", limit=20))
-    for use in (lambda: data.labelled("test"), data.test_dataloader, lambda: data.tensors("test")):
-        with pytest.raises(PermissionError, match="sealed"):
-            use()
-    assert CIFAR10DataModule(source="synthetic", limit=20).labelled("test") is not None
+def test_a_search_reads_no_test_split_before_lambda_is_chosen(tmp_path, monkeypatch):
+    read = CIFAR10DataModule._read
+
+    def no_test(module, split):
+        assert split != "test"
+        return read(module, split)
+
+    monkeypatch.setattr(CIFAR10DataModule, "_read", no_test)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError):  # the final networks are tested
+        main(["search", *TINY, "--output=out"])
+    assert len(trials("out/search.db")) == 16
 
 
 def test_a_search_whose_networks_all_diverge_ends_with_a_clear_error(tmp_path, capsys):

@@ -3,13 +3,13 @@
 import warnings
 from contextlib import contextmanager
 from inspect import signature
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.sources import Labelled
 from onelayer.training.module import OneLayer
 from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
@@ -19,12 +19,19 @@ PIXELS, CLASSES = 12, 3
 SAFELY = {"weights_only": True} if "weights_only" in signature(Trainer.fit).parameters else {}
 
 
+class Images(NamedTuple):
+    """Bytes (n, d) and labels (n,)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+
 def images(n, seed):
     """Bytes whose brightness tells the class, nearly."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(CLASSES, (n,), generator=g)
     noise = torch.randint(0, 120, (n, PIXELS), generator=g)
-    return Labelled((noise + 40 * y.unsqueeze(1)).to(torch.uint8), y)
+    return Images((noise + 40 * y.unsqueeze(1)).to(torch.uint8), y)
 
 
 class SmallData(LightningDataModule):

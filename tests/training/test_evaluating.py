@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results

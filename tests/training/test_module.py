@@ -14,7 +14,7 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import initial_parameters
 from onelayer.core.update import FusedUpdate
 from onelayer.data import features
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.loader import epoch_order
 from onelayer.training import blocks
 from onelayer.training.curves import Curves

@@ -125,7 +125,7 @@ def test_evaluation_counts_batches(tmp_path, monkeypatch, columns, method):
 
 
 def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
-    from onelayer.cli.errors import quiet
+    from onelayer.cli.messages import quiet
 
     with terminal(monkeypatch, 80) as lines, quiet(), Bar("fit", 10, "updates") as bar:
         bar.show(3, now=True)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import Observer
 from onelayer.training.resume import Place, place_of, settle

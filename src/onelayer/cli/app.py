@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data import class_of, names_a_class
-from onelayer.cli.errors import interrupted
+from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
+from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
-from onelayer.cli.resume import (
+from onelayer.cli.resuming import (
     Resumed,
     checkpoint_path,
     replace_end,
@@ -28,9 +28,10 @@ from onelayer.cli.resume import (
     with_data_of_checkpoint,
 )
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.datamodule import CIFAR10DataModule, ResidentDataModule
-from onelayer.data.foreign import has_split, name_of
-from onelayer.study.data import make_data
+from onelayer.data.adapter import has_split, name_of
+from onelayer.data.cifar10 import CIFAR10DataModule
+from onelayer.data.resident import ResidentDataModule
+from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO

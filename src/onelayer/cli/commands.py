@@ -11,8 +11,8 @@ import onelayer.training  # noqa: F401 - it makes lightning importable
 # isort: split
 from jsonargparse import Namespace
 
-from onelayer.cli.data import class_first
-from onelayer.cli.errors import explained, quiet, signals
+from onelayer.cli.data_options import class_first
+from onelayer.cli.messages import explained, quiet, signals
 from onelayer.cli.parser import (
     RUNS,
     Parser,
@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
         if command in COMMANDS:
             return _run_ours(command, flat_names(command, rest))
         from onelayer.cli.app import OneLayerCLI
-        from onelayer.cli.resume import with_own_config
+        from onelayer.cli.resuming import with_own_config
 
         images = list[str]()
         if command == "fit":

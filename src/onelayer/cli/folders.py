@@ -14,7 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.parser import RUNS, names_of, typed_options
-from onelayer.cli.resume import configs_in
+from onelayer.cli.resuming import configs_in
 from onelayer.training.files import named
 from onelayer.training.folder import run_folder
 from onelayer.training.interrupt import Stopped

@@ -12,9 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
-from onelayer.cli.data import class_of, names_a_class
+from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.parser import Parser
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.curves import Curves
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results

@@ -8,16 +8,16 @@ from typing import Any
 
 from onelayer.data.augment import Augment, Border
 from onelayer.data.features import Standard
-from onelayer.data.sources.files import name_of, read_table
-from onelayer.data.sources.table import Columns
-from onelayer.data.splits import VAL_SIZE, warn_of_val_size
-from onelayer.data.tables import TableDataModule
+from onelayer.data.read.formats import name_of, read_table
+from onelayer.data.resident import ResidentDataModule
+from onelayer.data.split import VAL_SIZE, warn_of_val_size
+from onelayer.data.table import Columns
 
 Given = str | list[str] | None
 """A file, or two .npy; in Python also arrays (X, y)."""
 
 
-class ArraysDataModule(TableDataModule):
+class ArraysDataModule(ResidentDataModule):
     """Features and labels from .npz, .npy, .pt, .safetensors, .csv or .parquet files, or arrays.
 
     Features (n, d) are float16, float32, float64 or uint8, and of images (n, c, height, width);
@@ -86,11 +86,11 @@ class ArraysDataModule(TableDataModule):
                 if what is not None
             },
             name_of(train),
+            batch_size,
+            seed,
             val_size,
             standardise,
             classes,
-            batch_size,
-            seed,
             max_memory,
             predict,
             columns,

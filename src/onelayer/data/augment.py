@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from onelayer.core.checks import check_among, check_whole
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.features import Features, Statistics, free_memory
-from onelayer.data.streams import philox
+from onelayer.data.random import philox
 
 STREAM = 0xF119
 """Of the draws of flips and shifts; no other use of Philox has it."""
@@ -29,8 +29,7 @@ TRANSFORM_STREAM = 0x72A5
 
 WHOLE = 0.25
 """Share of the free memory that the images of a whole split, made ready, may take."""
-READY_AFTER = 4
-"""Epochs after which that is worth its time: memory never used before is slow to get."""
+READY_AFTER = 1  # epochs after which that is worth its time
 _IMAGES = 64  # worked on at a time: as many as a CPU's caches hold
 
 Border = Literal["reflect", "zero"]
@@ -82,21 +81,20 @@ class Mirrored:
 
 
 class FlipAndShift:
-    """Flips half of the images left to right, and shifts each by a few pixels either way.
+    """Flip half of the images left to right, and shift each by a few pixels either way.
 
-    Once it has changed :data:`READY_AFTER` epochs it widens all images, s pixels at every side, and
-    lays them beside their mirror images: a changed one is then a window of these pixels, read in
-    one go. For CIFAR-10 that takes 2.5 times the features' memory. Before, and where so much is not
-    free or features are not a tensor, lines of pixels are taken out of the features, and pixels out
-    of each line. The bits are the same.
+    An image is widened by s pixels at every side and laid beside its mirror image; the changed
+    image is a window of these pixels. After :data:`READY_AFTER` epochs all images are kept so: for
+    CIFAR-10 that takes 2.5 times the features' memory. Before that, or if so much is not free or
+    the features are not a tensor, the images of each batch are widened.
 
     Args:
         shape: colours, height, width.
-        rows: how many there are.
-        seed: of the draws.
-        flip: whether an image is mirrored, with probability 1/2.
+        rows: number of images.
+        seed: seed of the draws.
+        flip: whether an image is flipped, with probability 1/2.
         shift: s: an image is shifted by -s to s pixels, down and to the right, all equally likely.
-        border: what comes in at the other side.
+        border: pixels that come in at the other side.
     """
 
     def __init__(
@@ -109,20 +107,22 @@ class FlipAndShift:
         border: Border = "reflect",
     ) -> None:
         self.shape, self.rows, self.seed = shape, rows, seed
-        self.flip, self.shift, self.border = flip, shift, border
         colours, height, width = shape
-        self._widened = (1 + flip, colours, height + 2 * shift, width + 2 * shift)
-        self._numbers = math.prod(self._widened)  # of one image, widened
+        sides = 1 + flip, colours, height + 2 * shift, width + 2 * shift
+        self._widened = torch.Size(sides)
+        # the pixel that each of the widened image and of its mirror image is; d for a zero
+        d = math.prod(shape)
+        wide = torch.arange(d).view(shape).double()
+        self._zeros = border == "zero" and shift > 0
+        if self._zeros:
+            wide = pad(wide, (shift,) * 4, "constant", d)
+        elif shift:
+            wide = pad(wide, (shift,) * 4, "reflect")
+        self._sources = torch.stack([wide, wide.flip(-1)])[: 1 + flip].long().flatten()
+        # first pixel of the window of each way: shifted down by 1, the window lies 1 higher
         shifts = torch.arange(-shift, shift + 1)
         flips, downs, rights = torch.cartesian_prod(torch.arange(1 + flip), shifts, shifts).T
-        lines, self._lines_outside = _sources(downs, height)
-        columns, self._columns_outside = _sources(rights, width)
-        starts = torch.arange(colours).view(-1, 1) * height
-        self._lines = (starts + lines.unsqueeze(1)).flatten(1)  # (ways, colours * height)
-        self._lines_outside = self._lines_outside.repeat(1, colours)
-        self._columns = torch.where(flips.view(-1, 1) == 1, width - 1 - columns, columns)
-        # where the window of each way begins: a shift down by 1 is a window that lies 1 higher
-        places = torch.arange(self._numbers).view(self._widened)
+        places = torch.arange(self._widened.numel()).view(self._widened)
         self._starts = places[flips, 0, shift - downs, shift - rights]
         self._ways = torch.empty(0, dtype=torch.int64)  # of each row, this epoch's
         self._epoch, self._epochs = -1, 0  # the present one, and how many there were
@@ -134,34 +134,20 @@ class FlipAndShift:
             self._begin(X, epoch, rows.device)
         ways = self._ways.index_select(0, rows)
         if self._whole and self._whole[0] is X:
-            first = self._starts.index_select(0, ways).add_(rows, alpha=self._numbers)
-            return self._windows(self._whole[1]).index_select(0, first).flatten(1)
-        return self._looked_up(X, rows, ways)
+            wide = self._whole[1]
+        else:
+            wide = self._widen(X.index_select(0, rows))
+            rows = torch.arange(len(rows), device=rows.device)
+        first = self._starts.index_select(0, ways).add_(rows, alpha=self._widened.numel())
+        return self._windows(wide).index_select(0, first).flatten(1)
 
-    def _looked_up(self, X: Features, rows: Tensor, ways: Tensor) -> Tensor:
-        """The rows, changed: of their lines, moved, pixels are taken from left or right."""
-        images = self._taken(X, rows, ways).view(len(rows), -1, self.shape[2])
-        columns = self._columns.index_select(0, ways).unsqueeze(1).expand_as(images)
-        changed = images.gather(2, columns)
-        if self.shift and self.border == "zero":
-            changed.masked_fill_(self._columns_outside.index_select(0, ways).unsqueeze(1), 0)
-            changed.masked_fill_(self._lines_outside.index_select(0, ways).unsqueeze(2), 0)
-        return changed.flatten(1)
-
-    def _taken(self, X: Features, rows: Tensor, ways: Tensor) -> Tensor:
-        """The rows with their lines of pixels moved up or down."""
-        if not self.shift:
-            return X.index_select(0, rows)
-        if not isinstance(X, Tensor) or not X.is_contiguous():  # no lines to be had by themselves
-            X, rows = X.index_select(0, rows), torch.arange(len(rows), device=rows.device)
-        lines = self._lines.index_select(0, ways)
-        lines.add_(rows.unsqueeze(1), alpha=lines.shape[1])
-        return X.view(-1, self.shape[2]).index_select(0, lines.flatten())
+    def _widen(self, X: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return X (n, d) widened, each image before its mirror image, (n, pixels)."""
+        return torch.index_select(pad(X, (0, 1)) if self._zeros else X, 1, self._sources, out=out)
 
     def _begin(self, X: Features, epoch: int, device: torch.device) -> None:
         self._ways, self._epoch = self.ways(epoch).to(device), epoch
-        for name in ("_lines", "_columns", "_lines_outside", "_columns_outside", "_starts"):
-            setattr(self, name, getattr(self, name).to(device))
+        self._sources, self._starts = self._sources.to(device), self._starts.to(device)
         if self._whole and self._whole[0] is not X:
             self._whole = None
         if self._epochs >= READY_AFTER and not self._whole and isinstance(X, Tensor):
@@ -169,47 +155,34 @@ class FlipAndShift:
         self._epochs += 1
 
     def _make_ready(self, X: Tensor) -> None:
-        """Widen all images, (n, 1 or 2, colours, height, width), where there is room."""
-        if len(X) * self._numbers * X.element_size() > WHOLE * free_memory(X.device):
+        """Widen all images if there is room."""
+        numbers = self._widened.numel()
+        if len(X) * numbers * X.element_size() > WHOLE * free_memory(X.device):
             return
         try:
-            widened = X.new_empty(len(X), *self._widened)
+            wide = X.new_empty(len(X), numbers)
         except RuntimeError:  # no such memory in one piece, or not for this process
             return
-        images = X.reshape(-1, *self.shape)
-        mode = "reflect" if self.border == "reflect" else "constant"
-        for some, result in zip(images.split(_IMAGES), widened.split(_IMAGES), strict=True):
-            result[:, 0] = pad(some, (self.shift,) * 4, mode)
-            if self.flip:
-                result[:, 1] = result[:, 0].flip(-1)
-        self._whole = X, widened
+        for some, result in zip(X.split(_IMAGES), wide.split(_IMAGES), strict=True):
+            self._widen(some, out=result)
+        self._whole = X, wide
 
-    def _windows(self, images: Tensor) -> Tensor:
-        """Each window of widened images, by its first pixel, (pixels, colours, height, width)."""
-        steps = images.stride()[2:]
+    def _windows(self, wide: Tensor) -> Tensor:
+        """Return each window of widened images, by its first pixel, (pixels, *shape)."""
+        _, _, height, width = self._widened
+        steps = height * width, width, 1
         length = 1 + sum((n - 1) * step for n, step in zip(self.shape, steps, strict=True))
-        return images.as_strided((images.numel() - length + 1, *self.shape), (1, *steps))
+        return wide.as_strided((wide.numel() - length + 1, *self.shape), (1, *steps))
 
     def ways(self, epoch: int) -> Tensor:
-        """Return what happens to each row in an epoch, int64 (rows,).
+        """Return the change of each row in an epoch, int64 (rows,).
 
-        It is ``flip (2s + 1)² + down (2s + 1) + right``, where down and right count from -s.
+        It is ``flip (2s + 1)² + down (2s + 1) + right``, with down and right counted from -s.
         """
         drawn = philox(self.rows, self.seed, STREAM, epoch)
         # The product with 32 random bits, less its fraction: equally likely, but for 1 in 10^8.
         way = ((drawn >> np.uint64(32)) * np.uint64(len(self._starts))) >> np.uint64(32)
         return torch.from_numpy(way.astype(np.int64))
-
-
-def _sources(shifts: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Where each of n pixels comes from after each shift, int64 (ways, n), and if that is outside.
-
-    Places there are mirrored at the first and the last pixel, which are not repeated.
-    """
-    places = torch.arange(n) - shifts.view(-1, 1)
-    outside = (places < 0) | (places >= n)
-    reflected = (n - 1) - ((n - 1) - places.abs()).abs()
-    return reflected, outside
 
 
 class Transformed:

@@ -211,12 +211,7 @@ class RawFeatures:
         statistics: as :func:`standardise` takes them, and ``dtype`` and ``unit``.
         rows: which rows of ``x``, ascending, int64 (n,); all by default.
         paging: told whether rows are about to be read in order, where ``x`` is a file's.
-
-    Attributes:
-        finite: whether all numbers are known to be finite.
     """
-
-    finite = False
 
     def __init__(
         self,

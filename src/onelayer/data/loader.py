@@ -14,7 +14,7 @@ from onelayer.core.checks import check_labels, check_pair, check_same, check_who
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augmentation
 from onelayer.data.features import Features
-from onelayer.data.streams import permutation
+from onelayer.data.random import permutation
 
 Batch = tuple[Tensor, Tensor]
 """Features (n, d) and labels (n,)."""
@@ -44,8 +44,6 @@ def check_batch(X: Features, y: Tensor, classes: int | None = None) -> None:
 
 def check_finite(X: Features) -> None:
     """Raise :class:`InputError`, naming the first, for a NaN or infinite feature in X (n, d)."""
-    if getattr(X, "finite", False):
-        return  # a file larger than memory is read for that once
     for i, chunk in enumerate(X.split(_CHECK_ROWS)):
         # A finite sum has finite terms and costs one pass; finite terms may still overflow.
         if not chunk.sum().isfinite() and len(bad := (~chunk.isfinite()).nonzero()):
@@ -83,7 +81,8 @@ class ResidentLoader:
             what torch.distributed says when an epoch begins.
         world_size: number of processes; by default the same.
         classes: if given, labels from this number on are refused.
-        augment: what takes each batch out of the features and changes its images.
+        augment: changes to the images of each batch.
+        checked: whether X and y were checked already, where they were read.
 
     Raises:
         InputError: a value out of its range, or what :func:`check_batch` refuses.
@@ -103,8 +102,10 @@ class ResidentLoader:
         world_size: int | None = None,
         classes: int | None = None,
         augment: Augmentation | None = None,
+        checked: bool = False,
     ) -> None:
-        check_batch(X, y, classes)
+        if not checked:
+            check_batch(X, y, classes)
         if (rank is None) != (world_size is None):
             raise InputError(f"rank = {rank} and world_size = {world_size}: give both or neither.")
         if rank is not None and world_size is not None:

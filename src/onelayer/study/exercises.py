@@ -13,8 +13,8 @@ from typing import Any
 
 from onelayer.configs import read_configs
 from onelayer.core.errors import InputError
-from onelayer.data.datamodule import LOCATION_ARGUMENTS, CIFAR10DataModule
-from onelayer.study.data import without_locations
+from onelayer.data.cifar10 import CIFAR10DataModule
+from onelayer.study.data_settings import without_locations
 from onelayer.study.plan import Final, Plan, Repeat, draw_l2
 from onelayer.study.published import EXERCISES
 from onelayer.study.run import alone_in, check_training, train_and_test
@@ -202,7 +202,7 @@ class Exercises:
 
     def _settings(self, command: Command) -> dict[str, dict[str, Any]]:
         """Return a command's settings with the location of the data, which changes no result."""
-        locations = {k: v for k, v in self.data.items() if k in LOCATION_ARGUMENTS}
+        locations = {k: v for k, v in self.data.items() if k in CIFAR10DataModule.locations}
         return {**command.settings, "data": {**command.settings["data"], **locations}}
 
     def _plan(self, find: Command) -> Plan:

@@ -23,7 +23,7 @@ from onelayer.core.gradcheck import (
     show_pairs,
 )
 from onelayer.data.features import measure, standardise
-from onelayer.data.sources import cifar10, shapes
+from onelayer.data.read import batches, shapes
 from onelayer.training.summary import network_name
 
 IMAGES, INPUTS = 20, 50
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     check_whole("--hidden", args.hidden, 1, 10_000)  # every weight is moved to and fro
     check_whole("--seed", args.seed, 0, LARGEST_SEED)
 
-    X, y, dataset = batch(cifar10.root_folder(args.root))
+    X, y, dataset = batch(batches.root_folder(args.root))
     if args.show and not args.json:
         print(f"{IMAGES} {dataset} images, {INPUTS} inputs, float64, l2 = {L2[0]}")
         for hidden in (0, args.hidden):
@@ -81,8 +81,9 @@ def batch(root: Path) -> tuple[Tensor, Tensor, str]:
 
     The inputs are pixels spread over the whole image: neighbours are all but equal, and add little.
     """
-    real = cifar10.CIFAR10.find(root) is not None
-    images = cifar10.load(root, cifar10.train_batch(1)) if real else shapes.make(2000, seed=0)
+    real = batches.CIFAR10.find(root) is not None
+    images = batches.load(root, batches.train_batch(1)) if real else shapes.make(2000, seed=0)
     X = standardise(images.x[:IMAGES], measure(images.x), torch.float64)
     pixels = torch.linspace(0, X.shape[1] - 1, INPUTS).long()
-    return X[:, pixels], images.y[:IMAGES], "cifar10" if real else "synthetic"
+    y = torch.from_numpy(images.labels[:IMAGES])
+    return X[:, pixels], y, "cifar10" if real else "synthetic"

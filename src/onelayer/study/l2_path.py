@@ -17,11 +17,11 @@ from torch import Tensor
 from onelayer.core.checks import check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.solve import Optima, check_l2
+from onelayer.data.adapter import count_rows, has_split, name_of
 from onelayer.data.features import Features, SomeRows
-from onelayer.data.foreign import count_rows, has_split, name_of
-from onelayer.data.splits import Standardised
+from onelayer.data.split import Standardised
 from onelayer.study.comparison_figures import plot_path
-from onelayer.study.data import make_data, with_arguments, without_locations, write_config
+from onelayer.study.data_settings import make_data, with_arguments, without_locations, write_config
 from onelayer.study.formatting import format_csv, format_path
 from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.resumable_solve import (

@@ -9,9 +9,9 @@ from typing import Any
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import has_split, name_of
+from onelayer.data.adapter import has_split, name_of
 from onelayer.study.comparison_figures import plot_range
-from onelayer.study.data import make_data
+from onelayer.study.data_settings import make_data
 from onelayer.study.run import alone_in, train_through
 from onelayer.training.curves import Curves
 from onelayer.training.progress import ProgressLine

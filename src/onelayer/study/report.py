@@ -11,7 +11,7 @@ from onelayer.configs import read_configs
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
-from onelayer.data.datamodule import CIFAR10DataModule
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study.comparison_figures import plot_widths
 from onelayer.study.exercises import NETWORKS, Command, Done, Exercises
 from onelayer.study.figures import plot_weights

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from onelayer.data.datamodule import CIFAR10DataModule
-from onelayer.data.foreign import count_batches, has_split, sizes
+from onelayer.data.adapter import count_batches, has_split, sizes
+from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.locks import alone
-from onelayer.study.data import make_data, write_config
+from onelayer.study.data_settings import make_data, write_config
 from onelayer.study.figures import PlotCurves
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.curves import Curves

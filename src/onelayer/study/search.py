@@ -19,9 +19,9 @@ from sqlalchemy.engine import URL
 
 from onelayer.core.checks import check_same, check_share
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import count_rows, has_split, name_of, sizes
+from onelayer.data.adapter import count_rows, has_split, name_of, sizes
 from onelayer.study.comparison_figures import plot_search
-from onelayer.study.data import make_data, with_arguments, without_locations
+from onelayer.study.data_settings import make_data, with_arguments, without_locations
 from onelayer.study.formatting import format_candidates, format_csv
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import (

@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
+from onelayer.data.adapter import batches, count_loaders, has_loader
 from onelayer.data.features import SomeRows
-from onelayer.data.foreign import batches, count_loaders, has_loader
-from onelayer.data.splits import Split, Splits
-from onelayer.data.streams import permutation
+from onelayer.data.random import permutation
+from onelayer.data.split import Split, Splits
 from onelayer.training.blocks import overrides
 from onelayer.training.folder import run_folder
 from onelayer.training.metrics import QUANTITIES

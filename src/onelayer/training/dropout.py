@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onelayer.data.streams import philox
+from onelayer.data.random import philox
 
 STREAM = 0xD409
 """Of these draws; no other use of Philox has it."""

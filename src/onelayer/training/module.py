@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -27,10 +28,10 @@ from onelayer.core.checks import (
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
+from onelayer.data.adapter import name_of, numbers, pair, warn_of_several
 from onelayer.data.features import Features, SomeRows, Statistics
-from onelayer.data.foreign import name_of, numbers, pair, warn_of_several
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
-from onelayer.data.splits import Splits, Standardised
+from onelayer.data.split import Splits, Standardised
 from onelayer.training.blocks import Blocks, function_of
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
@@ -191,6 +192,10 @@ class OneLayer(LightningModule):
     def weights(self) -> list[Tensor]:
         """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
         return [getattr(self, name) for name in self.names]
+
+    def numpy(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the parameters (m, …) as NumPy arrays, by name."""
+        return {n: getattr(self, n).detach().cpu().numpy().copy() for n in self.names}
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the logits (m, n, k) of standardised samples X (n, d), without dropout."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
 
-from onelayer.data.foreign import class_names, column_names, name_of, numbers
-from onelayer.data.names import check_order
+from onelayer.data.adapter import class_names, column_names, name_of, numbers
+from onelayer.data.naming import check_order
 
 
 def names_of(data: Any, classes: int, inputs: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from onelayer.core.errors import InputError, first_line
 from onelayer.core.optimum.certificate import certify
 from onelayer.core.optimum.data import Samples
+from onelayer.data.adapter import augment_of
 from onelayer.data.augment import Mirrored
 from onelayer.data.features import Features, Joined
-from onelayer.data.foreign import augment_of
-from onelayer.data.splits import Split, Splits
+from onelayer.data.split import Split, Splits
 from onelayer.training.module import OneLayer
 
 

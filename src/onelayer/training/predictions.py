@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import class_names
-from onelayer.data.names import cell, shown
+from onelayer.data.adapter import class_names
+from onelayer.data.naming import cell, shown
 from onelayer.training.files import atomic_write
 
 HEADER = ("class", "probability")

@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torchmetrics import MetricCollection
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.foreign import batches, class_names, has_loader, name_of, pair
+from onelayer.data.adapter import batches, class_names, has_loader, name_of, pair
 from onelayer.data.loader import ResidentLoader
-from onelayer.data.splits import Splits
+from onelayer.data.split import Splits
 from onelayer.training.classification import classification_metrics, report_of
 from onelayer.training.files import write_json
 from onelayer.training.folder import run_folder

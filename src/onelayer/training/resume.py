@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import check_same, is_number
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import generators
+from onelayer.data.adapter import generators
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import callbacks_of
 

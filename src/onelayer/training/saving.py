@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.foreign import pair
+from onelayer.data.adapter import pair
 from onelayer.training.checkpoint import AtomicCheckpointIO, load_network
 from onelayer.training.files import PARTIAL
 from onelayer.training.folder import FOLDER, LAST, PREVIOUS, run_folder

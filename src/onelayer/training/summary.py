@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from onelayer.data.names import shown
+from onelayer.data.naming import shown
 from onelayer.training.members import by_l2, ends_of
 from onelayer.training.text import table
 

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from onelayer.data.foreign import augment_of
+from onelayer.data.adapter import augment_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
 from onelayer.training.metrics import QUANTITIES
