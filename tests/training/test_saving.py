@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
-from onelayer.study.runs import train_and_test
+from onelayer.study.run import train_and_test
 from onelayer.training.checkpoint import load_network, read_checkpoint
 from onelayer.training.interrupt import Stopped
 from onelayer.training.module import OneLayer
