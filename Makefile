@@ -1,39 +1,52 @@
-# Needs make and Python 3.11 to 3.13, or make and uv; everything else is installed into .venv.
+# Needs make and Python 3.11 to 3.13, or make and uv. Everything else is installed into .venv: the
+# package alone for `make train`, with the extra "dev" for tests and lint.
 #   make test ARGS="-k schedule -n 0"   more arguments for the command (-n 0: one test at a time)
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu lint format bench soak clean FORCE
+.PHONY: help train test test-gpu lint format bench soak lock clean FORCE
 
 PYTHON ?=
+comma := ,
 SECONDS ?= 60
 BIN := .venv/bin
-STAMP := .venv/.complete# written last, holds the checkout's path: a half-made or copied .venv is made again
+EXTRAS ?= dev
+# Each stamp is written last and holds the checkout's path: a half-made or copied .venv is made again.
+STAMP := .venv/.installed
+DEV := .venv/.$(subst $(comma),-,$(EXTRAS))
 INTACT := $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] && $(BIN)/python -c "" 2>/dev/null && echo yes)
 
 train: $(STAMP)  ## train on CIFAR-10, or on built-in images where it is not to be had
 	$(BIN)/onelayer fit --config configs/quickstart.yaml $(ARGS)
 
-test: $(STAMP)  ## run every test
+test: $(DEV)  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-gpu: $(STAMP)  ## run the tests that need a CUDA device
+test-gpu: $(DEV)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -n 0 -m gpu tests/test_gpu.py $(ARGS)
 
-lint: $(STAMP)  ## check style, format and types
+lint: $(DEV)  ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(STAMP)  ## mend what lint can mend
+format: $(DEV)  ## mend what lint can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP)  ## time the contenders side by side
+bench: $(DEV)  ## time the contenders side by side
 	$(BIN)/python -m benchmarks.run $(ARGS)
 	$(BIN)/python -m benchmarks.growth
 
-soak: $(STAMP)  ## kill and resume at random, for SECONDS=60
+soak: $(DEV)  ## kill and resume at random, for SECONDS=60
 	$(BIN)/python -m tests.support.soak --seconds $(SECONDS) $(ARGS)
+
+lock: $(STAMP)  ## write constraints.txt anew, with the newest versions
+	rm -rf .venv/lock && $(BIN)/python -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[dev,loggers]"
+	{ sed -n '/^#/p' constraints.txt; .venv/lock/bin/python -m pip freeze --exclude onelayer \
+	  | sed 's/+[a-z0-9.]*$$//' | grep -v '^nvidia-\|^triton\|^cuda-'; } > .venv/constraints.txt
+	mv .venv/constraints.txt constraints.txt
+	rm -rf .venv/lock
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -42,7 +55,7 @@ clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
 help:  ## list these
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
-# With uv where it is on PATH, else (or where uv fails) with venv and pip. A complete .venv is updated in place.
+# With uv if it is on PATH, else (or if uv fails) with venv and pip. A complete .venv is updated in place.
 $(STAMP): pyproject.toml constraints.txt $(if $(INTACT),,FORCE)
 	@set -u; \
 	supported='import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(1); print(sys.executable)'; \
@@ -50,28 +63,34 @@ $(STAMP): pyproject.toml constraints.txt $(if $(INTACT),,FORCE)
 	for name in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python); do \
 	  python=$$("$$name" -c "$$supported" 2>/dev/null) && break || python=; \
 	done; \
-	uv=$$(command -v uv 2>/dev/null) || uv=; \
-	if [ -z "$$python$$uv" ]; then \
+	if [ -z "$$python" ] && ! command -v uv >/dev/null 2>&1; then \
 	  echo "onelayer needs Python 3.11, 3.12 or 3.13: none found$(if $(PYTHON), as $(PYTHON))." >&2; exit 1; \
 	fi; \
 	[ "$(INTACT)" = yes ] || rm -rf .venv; \
-	rm -f $(STAMP); \
-	with_uv() { \
-	  [ -n "$$uv" ] || return 1; \
-	  echo "Installing into .venv with uv"; \
-	  { [ -d .venv ] || uv venv --quiet --python "$${python:->=3.11,<3.14}" .venv; } && \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e ".[dev]" && return; \
-	  echo "uv could not install." >&2; return 1; \
-	}; \
-	with_pip() { \
-	  [ -n "$$python" ] || return 1; \
-	  echo "Installing into .venv with pip (a few minutes the first time)"; \
-	  $(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-	    rm -rf .venv; \
-	    "$$python" -m venv .venv >/dev/null || { \
-	      echo "$$python cannot make virtual environments: install its venv module" \
-	        "(Debian, Ubuntu: apt install python3-venv) or uv, then run make again." >&2; return 1; }; }; \
-	  $(BIN)/python -m pip install $(if $(INTACT),--quiet) --disable-pip-version-check --no-input -c constraints.txt -e ".[dev]"; \
-	}; \
-	with_uv || with_pip || exit 1; \
-	pwd -P > $(STAMP)
+	rm -f .venv/.installed .venv/.dev*; \
+	if command -v uv >/dev/null 2>&1; then \
+	  [ -d .venv ] || uv venv --quiet --python "$${python:->=3.11,<3.14}" .venv; \
+	fi; \
+	if [ ! -d .venv ] && ! "$$python" -m venv .venv >/dev/null; then \
+	  rm -rf .venv; \
+	  echo "$$python cannot make virtual environments: install its venv module" \
+	    "(Debian, Ubuntu: apt install python3-venv) or uv, then run make again." >&2; exit 1; \
+	fi
+	@$(install); install . onelayer && pwd -P > $(STAMP)
+
+$(DEV): $(STAMP)
+	@$(install); install ".[$(EXTRAS)]" "what tests need" && pwd -P > $(DEV)
+
+# install PACKAGE WORDS. A .venv made by uv has no pip until uv fails.
+define install
+set -u; install() { \
+  if command -v uv >/dev/null 2>&1; then \
+    echo "Installing $$2 into .venv with uv"; \
+    uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$$1" && return; \
+    echo "uv could not install; trying pip." >&2; \
+  fi; \
+  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+  echo "Installing $$2 into .venv with pip (minutes, the first time)"; \
+  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e "$$1"; \
+}
+endef

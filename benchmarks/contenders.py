@@ -221,7 +221,7 @@ def onelayer(
 
     from onelayer.data.augment import READY_AFTER, FlipAndShift
     from onelayer.data.loader import ResidentLoader
-    from onelayer.study.runs import make_trainer
+    from onelayer.study.run import make_trainer
     from onelayer.training.checkpoint import Checkpoints
     from onelayer.training.curves import Curves
     from onelayer.training.module import OneLayer

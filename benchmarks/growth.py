@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks import contenders as c
-from onelayer.study.plots import new_figure
+from onelayer.study.figures import new_figure
 from onelayer.training.module import OneLayer
 
 IMAGES = (6250, 12500, 25000, 50000)

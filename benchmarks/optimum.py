@@ -315,7 +315,7 @@ def _resident(kind: str) -> int:
 
 def draw(points: list[dict[str, object]], output: Path, l2: float) -> None:
     """Gap against seconds at one λ, a panel for each problem."""
-    from onelayer.study.plots import new_figure, save
+    from onelayer.study.figures import new_figure, save
 
     names = list(dict.fromkeys(row["problem"] for row in points))
     figure, axes = new_figure(1, len(names), (5.5 * len(names), 4.5))

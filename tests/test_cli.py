@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from onelayer.__main__ import main
-from onelayer.cli import fit
-from onelayer.cli.fit import OneLayerCLI
+from onelayer.cli import app
+from onelayer.cli.app import OneLayerCLI
 from onelayer.core import gradcheck
 from onelayer.data.features import Statistics, standardise
 from onelayer.data.read.images import read_image
@@ -204,7 +204,7 @@ def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, t
         raise KeyboardInterrupt
 
     name, method = hook.split(".")
-    monkeypatch.setattr(getattr(fit, name), method, interrupt)
+    monkeypatch.setattr(getattr(app, name), method, interrupt)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # Lightning ignores it for good
         assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 130
@@ -227,7 +227,7 @@ def exit_of_sigterm(*_):
 def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook, act):
     """It makes an exit without a code of it, that is, success."""
     name, method = hook.split(".")
-    monkeypatch.setattr(getattr(fit, name), method, act)
+    monkeypatch.setattr(getattr(app, name), method, act)
     assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 143
     error = capfd.readouterr().err
     assert "onelayer: stopped after" in error
@@ -235,7 +235,7 @@ def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook,
 
 
 def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
-    monkeypatch.setattr(fit.OneLayer, "on_train_epoch_start", sigterm)
+    monkeypatch.setattr(app.OneLayer, "on_train_epoch_start", sigterm)
     assert main(["search", *TINY]) == 143
     assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
 

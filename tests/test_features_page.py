@@ -13,7 +13,7 @@ from torchvision import transforms
 from tests.support.pages import run_page
 
 SHORT = {
-    "solve": ["--number=3"],
+    "solve": ["--solve.number=3"],
     "fit": ["--schedule.step_size=20", "--data.batch_size=8"],
     "search": [
         "--schedule.step_size=5", "--search.stages=1", "--search.number=3", "--search.seeds=[0]",

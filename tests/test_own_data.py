@@ -373,7 +373,7 @@ def test_a_printed_config_can_be_used_as_it_is(capfd):
 @pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
 def test_what_solve_and_search_leave_is_tested_where_their_data_lie(capfd):
     save_digits()
-    assert main(["solve", *DIGITS, "--l2=[0.1]", "--output=solved"]) == 0
+    assert main(["solve", *DIGITS, "--solve.l2=[0.1]", "--output=solved"]) == 0
     words = ["--search.number=2", "--search.stages=1", "--final.seeds=[0]", "--model.hidden=2"]
     words += ["--schedule.step_size=3", "--final.step_size=3", "--final.cycles=1"]
     assert main(["search", *DIGITS, *words, "--output=searched"]) == 0

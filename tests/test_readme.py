@@ -33,12 +33,12 @@ TINY = {
     "test": SMALL,
     "predict": ["--trainer.enable_progress_bar=false"],
     "gradcheck": ["--hidden=3"],
-    "range": [*SMALL[:-1], "--steps=20", "--points=5"],
+    "range": [*SMALL[:-1], "--range.steps=20", "--range.points=5"],
     "search": [
         *SMALL[:-1], *SHORT, "--search.number=2", "--search.stages=1", "--final.step_size=5",
         "--final.val_size=200", "--final.batch_size=30", "--final.seeds=[0]",
     ],
-    "solve": [*SMALL[:-1], "--l2=[0.1,1.0]"],
+    "solve": [*SMALL[:-1], "--solve.l2=[0.1,1.0]"],
 }  # fmt: skip
 
 

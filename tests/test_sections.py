@@ -24,9 +24,9 @@ DATA = ["--data.source=synthetic", "--data.limit=40", "--data.batch_size=10"]
 SHORT = ["--schedule.step_size=3", "--schedule.cycles=1", "--trainer.enable_progress_bar=false"]
 COMMANDS = {
     "fit": [*DATA, *SHORT, "--model.hidden=2", "--trainer.max_steps=6"],
-    "range": [*DATA, "--steps=10", "--points=2", "--model.hidden=2"],
+    "range": [*DATA, "--range.steps=10", "--range.points=2", "--model.hidden=2"],
     "search": [*(word for word in TINY if "val_size" not in word), "--search.stages=1"],
-    "solve": [DATA[0], "--data.limit=100", "--l2=[1.0]"],
+    "solve": [DATA[0], "--data.limit=100", "--solve.l2=[1.0]"],
 }
 
 
@@ -47,7 +47,7 @@ def empty_folder(tmp_path, monkeypatch):
         ("solve", "three_cycles", "model.hidden, model.l2, schedule.*, curves.*"),
         ("solve", "search", "search.*"),
         ("fit", "search", "search.*, final.*"),
-        ("fit", "solve", "l2_min, l2_max, number, gap"),
+        ("fit", "solve", "solve.*"),
     ],
 )
 def test_any_config_works_for_every_command(command, config, named, capfd):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from onelayer.data.dataset import DatasetDataModule as DatasetDataModule
     from onelayer.data.loader import ResidentLoader as ResidentLoader
     from onelayer.data.read.samples import HuggingFace as HuggingFace
-    from onelayer.study.plots import PlotCurves as PlotCurves
-    from onelayer.study.runs import train_and_test as train_and_test
+    from onelayer.study.figures import PlotCurves as PlotCurves
+    from onelayer.study.run import train_and_test as train_and_test
     from onelayer.training.checkpoint import load_network as load_network
     from onelayer.training.curves import Curves as Curves
     from onelayer.training.module import OneLayer as OneLayer
@@ -46,7 +46,7 @@ _HOMES = {
     "HuggingFace": "data.read.samples",
     "Observer": "training.observer",
     "OneLayer": "training.module",
-    "PlotCurves": "study.plots",
+    "PlotCurves": "study.figures",
     "RangeTest": "training.range",
     "ResidentLoader": "data.loader",
     "Results": "training.results",
@@ -57,7 +57,7 @@ _HOMES = {
     "linear_cost": "core.autograd",
     "load_network": "training.checkpoint",
     "solve": "core.optimum.solve",
-    "train_and_test": "study.runs",
+    "train_and_test": "study.run",
     "triangular": "core.cycles",
     "triangular2": "core.cycles",
 }

@@ -134,7 +134,15 @@ def test_the_best_mean_chooses_the_setting_and_the_rule_among_its_own_l2():
 
 
 def test_a_setting_is_in_the_rows_that_make_a_candidate_and_in_its_own():
-    row = {"stage": 1, "index": 4, "hidden": 9, "l2": 0.1, "val_accuracy": 0.5, "diverged": False}
+    row = {
+        "stage": 1,
+        "index": 4,
+        "hidden": 9,
+        "l2": 0.1,
+        "val_loss": 1.0,
+        "val_accuracy": 0.5,
+        "diverged": False,
+    }
     (found,) = aggregate([row], 100)
     assert found.setting == LARGE
     assert list(found.row()) == ["stage", "index", "hidden", "l2", "mean", "error", "seeds"]

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from onelayer.__main__ import main
-from onelayer.study import report, search
-from onelayer.study.plan import Plan
+from onelayer.study import exercises, report, search
+from onelayer.study.plan import Plan, Repeat
 from onelayer.study.report import Report
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = [
-    "report", "--data.source=synthetic", "--data.limit=200", "--step_size=4", "--seeds=[0,1]",
-    "--search.number=3", "--search.stages=1", "--output=docs", "--runs=runs",
+    "report", "--data.source=synthetic", "--data.limit=200", "--report.step_size=4",
+    "--report.seeds=[0,1]", "--search.number=3", "--search.stages=1",
+    "--output=docs", "--report.runs=runs",
 ]  # fmt: skip
 TYPED = (
-    "onelayer report --seeds '[0,1]' --data.source synthetic --data.limit 200 --step_size 4 "
+    "onelayer report --report.seeds '[0,1]' --data.source synthetic --data.limit 200 "
+    "--report.step_size 4 "
     "--search.stages 1 --search.number 3"
 )
 
@@ -88,12 +90,13 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     (folder,) = quick.glob("runs/final-hidden-*")
     (folder / "notes.txt").write_text("mine")
     before = {p: p.read_bytes() for p in quick.rglob("*") if p.is_file()}
-    other = [word for word in QUICK if "step_size" not in word] + ["--step_size=3"]
+    other = [word for word in QUICK if "step_size" not in word] + ["--report.step_size=3"]
     assert main(other) == 2
     error = capsys.readouterr().err
     assert "docs/report.md was not made by onelayer report" in error
     assert "name another folder with --output" in error
-    monkeypatch.setattr(report, "EXERCISES", {"final": report.EXERCISES["final"]})
+    for module in (report, exercises):
+        monkeypatch.setattr(module, "EXERCISES", {"final": report.EXERCISES["final"]})
     monkeypatch.setattr(search.Search, "run", lambda self: pytest.fail("far enough"))
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         main([*other, "--output=other"])
@@ -105,8 +108,8 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     ("options", "words"),
     [
         (["--data.limit=100"], ["final.yaml", "batch_size", "100", "raise it, or leave it out"]),
-        (["--seeds=[]"], ["overfit.yaml", "seeds"]),
-        (["--step_size=-1"], ["overfit.yaml", "step_size"]),
+        (["--report.seeds=[]"], ["overfit.yaml", "seeds"]),
+        (["--report.step_size=-1"], ["overfit.yaml", "step_size"]),
     ],
 )
 def test_what_an_exercise_would_refuse_is_refused_first(
@@ -125,23 +128,23 @@ def test_what_an_exercise_would_refuse_is_refused_first(
     [
         ({}, "", ""),
         ({"data": {"root": "there", "source": "cifar10"}}, "", ""),
-        ({"seeds": [3]}, " --seeds '[3]'", ""),
+        ({"repeat": Repeat(seeds=[3])}, " --report.seeds '[3]'", ""),
         ({"search": Plan(members=3)}, "", ""),
         ({"search": Plan(number=9)}, " --search.number 9", "with other settings"),
         ({"data": {"limit": 500}}, " --data.limit 500", "a quick version"),
-        ({"schedule": {"step_size": 9}}, " --step_size 9", "a quick version"),
+        ({"repeat": Repeat(step_size=9)}, " --report.step_size 9", "a quick version"),
     ],
 )
 def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, changes, typed, kind):
-    made = Report(tmp_path, tmp_path, **{"data": {}, **changes})
+    made = Report(tmp_path, **{"data": {}, **changes})
     assert (made._command, made._kind) == (f"onelayer report{typed}", kind)
     assert made._published("hidden") == (kind == "")
     assert not made._published("linear")
-    assert not Report(tmp_path, tmp_path, {"source": "synthetic"})._published("hidden")
+    assert not Report(tmp_path, {"source": "synthetic"})._published("hidden")
 
 
 def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
-    made = Report(tmp_path, tmp_path, data={})
+    made = Report(tmp_path, data={})
     for l2, compared in ((0.0061, False), (3e-4, True)):
         found = {"l2": l2, "final": {"members": []}}
         (result,) = made._results([], [(made._finds()[0], found)])
@@ -153,7 +156,7 @@ def test_a_report_in_a_clone_leaves_the_one_that_is_there(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     there = tmp_path / "docs" / "report" / "report.md"
     there.parent.mkdir(parents=True)
-    there.write_text("Made by `onelayer report --widths '[0]'`")
+    there.write_text("Made by `onelayer report --report.widths '[0]'`")
     assert main(["report", "--data.source=synthetic", "--data.limit=100"]) == 2
     error = capsys.readouterr().err
     assert "was not made by" not in error

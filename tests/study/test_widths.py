@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from onelayer.__main__ import main
+from onelayer.study.comparison_figures import plot_widths
+from onelayer.study.plan import Repeat
 from onelayer.study.report import Report
-from onelayer.study.widths import best_width, plot_widths, width_row, widths_table
+from onelayer.study.widths import KINDS, best_width, width_row, widths_table
 
 SHORT = [
     "--data.source=synthetic", "--data.limit=60", "--data.val_size=60", "--data.batch_size=20",
@@ -57,15 +59,15 @@ def test_table_and_picture(tmp_path):
     table = widths_table(rows).splitlines()
     assert len(table) == 2 + 6
     assert "| 20 | flipped and shifted | 61,670 | 0.1 | 50.00 ± 0.00 |" in table[-1]
-    plot_widths(rows, tmp_path / "widths.png", "synthetic")
+    plot_widths(rows, KINDS, tmp_path / "widths.png", "synthetic")
     with Image.open(tmp_path / "widths.png") as picture:
         assert min(picture.size) > 400
 
 
 def test_every_row_of_a_report_is_a_search_of_its_own(tmp_path):
     report = Report(
-        tmp_path, tmp_path, {"source": "synthetic", "limit": 60}, [0, 1], widths=(0, 3),
-        schedule={"step_size": 2},
+        tmp_path, {"source": "synthetic", "limit": 60},
+        Repeat(str(tmp_path), [0, 1], step_size=2, widths=[0, 3]),
     )  # fmt: skip
     finds = [find for *_, find in report._widths()]
     assert len({report._folder(find) for find in finds}) == 4

@@ -35,8 +35,9 @@ FIT = [
 """37 updates an epoch, and a checkpoint at every epoch's last batch: the hardest place."""
 SEARCH = ["search", *TINY, "--output=out"]
 REPORT = [
-    "report", "--data.source=synthetic", "--data.limit=200", "--step_size=1", "--seeds=[0,1]",
-    "--search.number=2", "--search.stages=1", "--search.seeds=[0]", "--output=docs", "--runs=runs",
+    "report", "--data.source=synthetic", "--data.limit=200", "--report.step_size=1",
+    "--report.seeds=[0,1]", "--report.runs=runs", "--output=docs",
+    "--search.number=2", "--search.stages=1", "--search.seeds=[0]",
 ]  # fmt: skip
 """Twelve trainings, two searches, twelve pictures: a chain of it takes as long as five others."""
 COMMANDS = [FIT, SEARCH, FIT, SEARCH, FIT, SEARCH, REPORT]
@@ -105,8 +106,9 @@ def _digest_run(run):
             for name, value in checkpoint["state_dict"].items()
         },
         **{
-            f"bits of {path.name}": _bits(path.read_bytes())
-            for path in (run / "checkpoints").glob("snapshots.ckpt")
+            f"bits of {name} in {path.name}": _bits(value.numpy().tobytes())
+            for path in (run / "checkpoints").glob("cycle_*.ckpt")
+            for name, value in read_checkpoint(path)["state_dict"].items()
         },
         "updates": str(checkpoint["global_step"]),
         "curves.csv": (run / "curves.csv").read_text(),

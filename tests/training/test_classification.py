@@ -15,7 +15,7 @@ from sklearn.metrics import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from onelayer.data.arrays import ArraysDataModule
-from onelayer.study.plots import PlotCurves
+from onelayer.study.figures import PlotCurves
 from onelayer.training.classification import BINS
 from onelayer.training.module import OneLayer
 from onelayer.training.results import Results

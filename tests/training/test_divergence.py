@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from onelayer.core.errors import DivergedError
-from onelayer.study.plots import read_rows, title_of
+from onelayer.study.figures import read_rows, title_of
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence

@@ -6,8 +6,8 @@ import pytest
 
 from onelayer.core.errors import InputError
 from onelayer.data import features
-from onelayer.study.plan import Plan
-from onelayer.study.search import Final, Search
+from onelayer.study.plan import Final, Plan
+from onelayer.study.search import Search
 from onelayer.training import module
 from onelayer.training.module import OneLayer
 from tests.support.small import CLASSES, PIXELS, fit
@@ -56,7 +56,7 @@ def test_a_search_of_too_many_at_once_is_refused_before_it_starts(free, tmp_path
         {"source": "synthetic", "limit": 200},
         Plan(number=1000, seeds=[0, 1], members=3000),
     )
-    search = Search(plan, 50, data, {}, Final(batch_size=10), tmp_path / "out")
+    search = Search(plan, {"hidden": 50}, data, {}, Final(batch_size=10), tmp_path / "out")
     with pytest.raises(InputError, match="2000 networks need"):
         search.run()
     assert list(tmp_path.iterdir()) == []

@@ -125,7 +125,7 @@ def test_evaluation_counts_batches(tmp_path, monkeypatch, columns, method):
 
 
 def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
-    from onelayer.cli.faults import quiet
+    from onelayer.cli.messages import quiet
 
     with terminal(monkeypatch, 80) as lines, quiet(), Bar("fit", 10, "updates") as bar:
         bar.show(3, now=True)
@@ -148,14 +148,14 @@ def tiny(tmp_path, monkeypatch):
 def test_range_search_and_solve(monkeypatch, tiny, capsys):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # slow
     commands = {
-        "range": ["--steps=40", "--points=4"],
+        "range": ["--range.steps=40", "--range.points=4"],
         "search": [
             "--model.hidden=0", "--search.stages=2", "--search.number=2", "--search.grid=true",
             "--search.members=1",
             "--schedule.step_size=5", "--final.step_size=5", "--final.cycles=1",
             "--final.seeds=[0]",
         ],
-        "solve": ["--l2=[0.1,1.0]", "--gap=1e-3"],
+        "solve": ["--solve.l2=[0.1,1.0]", "--solve.gap=1e-3"],
     }  # fmt: skip
     shown = {}
     for command, words in commands.items():

@@ -19,6 +19,10 @@ from onelayer.configs import find_config
 from onelayer.core.errors import InputError
 
 CONFIG = ("-c", "--config")
+RUNS = "lightning_logs"
+TRAINER_HEADING = "Customize every aspect of training"  # Lightning's
+FLAT = {"solve": ("l2", "l2_min", "l2_max", "number", "gap", "folds", "rule")}
+"""Options that may be given without their section, as an older shipped config did."""
 ELSEWHERE = {
     **dict.fromkeys(("lambda", "lam", "reg", "alpha", "weight_decay"), ("model.l2",)),
     **dict.fromkeys(("lr", "learning_rate"), ("schedule.max_lr",)),
@@ -35,38 +39,44 @@ ELSEWHERE = {
     "n_s": ("schedule.step_size",),
     "seed": ("model.seeds",),
 }
-"""Options by what other programs call them."""
+"""Options by their names in other programs."""
 MAPPING = "it must be a mapping, such as 'model:' over '  hidden: 50'."
-MOST = 100_000
-"""Values in a configuration at most, with aliases written out: ten lines could name billions."""
 
 
 class Parser(LightningArgumentParser):
-    """jsonargparse's parser, whose errors are a few lines and whose options have one spelling."""
+    """jsonargparse's parser with errors of a few lines and one spelling of every option.
+
+    Attributes:
+        told: warnings given; a config is parsed more than once.
+        command: the command, for messages.
+        data_class: class that --data names, if it is known.
+        data_of_a_class: whether --data names a class, so that flat options of data are not used.
+    """
 
     told: ClassVar[set[str]] = set()
-    """What was warned of: a config is parsed more than once."""
     command = ""
-    """The subcommand, for messages."""
     data_class: type | None = None
-    """The class that --data names, where that can be told."""
     data_of_a_class = False
-    """Whether --data names a class: then no config's options of CIFAR10DataModule are used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", PlainHelp)
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def format_help(self, *args: Any) -> str:
-        """Return the help, with the options of the class of data that was named."""
+        """Return the help: our options, then the Trainer's, and those of the class of data."""
+        groups: Any = self._action_groups
+        groups.sort(
+            key=lambda group: any(a.dest.startswith("trainer.") for a in group._group_actions)
+        )
         text = str(super().format_help(*args))
         if self.data_class is None:
             return text
         options = options_of(self.data_class, Parser(prog="", add_help=False))
-        return f"{text}\n{self.data_class.__name__}:\n  {options}"
+        ours, mark, trainer = text.partition(f"\n{TRAINER_HEADING}")
+        return f"{ours}\n{self.data_class.__name__}:\n  {options}{mark}{trainer}"
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration file, and name it in an error."""
+        """Parse a configuration file and name it in errors."""
         try:
             text = Path(cfg_path).read_text(encoding="utf-8")
             if (rest := self._usable(text)) is not None:
@@ -88,7 +98,7 @@ class Parser(LightningArgumentParser):
         raise InputError(f"config {cfg_path}: {fault}")
 
     def parse_string(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration given as YAML, less what the subcommand cannot use."""
+        """Parse a configuration given as YAML, without the options that the command cannot use."""
         if (rest := self._usable(content)) is not None:
             return self._parse(rest, *args, **kwargs)
         return super().parse_string(content, *args, **kwargs)
@@ -99,11 +109,15 @@ class Parser(LightningArgumentParser):
         return super().parse_string(yaml.safe_dump(content), *args, **kwargs)
 
     def _usable(self, text: str) -> dict[str, Any] | None:
-        """What the subcommand can use of a config; None for all of it."""
+        """Return the options of a config that the command can use; None for all of them."""
         from onelayer.cli.sections import usable
 
         content = load_yaml(text)
-        return usable(self, content) if isinstance(content, dict) else None
+        if not isinstance(content, dict):
+            return None
+        sorted_ = _into_section(self.command, content)
+        usable_ = usable(self, sorted_)
+        return sorted_ if usable_ is None and sorted_ is not content else usable_
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a few lines instead of printing the whole usage and exiting."""
@@ -117,9 +131,9 @@ class Parser(LightningArgumentParser):
         raise InputError(shorten(message) + self._nearest(message)) from ex
 
     def _nearest(self, message: str) -> str:
-        """The option that was probably meant, where the message names one that is none."""
+        """Return the option that was probably meant by one that does not exist."""
         if re.search(r"unrecognized arguments: [^-]", message):
-            return "\nA value of several is typed as one word: '[a,b]'."
+            return "\nQuote a list as one argument: '[a,b]'."
         unknown = re.search(r"(?:arguments: --|option ')([\w.-]+)", message)
         if not unknown:
             return ""
@@ -141,14 +155,8 @@ class Parser(LightningArgumentParser):
         yield [action.dest for action in self._actions]
 
 
-def ours_first(parser: LightningArgumentParser) -> None:
-    """Let --help list the Trainer's many options after all others."""
-    groups: Any = parser._action_groups
-    groups.sort(key=lambda group: any(a.dest.startswith("trainer.") for a in group._group_actions))
-
-
 def shorten(message: str) -> str:
-    """Jsonargparse's message in two lines: the key, and what is legal and what was given."""
+    """Return jsonargparse's message in two lines: the key, then legal and given values."""
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     message = re.sub(r'\n\s*in "<\w+ string>", (line \d+), column \d+:?', r" (\1)", message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -167,9 +175,9 @@ def shorten(message: str) -> str:
 
 
 def configs_first(argv: Sequence[str]) -> list[str]:
-    """The words after a subcommand with its configs in front: options count over all of them.
+    """Return the words after a command with its configs in front, so that options override them.
 
-    A config is a YAML file, the name of one that comes with the package, or YAML itself.
+    A config is a YAML file, the name of a shipped one, or YAML itself.
     """
     configs, others, words = list[str](), list[str](), iter(argv)
     for word in words:
@@ -185,7 +193,7 @@ def configs_first(argv: Sequence[str]) -> list[str]:
 
 
 def several_images(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of predict without those after ``--data.images``, and those, if they are several.
+    """Return the words of predict without the values of ``--data.images``, and these, if several.
 
     A shell makes several words of ``photos/*.png``.
     """
@@ -200,49 +208,62 @@ def several_images(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _found(value: str) -> str:
-    """The path of a configuration, or YAML as it is."""
+    """Return the path of a configuration, or YAML as it is."""
     if Path(value).is_dir():
         raise InputError(f"config {value}: it is a folder, not a YAML file.")
-    if Path(value).is_fifo() and not value.startswith("/dev/fd/"):  # which a shell's <(…) makes
-        raise InputError(f"config {value}: it is a named pipe, which may never end; use a file.")
     return value if ":" in value and not Path(value).is_file() else str(find_config(value))
 
 
+def flat_names(command: str, argv: Sequence[str]) -> list[str]:
+    """Return the words with options of the command's own section under their full names."""
+    names = {f"--{name}": f"--{command}.{name}" for name in FLAT.get(command, ())}
+    words = [word.partition("=") for word in argv]
+    return ["".join((names.get(name, name), *value)) for name, *value in words]
+
+
+def _into_section(command: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with options of the command's own section under its section."""
+    for section, names in FLAT.items():
+        flat = {name: content[name] for name in names if name in content}
+        if flat:
+            rest = {name: value for name, value in content.items() if name not in flat}
+            content = {**rest, section: {**flat, **(content.get(section) or {})}}
+    return content
+
+
+def typed_options(argv: Sequence[str]) -> dict[str, str]:
+    """Return the options given on the command line with their text, by name with its dashes."""
+    options = dict[str, str]()
+    for word, following in pairwise([*argv, ""]):
+        if word.startswith("--"):
+            name, given, value = word.partition("=")
+            options[name] = value if given else following
+    return options
+
+
 def names_of(configs: Sequence[Any] | None) -> str:
-    """A name for runs of these configurations, as jsonargparse keeps them."""
+    """Return the name of runs of these configurations, as jsonargparse keeps them."""
     return "+".join(Path(str(path)).stem for path in configs or [] if path is not None)
 
 
 def load_yaml(text: str) -> Any:
-    """Load a configuration, or the value of an option, that says everything once.
+    """Load a configuration, or the value of an option.
 
     Raises:
-        yaml.YAMLError: also for a key given twice, of which YAML takes the last, and for an alias
-            that stands for itself or for a multitude.
+        yaml.YAMLError: also for a key that is given twice; YAML would take the last.
     """
-    loader = yaml.CSafeLoader(text)
-    try:
-        if node := loader.get_single_node():
-            _check(node, {})
-    finally:
-        loader.dispose()
-    return _load_value(text)
-
-
-def _check(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """The values in a node, aliases written out."""
-    size = sizes.get(id(node))
-    if size is None:
-        sizes[id(node)] = -1  # begun
-        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    nodes, seen = [yaml.compose(text, Loader=yaml.CSafeLoader)], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            children = [child for pair in node.value for child in pair]
             _check_keys(node)
-        size = sizes[id(node)] = 1 + sum(_check(child, sizes) for child in children)
-    if size < 0 or size > MOST:
-        problem = "an alias stands for itself" if size < 0 else f"it has more than {MOST:,} values"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    return size
+            nodes += [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+    return _load_value(text)
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
@@ -257,7 +278,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
 
 
 def _represent_enum(dumper: yaml.SafeDumper, value: Enum) -> yaml.Node:
-    """An enum's value, as options take it: Lightning's classes have enums for defaults."""
+    """Represent an enum by its value, as options take it: some defaults of Lightning are enums."""
     return dumper.represent_data(value.value)
 
 

@@ -1,4 +1,4 @@
-"""The sections of options that subcommands share, and what becomes of those that one cannot use."""
+"""The sections of options that commands share, and the options of a config that one cannot use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
 
+from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.parser import Parser
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.curves import Curves
@@ -19,7 +22,7 @@ from onelayer.training.saving import Checkpoints, Snapshots
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.trainer import trainer_defaults
 
-SECTIONS: dict[str, type] = {
+SHARED: dict[str, type] = {
     "model": OneLayer,
     "data": CIFAR10DataModule,
     "schedule": TriangularLR,
@@ -29,69 +32,99 @@ SECTIONS: dict[str, type] = {
     "test": Results,
     "trainer": Trainer,
 }
-WAYS = (Trainer.fit, Trainer.validate, Trainer.test, Trainer.predict)
-OTHERS = {"seed_everything": False, "output": None, "member": "best", "optimizer": None}
-"""Options of fit, validate, test and predict that have no section, with their defaults."""
+NO_DATA = ("images", "predict")  # options of data that only predict uses
+TRAINER_COMMANDS = (Trainer.fit, Trainer.validate, Trainer.test, Trainer.predict)
+OTHERS = {
+    "seed_everything": False, "output": None, "storage": None, "member": "best", "optimizer": None,
+    "data.class_path": None, "data.init_args": None, "snapshots.last": 0,
+}  # fmt: skip
+"""Options of any command, with their defaults, that are no argument of a class."""
 
 
-def add_section(parser: Parser, name: str, *only: str) -> None:
-    """Add a section with the names, types and defaults that it has in ``fit``.
+def own_sections() -> dict[str, type]:
+    """Return the sections that one command adds."""
+    from onelayer.study.l2_path import Grid
+    from onelayer.study.lr_range import Rates
+    from onelayer.study.plan import Final, Plan, Repeat
+
+    return {"range": Rates, "search": Plan, "final": Final, "solve": Grid, "report": Repeat}
+
+
+def command_parser(
+    command: str, description: str, uses: Mapping[str, tuple[str, ...]], argv: list[str]
+) -> Parser:
+    """Return the parser of a command of ours.
 
     Args:
-        parser: of a subcommand.
-        name: of the section.
-        only: the options that the subcommand uses; all by default.
+        command: its name.
+        description: a sentence.
+        uses: options that the command uses, by section; () for all of a section.
+        argv: words after the command.
     """
-    kind = SECTIONS[name]
-    skip = set(inspect.signature(kind).parameters) - set(only) if only else set[str]()
-    parser.add_class_arguments(kind, name, skip=skip)
+    usage = f"onelayer {command} [-c CONFIG] [options]"
+    parser = Parser(prog=f"onelayer {command}", usage=usage, description=description)
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="YAML file, or a shipped one's name."
+    )
+    output = "report" if command == "report" else None
+    parser.add_argument(
+        "--output", type=str | None, default=output,
+        help=f"Folder for results; {output or 'lightning_logs/<config>'} by default.",
+    )  # fmt: skip
+    kinds = {**own_sections(), **SHARED}
+    for section, names in uses.items():
+        if section == "data" and not names:
+            add_data(parser, argv)
+            continue
+        skip = set(inspect.signature(kinds[section]).parameters) - set(names) if names else set()
+        parser.add_class_arguments(kinds[section], section, skip=skip)
+    return parser
 
 
-def add_data(parser: Parser, of_a_class: bool) -> None:
-    """Add the options of the data module that is named, or of CIFAR10DataModule."""
-    parser.data_of_a_class = of_a_class
-    if of_a_class:
+def add_data(parser: Parser, argv: list[str]) -> None:
+    """Add the options of the data module that the words name, or of CIFAR10DataModule."""
+    parser.data_of_a_class = names_a_class(argv)
+    parser.data_class = class_of(argv)
+    if parser.data_of_a_class:
         parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False)
     else:
-        parser.add_class_arguments(CIFAR10DataModule, "data", skip={"images", "predict"})
+        parser.add_class_arguments(CIFAR10DataModule, "data", skip=set(NO_DATA))
+
+
+def given(section: Namespace) -> dict[str, Any]:
+    """Return the options of a section that were given: those that are not None."""
+    return {name: value for name, value in section.as_dict().items() if value is not None}
 
 
 @cache
 def every_option() -> Mapping[str, Any]:
-    """Return the options of all subcommands with their defaults, those of ``fit`` where it has one.
-
-    Making every parser takes half a second, so this is called only when an option is unknown.
-    """
-    from onelayer.cli.commands import PARSERS
-
-    fit = Parser()
-    for name in SECTIONS:
-        add_section(fit, name)
-    options = dict[str, Any]()
-    for parser in (*(make([]) for make in PARSERS.values()), fit):
-        options |= {action.dest: action.default for action in parser._actions}
+    """Return the options of all commands with their defaults."""
+    options = {
+        f"{section}.{p.name}": p.default
+        for section, kind in {**own_sections(), **SHARED}.items()
+        for p in inspect.signature(kind).parameters.values()
+    }
     options |= {f"trainer.{name}": value for name, value in trainer_defaults().items()}
-    options["snapshots.last"] = 0
-    for way in WAYS:
-        known = inspect.signature(way).parameters.values()
+    for run in TRAINER_COMMANDS:
+        known = inspect.signature(run).parameters.values()
         options |= {p.name: p.default for p in known if p.default is not p.empty}
-    return {**options, **OTHERS, "data.class_path": None, "data.init_args": None}
+    return options | OTHERS
 
 
 def usable(parser: Parser, content: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a config's content without the options of other subcommands, which a line names.
+    """Return a config's content without the options of other commands, which a line names.
 
-    Options that no subcommand has stay, and the parser refuses them.
+    Options that no command has stay, and the parser refuses them.
 
     Returns:
-        None where the subcommand uses all of them.
+        None if the command uses all of them.
     """
-    unused = {name: value for name, value in _unused(parser, content) if name in every_option()}
+    unused = {name: value for name, value in _unknown(parser, content) if name in every_option()}
     if not unused:
         return None
-    if told := _told(content, unused):
+    if named := _named(content, unused):
         command = parser.command or "this command"
-        words = f"onelayer: warning: {command} does not use {', '.join(told)} of the config"
+        words = f"onelayer: warning: {command} does not use {', '.join(named)} of the config"
         if words not in parser.told:
             parser.told.add(words)
             print(words, file=sys.stderr)
@@ -106,38 +139,34 @@ def usable(parser: Parser, content: dict[str, Any]) -> dict[str, Any] | None:
     return kept
 
 
-def _told(content: dict[str, Any], unused: Mapping[str, Any]) -> list[str]:
-    """Return the names to tell, ``section.*`` for a whole one; a run's config.yaml has defaults."""
-    usual, sections = every_option(), dict[str, list[str]]()
+def _named(content: dict[str, Any], unused: Mapping[str, Any]) -> list[str]:
+    """Return the unused options to name, ``section.*`` for a complete one.
+
+    The config.yaml of a run has every option of the shared sections; defaults are not named.
+    """
+    sections = dict[str, list[str]]()
     for name, value in unused.items():
         section = name.partition(".")[0]
-        of_fit = section in SECTIONS or name in (*OTHERS, "ckpt_path", "weights_only", "verbose")
-        if not of_fit or value != usual[name]:
+        if section in own_sections() or value != every_option()[name]:
             sections.setdefault(section, []).append(name)
-    told = list[str]()
+    named = list[str]()
     for section, names in sections.items():
         inner = content[section]
-        whole = isinstance(inner, dict) and len(inner) == len(names)
-        told += [f"{section}.*"] if whole else names
-    return told
+        complete = isinstance(inner, dict) and len(inner) == len(names)
+        named += [f"{section}.*"] if complete else names
+    return named
 
 
-def _unused(parser: Parser, content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give the options, with their values, that a parser does not have."""
+def _unknown(parser: Parser, content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a config, with their values, that a parser does not have."""
     known = {action.dest for action in parser._actions}
-    groups = {name.rpartition(".")[0] for name in known}
+    known |= {name.rpartition(".")[0] for name in known}
     for key, value in content.items():
-        inner = value if isinstance(value, dict) and value else None
-        if key == "data" and parser.data_of_a_class and inner:
-            if "class_path" in inner:
-                continue
-            yield from ((f"data.{name}", given) for name, given in inner.items())
-        elif key in known and key not in groups:
+        of_class = key == "data" and parser.data_of_a_class and isinstance(value, dict)
+        if of_class and "class_path" in value:
             continue
-        elif inner is None:
-            if key not in known | groups:
-                yield key, value
+        if isinstance(value, dict) and value and (key in SHARED or key in own_sections()):
+            options = {f"{key}.{name}": inner for name, inner in value.items()}
         else:
-            for name, given in inner.items():
-                if f"{key}.{name}" not in known | groups:
-                    yield f"{key}.{name}", given
+            options = {key: value}
+        yield from ((k, v) for k, v in options.items() if of_class or k not in known)

@@ -1,10 +1,10 @@
-"""The search for λ from coarse to fine: what is tried, and what is chosen.
+"""The search for λ from coarse to fine: the networks to train, and the choice among them.
 
-Of other arguments a few values each may be tried as well. A *setting* is one combination of them;
-every setting has its own search for λ, with as many λ and the same seeds as any other.
+A few values of other arguments may be searched as well. A *setting* is one combination of them.
+Every setting has its own search for λ, with as many λ and the same seeds as any other.
 
-All of it is a pure function of the settings and of the figures of the stages before, so a search
-that was killed, or that several processes share, plans the same networks.
+The plan is a pure function of the settings and of the results of earlier stages. So a search that
+was killed, or that several processes share, plans the same networks.
 """
 
 from __future__ import annotations
@@ -28,48 +28,44 @@ from onelayer.core.checks import (
 )
 from onelayer.core.errors import InputError
 
-MOST = 10_000
-"""Stages, and λ in one: more than anybody trains, few enough to be planned at once."""
-SHOWN = 40
-"""Settings that a table and a picture show: the best."""
+MOST = 10_000  # stages, and λ in one
+SHOWN = 40  # settings that a table and a figure show, the best ones
 AXES = {
-    "flip": "data",  # the first: the images are then read anew only where it changes
+    "flip": "data",  # first, so that the images are read again only when it changes
     "hidden": "model",
     "max_lr": "schedule",
     "dropout": "model",
     "label_smoothing": "model",
 }
-"""The arguments that may be searched beside λ, and the section that each belongs to."""
+"""Arguments that may be searched beside λ, with the section of each."""
 
 Setting = tuple[tuple[str, Any], ...]
-"""The searched arguments with one value each, in the order of :data:`AXES`; empty where λ alone is
-searched."""
+"""The searched arguments with one value each, in the order of AXES; empty if only λ is searched."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which λ are tried, and which values of other arguments.
+    """The λ to try, and values of other arguments.
 
     Args:
-        stages: number of stages; each but the first searches between the smallest and the largest
-            of the best λ so far.
+        stages: number of stages; later stages search between the smallest and the largest of the
+            best λ so far.
         number: λ per stage.
         l2_min: smallest λ of the first stage.
         l2_max: largest λ of the first stage.
-        grid: an even grid of log10 λ instead of uniform draws.
-        top: how many of the best λ span the next stage's range.
-        seeds: of the initial weights; every λ is trained with each.
-        seed: of the draws.
-        rule: how the final λ is chosen: one_se, the largest λ whose mean is within one standard
-            error of the best; or best. Of other arguments, those of the best mean are chosen.
-        members: most networks trained at once; chosen from the free memory by default.
-        hidden: numbers of hidden units to try; by default model.hidden alone. As with the
-            following, every combination has stages of its own, with as many λ as any other.
-        max_lr: largest rates of the schedule to try; by default schedule.max_lr alone.
-        dropout: shares of hidden units to drop; by default model.dropout alone.
-        label_smoothing: values to try; by default model.label_smoothing alone.
-        flip: whether images are mirrored at random, [false, true] for both; by default data.flip
-            alone.
+        grid: even grid of log10 λ instead of random draws.
+        top: number of best λ that span the next stage's range.
+        seeds: seeds of the initial weights; every λ is trained with each.
+        seed: seed of the draws.
+        rule: rule for the final λ. one_se: the largest λ whose mean is within one standard error
+            of the best. best: the best mean. Other arguments are those of the best mean.
+        members: most networks trained at once; by default as many as half of the memory holds.
+        hidden: numbers of hidden units to try; by default only model.hidden. Every combination of
+            these and the following values has its own search for λ.
+        max_lr: largest rates of the schedule to try; by default only schedule.max_lr.
+        dropout: dropout probabilities to try; by default only model.dropout.
+        label_smoothing: values of label smoothing to try; by default only model.label_smoothing.
+        flip: random flips to try, [false, true] for without and with; by default only data.flip.
 
     Raises:
         InputError: naming the argument and its range.
@@ -118,22 +114,22 @@ class Plan:
             )
 
     def axes(self) -> dict[str, list[Any]]:
-        """The arguments that are searched beside λ, with their values."""
+        """Return the arguments that are searched beside λ, with their values."""
         return {name: v for name in AXES if (v := getattr(self, name)) is not None}
 
     def settings(self) -> list[Setting]:
-        """Every combination of the axes' values; an empty one where λ alone is searched."""
+        """Return every combination of the axes' values; an empty one if only λ is searched."""
         axes = self.axes()
         return [tuple(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
     def as_dict(self) -> dict[str, Any]:
-        """The arguments, less the axes that are not searched."""
+        """Return the arguments without the axes that are not searched."""
         unused = AXES.keys() - self.axes().keys()
         return {name: v for name, v in vars(self).items() if name not in unused}
 
 
 def _check_axis(name: str, values: Any) -> None:
-    """Raise :class:`InputError` unless these are different values that the argument may have."""
+    """Raise :class:`InputError` unless these are different, legal values of the argument."""
     if not isinstance(values, list) or not values:
         raise InputError(f"{name} must list one value or more, or be null, not {values!r}.")
     for value in values:
@@ -151,8 +147,48 @@ def _check_axis(name: str, values: Any) -> None:
 
 
 @dataclass(frozen=True)
+class Final:
+    """The final networks, trained with the chosen λ and setting.
+
+    Args:
+        seeds: seeds of the initial weights, one network each.
+        val_size: samples that still validate; the others train. By default 1000 of CIFAR-10, and
+            as many as in the search of other data.
+        batch_size: samples of an update; by default 200 of CIFAR-10, and as in the search of other
+            data.
+        step_size: n_s of the schedule; by default 600 with CIFAR-10. With other data all cycles
+            together are 20 epochs by default.
+        cycles: number of cycles.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    val_size: int | float | None = None
+    batch_size: int | None = None
+    step_size: int | None = None
+    cycles: int = 5
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How ``onelayer report`` repeats the exercises.
+
+    Args:
+        runs: folder of the runs.
+        seeds: seeds of every run's networks.
+        step_size: n_s of every run, for a quick report; by default that of each exercise.
+        widths: numbers of hidden units for a section on accuracy by width, 0 for linear; takes
+            hours.
+    """
+
+    runs: str = "lightning_logs/report"
+    seeds: list[int] = field(default_factory=lambda: list(range(10)))
+    step_size: int | None = None
+    widths: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Planned:
-    """One network to train; those of one stage and group are trained as one population."""
+    """One network to train; those of one stage and group are one population."""
 
     stage: int  # from 1
     index: int  # of its setting and λ in the stage, from 0: setting after setting
@@ -165,14 +201,14 @@ class Planned:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """Stage, index and seed, by which a search knows it."""
+        """Stage, index and seed: the identity of a network in its search."""
         return self.stage, self.index, self.seed
 
 
 def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> float:
-    """λ number ``index`` of a stage between ``low`` and ``high``, log-uniform or on the grid.
+    """Return λ number ``index`` of a stage between ``low`` and ``high``, drawn or on the grid.
 
-    It depends on (seed, stage, index) and the range alone.
+    It depends only on (seed, stage, index) and the range.
     """
     if plan.grid:
         share = index / (plan.number - 1) if plan.number > 1 else 0.5
@@ -186,15 +222,15 @@ def draw_l2(plan: Plan, stage: int, index: int, low: float, high: float) -> floa
 def plan_stage(
     plan: Plan, stage: int, ranges: Mapping[Setting, tuple[float, float]], members: int
 ) -> list[Planned]:
-    """All networks of a stage, setting by setting and group by group.
+    """Return all networks of a stage, setting by setting and group by group.
 
-    A group holds whole λ of one setting, with all seeds, and at most ``members`` networks (but one
-    λ at least). Settings that have one range try the same λ.
+    A group has one setting and at most ``members`` networks, but at least one λ with all its seeds.
+    Settings with the same range try the same λ.
 
     Args:
-        plan: of the search.
-        stage: its number.
-        ranges: of λ, of every setting that is still searched.
+        plan: the plan.
+        stage: number of the stage.
+        ranges: range of λ of every setting that is still searched.
         members: most networks of a group.
     """
     l2s_per_group = max(1, members // len(plan.seeds))
@@ -214,13 +250,13 @@ def plan_stage(
 
 
 def groups_of(networks: Sequence[Planned]) -> list[list[Planned]]:
-    """The groups of a stage's networks, in their order."""
+    """Return the groups of a stage's networks, in their order."""
     return [list(members) for _, members in groupby(networks, key=lambda p: p.group)]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One λ of a setting: its mean validation accuracy over the seeds, and the standard error."""
+    """One λ of a setting: mean accuracy and loss on validation over the seeds, standard error."""
 
     stage: int
     index: int
@@ -229,18 +265,19 @@ class Candidate:
     error: float
     seeds: int
     setting: Setting = ()
+    loss: float = 0.0
 
     def row(self) -> dict[str, Any]:
-        """As a search keeps it: its setting's arguments stand before λ."""
+        """Return the values that search.json keeps, the setting's arguments before λ."""
         rest = {name: getattr(self, name) for name in ("l2", "mean", "error", "seeds")}
         return {"stage": self.stage, "index": self.index, **dict(self.setting), **rest}
 
 
 def standard_error(accuracies: Sequence[float], images: int) -> float:
-    """Standard error of a mean accuracy over the choice of validation images and of seeds.
+    """Return the standard error of a mean accuracy over validation images and seeds.
 
-    The images are one sample, shared by all seeds: its error, ``sqrt(p(1-p)/images)``, does not
-    shrink with more seeds. That of the seeds, ``s/sqrt(seeds)``, is added where there are several.
+    All seeds share the images, so more seeds do not reduce the images' error
+    ``sqrt(p(1-p)/images)``. The seeds' error ``s/sqrt(seeds)`` is added if there are several.
     """
     p = statistics.fmean(accuracies)
     variance = max(p * (1 - p), 0.0) / images
@@ -250,38 +287,39 @@ def standard_error(accuracies: Sequence[float], images: int) -> float:
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]:
-    """One candidate per setting and λ: the mean over seeds. One with a diverged network is none.
+    """Return the mean over seeds of every setting and λ without a diverged network.
 
     Args:
-        rows: as in search.csv and in its order.
-        images: of the validation split.
+        rows: rows of search.csv, in its order.
+        images: number of validation images.
     """
     result = []
     for key, group in groupby(rows, key=lambda row: (row["stage"], row["index"], row["l2"])):
         members = list(group)
         if not any(row["diverged"] for row in members):
             accuracies = [float(row["val_accuracy"]) for row in members]
-            mean = sum(accuracies) / len(accuracies)
-            error = standard_error(accuracies, images)
-            result.append(Candidate(*key, mean, error, len(accuracies), setting_of(members[0])))
+            mean, error = sum(accuracies) / len(accuracies), standard_error(accuracies, images)
+            loss = statistics.fmean(float(row["val_loss"]) for row in members)
+            setting = setting_of(members[0])
+            result.append(Candidate(*key, mean, error, len(accuracies), setting, loss))
     return result
 
 
 def setting_of(row: Mapping[str, Any]) -> Setting:
-    """The setting of a row of search.csv."""
+    """Return the setting of a row of search.csv."""
     return tuple((name, row[name]) for name in AXES if name in row)
 
 
 def format_setting(setting: Setting) -> str:
-    """The searched arguments beside λ, as on a command line."""
+    """Return the searched arguments beside λ, as on a command line."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in setting)
 
 
 def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tuple[float, float]]:
-    """The range of λ of the next stage, of every setting: from its own best λ so far.
+    """Return each setting's range of λ in the next stage, from its own best λ so far.
 
-    The best λ is not the same for all: more hidden units or a higher rate may want another. A
-    setting of which every λ diverged is searched no further.
+    Settings differ in their best λ: more hidden units or a higher rate may need another. A setting
+    whose λ all diverged is not searched further.
 
     Raises:
         InputError: if every network diverged.
@@ -299,18 +337,18 @@ def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tu
 
 
 def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
-    """Smallest and largest of the ``top`` best λ so far."""
+    """Return the smallest and the largest of the ``top`` best λ so far."""
     best = ranking(candidates)[:top]
     return min(c.l2 for c in best), max(c.l2 for c in best)
 
 
 def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; of equals the larger λ, then the earlier, whose setting is listed first."""
-    return sorted(candidates, key=lambda c: (-c.mean, -c.l2, c.stage, c.index))
+    """Sort by accuracy, best first; ties by lower loss, as everywhere, then by larger λ."""
+    return sorted(candidates, key=lambda c: (-c.mean, c.loss, -c.l2, c.stage, c.index))
 
 
 def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The best λ of every setting, the best setting first."""
+    """Return the best λ of every setting, the best setting first."""
     firsts: dict[Setting, Candidate] = {}
     for c in ranking(candidates):
         firsts.setdefault(c.setting, c)
@@ -330,29 +368,29 @@ def end_of(l2: float, tried: Iterable[float]) -> str:
 
 
 def warn_of_end(l2: float, tried: Iterable[float], section: str, listed: bool = False) -> list[str]:
-    """Return a line that says what to do if λ is at an end of those that were tried.
+    """Return a line of advice if λ is at an end of those that were tried.
 
     Args:
         l2: the chosen λ.
         tried: all of them.
-        section: of the options of λ: "search." or "".
-        listed: whether they were given one by one, as l2.
+        section: section of the options: "search." or "solve.".
+        listed: whether they were listed, as l2.
     """
     if not (end := end_of(l2, tried)):
         return []
     largest = end == "largest"
     advice = f"raise --{section}l2_max" if largest else f"lower --{section}l2_min"
     if listed:
-        advice = f"list {'larger' if largest else 'smaller'} ones in --l2"
+        advice = f"give {'larger' if largest else 'smaller'} --{section}l2"
     return [f"the chosen l2 = {l2:.4g} is the {end} that was tried: {advice}"]
 
 
 def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:
-    """The chosen setting and λ: the best mean, or the largest λ within one standard error of it.
+    """Return the best mean, or the largest λ within one standard error of it.
 
-    The setting is that of the best mean, by either rule; one_se chooses among its own λ alone. The
-    rule prefers the simplest of what cannot be told from the best, and a larger λ is simpler. For
-    settings there is no such order: fewer hidden units may go with a higher rate.
+    By either rule the setting is that of the best mean; one_se chooses only among its λ. A larger λ
+    is a simpler network, so one_se prefers it to a λ that is not measurably better. Settings have
+    no such order: fewer hidden units may go with a higher rate.
 
     Source of the one-standard-error rule: Breiman et al., *Classification and Regression Trees*
     (1984), section 3.4.3; Hastie et al., *The Elements of Statistical Learning*, section 7.10.

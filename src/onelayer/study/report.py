@@ -1,14 +1,9 @@
-"""``onelayer report``: every exercise beside its published figures, as Markdown with figures."""
+"""``onelayer report``: every exercise beside its published results, as Markdown with figures."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,117 +12,34 @@ from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import check_gradients
 from onelayer.data.cifar10 import CIFAR10DataModule
-from onelayer.study.data_settings import without_locations
-from onelayer.study.gradients import batch
-from onelayer.study.plan import Plan, draw_l2
-from onelayer.study.plots import plot_weights
-from onelayer.study.published import EXERCISES, SEARCH
-from onelayer.study.runs import alone_in, check_training, train_and_test
-from onelayer.study.search import Final, Search
-from onelayer.study.tables import (
+from onelayer.study.comparison_figures import plot_widths
+from onelayer.study.exercises import NETWORKS, Command, Done, Exercises
+from onelayer.study.figures import plot_weights
+from onelayer.study.formatting import (
     Result,
     format_csv,
     gradients_table,
     main_table,
     search_table,
 )
+from onelayer.study.gradients import batch
+from onelayer.study.published import EXERCISES, SEARCH
+from onelayer.study.run import alone_in
 from onelayer.study.widths import (
     KINDS,
     OPTIONS,
     WidthRow,
     best_width,
-    plot_widths,
-    width_row,
     widths_table,
 )
 from onelayer.training.checkpoint import read_checkpoint
-from onelayer.training.files import atomic_write, write_json
+from onelayer.training.files import atomic_write
 from onelayer.training.folder import last_of
 from onelayer.training.schedule import TriangularLR
 
-NETWORKS = {"hidden": "hidden 50", "linear": "linear"}
-"""The names of both networks by the ends of their files' names."""
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command that makes one result of the report.
-
-    Attributes:
-        subcommand: fit or search.
-        name: of a shipped config.
-        network: hidden, or linear, whose config is laid over the first.
-        options: laid over both, by their names on the command line; those alone that change a
-            figure.
-    """
-
-    subcommand: str
-    name: str
-    network: str
-    options: Mapping[str, Any]
-
-    @property
-    def configs(self) -> list[str]:
-        """The names of its configs."""
-        return [self.name, *(["linear"] if self.network == "linear" else [])]
-
-    def __str__(self) -> str:
-        """As it is typed in a checkout, quoted for any shell."""
-        configs = [f"-c {name}" for name in self.configs]
-        return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
-
-    @cached_property
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """The configs with the options over them, by section; data and schedule are complete."""
-        settings = {"data": {}, "schedule": {}, **read_configs(*self.configs)}
-        for option, value in self.options.items():
-            section, key = option.split(".")
-            settings.setdefault(section, {})[key] = value
-        settings["data"] = without_locations(CIFAR10DataModule(**settings["data"]).hparams)
-        settings["schedule"] = TriangularLR(**settings["schedule"]).state_dict()
-        return settings
-
-    def check(self) -> None:
-        """Raise :class:`InputError` for settings that training would refuse."""
-        try:
-            check_training(self.settings)
-        except InputError as error:
-            limit = self.options.get("data.limit")
-            remedy = "" if limit is None else f"\ndata.limit is {limit}: raise it, or leave it out."
-            raise InputError(
-                f"configs/{self.name}.yaml cannot be trained so: {error}{remedy}"
-            ) from error
-
-
-Done = tuple[Command, dict[str, Any]]
-"""A command and what it found."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Runs the exercises, or reuses runs of the same settings, and writes the report.
-
-    The settings are those of configs/; a run has its settings' hash in its folder's name, so that
-    reports with different ones leave each other's alone.
-
-    Args:
-        output: folder of report.md and its figures.
-        runs: folder of the runs.
-        data: arguments of CIFAR10DataModule, laid over every exercise's: where the images are,
-            which they are, and limit, which makes all of it small.
-        seeds: of every training's networks.
-        search: settings of the search; its final networks take the first five of the seeds.
-        schedule: arguments of TriangularLR laid over every training's, to make it short.
-        widths: numbers of hidden units of the section on how far one layer goes; none, no section.
-    """
-
-    output: Path
-    runs: Path
-    data: Mapping[str, Any]
-    seeds: Sequence[int] = tuple(range(10))
-    search: Plan = field(default_factory=Plan)
-    schedule: Mapping[str, Any] | None = None
-    widths: Sequence[int] = ()
+class Report(Exercises):
+    """Runs the exercises and writes the report."""
 
     def write(self) -> Path:
         """Run what is missing and write report.md; its path.
@@ -155,85 +67,8 @@ class Report:
             atomic_write(self.output / "report.md", "\n\n".join(sections) + "\n")
         return self.output / "report.md"
 
-    # ---- what is asked for
-
-    @cached_property
-    def _data(self) -> CIFAR10DataModule:
-        return CIFAR10DataModule(**self.data)
-
-    @cached_property
-    def _changes(self) -> dict[str, Any]:
-        """What was changed in all exercises, less the seeds, by options of ``onelayer report``."""
-        shipped = asdict(Plan(**read_configs("search")["search"]))
-        data = {f"data.{k}": v for k, v in without_locations(self.data).items() if v != "cifar10"}
-        search = {
-            f"search.{k}": v
-            for k, v in asdict(self.search).items()
-            if v != shipped[k] and k != "members"  # how many are trained at once changes no figure
-        }
-        return {**data, **(self.schedule or {}), **search}
-
-    @property
-    def _kind(self) -> str:
-        """What the report says of itself where it has other settings than the exercises."""
-        if not self._changes.keys() - {"data.source"}:
-            return ""
-        short = self.schedule or "data.limit" in self._changes
-        return "a quick version" if short else "with other settings"
-
-    def _published(self, network: str) -> bool:
-        """Whether there are published figures of the same network, settings and images."""
-        return network == "hidden" and not self._kind and self._data.name == "cifar10"
-
-    @property
-    def _command(self) -> str:
-        seeds = {} if list(self.seeds) == list(range(10)) else {"seeds": list(self.seeds)}
-        widths = {"widths": list(self.widths)} if self.widths else {}
-        return " ".join(["onelayer report", *_words({**seeds, **self._changes, **widths})])
-
-    def _fits(self, name: str) -> list[Command]:
-        """Both networks' trainings of an exercise, or of the search's coarse stage as_published."""
-        shipped, schedule = read_configs(name), self.schedule or {}
-        options: dict[str, Any] = {"model.seeds": list(self.seeds)}
-        if name == "as_published":
-            low, high = self.search.l2_min, self.search.l2_max
-            l2s = [draw_l2(self.search, 1, i, low, high) for i in range(self.search.number)]
-            options = {"model.l2": l2s, "model.seeds": [0]}
-        options |= {k: v for k, v in self._changes.items() if k.startswith("data.")}
-        own = shipped.get("data", {}).get("limit")
-        if own is not None and options.get("data.limit", own) >= own:
-            options.pop("data.limit", None)  # a quick version makes nothing longer
-        options |= {f"schedule.{k}": v for k, v in schedule.items()}
-        if "trainer" in shipped and "step_size" in schedule:
-            steps, n_s = shipped["trainer"]["max_steps"], shipped["schedule"]["step_size"]
-            options["trainer.max_steps"] = steps * schedule["step_size"] // n_s
-        return [Command("fit", name, network, options) for network in NETWORKS]
-
-    def _finds(self) -> list[Command]:
-        """Both networks' searches."""
-        options = {k: v for k, v in self._changes.items() if "." in k}
-        for key, value in (self.schedule or {}).items():
-            options[f"schedule.{key}"] = value
-            if key in ("step_size", "cycles"):
-                options[f"final.{key}"] = value
-        if (seeds := list(self.seeds[:5])) != read_configs("search")["final"]["seeds"]:
-            options["final.seeds"] = seeds
-        return [Command("search", "search", network, options) for network in NETWORKS]
-
-    def _widths(self) -> Iterator[tuple[int, bool, Command]]:
-        """Hidden units, whether images are changed, and the search of each row of the section."""
-        given = {k: v for k, v in self._finds()[0].options.items() if not k.startswith("search.")}
-        for augmented in (False, True):
-            for hidden in self.widths:
-                options = {"model.hidden": hidden, **OPTIONS[augmented], **given}
-                name = f"{hidden}-augmented" if augmented else str(hidden)
-                yield hidden, augmented, Command("search", "widths", name, options)
-
-    def _width(self, hidden: int, augmented: bool, find: Command) -> WidthRow:
-        return width_row(hidden, augmented, self._search(find).run())
-
     def _check(self) -> None:
-        """Refuse now, not after hours, what would be refused then."""
+        """Refuse now what a run would refuse after hours."""
         path, made = self.output / "report.md", f"Made by `{self._command}`"
         if path.is_file() and made not in path.read_text("utf-8", "replace"):
             raise InputError(
@@ -244,60 +79,13 @@ class Report:
             for fit in self._fits(name):
                 fit.check()
         self._data.verify_test()
-        for hidden in self.widths:
-            check_whole("widths", hidden, 0)
+        for hidden in self.repeat.widths:
+            check_whole("report.widths", hidden, 0)
         for find in [*self._finds(), *(find for *_, find in self._widths())]:
             self._search(find).check()
 
-    # ---- runs
-
-    def _folder(self, command: Command) -> Path:
-        """Of a run: other settings, or images, make another name."""
-        settings = {**command.settings, "dataset": self._data.name}
-        if command.subcommand == "search":  # the rule and the members are applied afterwards
-            settings["search"] = {**self._plan(command).as_dict(), "rule": None, "members": None}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
-
-    def _settings(self, command: Command) -> dict[str, dict[str, Any]]:
-        """A command's settings, and where the data lie, which changes no figure."""
-        locations = {k: v for k, v in self.data.items() if k in CIFAR10DataModule.locations}
-        return {**command.settings, "data": {**command.settings["data"], **locations}}
-
-    def _plan(self, find: Command) -> Plan:
-        """Of λ: the report's own search has the options of its command."""
-        return self.search if find.name == "search" else Plan(**find.settings["search"])
-
-    def _search(self, find: Command) -> Search:
-        settings = self._settings(find)
-        return Search(
-            plan=self._plan(find),
-            hidden=settings["model"]["hidden"],
-            data=settings["data"],
-            schedule=settings["schedule"],
-            final=Final(**settings["final"]),
-            output=self._folder(find),
-            trainer=settings.get("trainer", {}),
-            curves=settings.get("curves", {}),
-            test=settings.get("test", {}),
-        )
-
-    def _train(self, fit: Command) -> dict[str, Any]:
-        """The result of a finished run of the same settings, else of a new one, or of the rest."""
-        folder = self._folder(fit)
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder):
-            path = folder / "result.json"
-            if not path.is_file():
-                write_json(folder / "settings.json", fit.settings)  # for people: what is hashed
-                title = EXERCISES[fit.name].title if fit.name in EXERCISES else "as published"
-                words = [title, NETWORKS[fit.network], self._kind]
-                title = ", ".join(filter(None, words))
-                write_json(path, train_and_test(self._settings(fit), folder, title))
-            return dict(json.loads(path.read_text("utf-8")))
-
     def _results(self, trainings: Sequence[Done], searches: Sequence[Done]) -> list[Result]:
-        """The rows of the main table; a λ that was searched is hardly ever the published one."""
+        """Return the rows of the main table; a searched λ is rarely the published one."""
         rows = [
             (command, EXERCISES[command.name].title, result["members"], command.name)
             for command, result in trainings
@@ -323,9 +111,9 @@ class Report:
         text = (
             f"# The report's exercises, repeated{title}\n\n"
             f"Made by `{self._command}`, which runs what is missing and writes this page: every "
-            f"training with {len(self.seeds)} seeds at once, as one population. Accuracies in %, "
-            "mean ± standard deviation over seeds. *Published* is T. Perrot's report (KTH DD2424, "
-            "April 2024), from one seed; *handout* the course's."
+            f"training with {len(self.repeat.seeds)} seeds at once, as one population. Accuracies "
+            "in %, mean ± standard deviation over seeds. *Published* is T. Perrot's report (KTH "
+            "DD2424, April 2024), from one seed; *handout* the course's."
         )
         if self._kind:
             text += "\n\n**The settings are not the exercises', so nothing published is compared.**"
@@ -344,12 +132,12 @@ class Report:
         )
 
     def _picture(self, title: str, file: str, caption: str, command: Command | str) -> str:
-        """A figure with what it shows and the command that makes it."""
+        """Return a figure in Markdown, with its caption and the command that makes it."""
         kind = f"{self._kind.capitalize()}. " if self._kind else ""
         return f"![{title}]({file})\n\n*{caption}. {kind}Made by* `{command}`"
 
     def _copied(self, title: str, command: Command, figure: str, caption: str = "") -> str:
-        """A figure that a run has left."""
+        """Copy a run's figure and return it in Markdown."""
         network, file = NETWORKS[command.network], f"{command.name}-{command.network}.png"
         shutil.copy(self._folder(command) / figure, self.output / file)
         return self._picture(f"{title}, {network}", file, network + caption, command)
@@ -373,7 +161,7 @@ class Report:
         return "\n\n".join([*sections, self._as_published()])
 
     def _as_published(self) -> str:
-        """What the column of that name is."""
+        """Explain the column "as published"."""
         theirs = self._fits("as_published")[0].settings
         steps, rates = theirs["trainer"]["max_steps"], TriangularLR(**theirs["schedule"])
         cycles, ours = f"{steps / rates.cycle:g} cycles", self._finds()[0].settings["schedule"]
@@ -388,7 +176,7 @@ class Report:
 
     def _widths_section(self, rows: Sequence[WidthRow]) -> str:
         atomic_write(self.output / "widths.csv", format_csv(rows))
-        plot_widths(rows, self.output / "widths.png", self._data.name)
+        plot_widths(rows, KINDS, self.output / "widths.png", self._data.name)
         best, example = best_width(rows), [find for *_, find in self._widths()][-1]
         final, number = example.settings["final"], example.settings["search"]["number"]
         fewer, precision = OPTIONS[False]["final.cycles"], example.settings["trainer"]["precision"]
@@ -418,14 +206,8 @@ class Report:
                 name, titles, what = "W", tuple(self._data.classes), "the ten classes"
             plot_weights(state[name][0], self.output / file, titles)
             caption = (
-                f"{network}, after three cycles, seed {self.seeds[0]}: the weights of {what}, each "
-                "scaled to its own range"
+                f"{network}, after three cycles, seed {self.repeat.seeds[0]}: the weights of "
+                f"{what}, each scaled to its own range"
             )
             sections.append(self._picture(f"weights, {network}", file, caption, self._command))
         return "\n\n".join(sections)
-
-
-def _words(options: Mapping[str, Any]) -> list[str]:
-    """Options as a command line has them, quoted for any shell."""
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
-    return [f"--{k} {shlex.quote(text.replace(' ', ''))}" for k, text in texts.items()]

@@ -1,4 +1,4 @@
-"""``onelayer search``: trains what the plan says, keeps the ledger, trains the final network."""
+"""``onelayer search``: train the planned networks, choose λ, train the final networks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from sqlalchemy.engine import URL
 from onelayer.core.checks import check_same, check_share
 from onelayer.core.errors import InputError
 from onelayer.data.adapter import count_rows, has_split, name_of, sizes
+from onelayer.study.comparison_figures import plot_search
 from onelayer.study.data_settings import make_data, with_arguments, without_locations
+from onelayer.study.formatting import format_candidates, format_csv
 from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import (
     AXES,
     Candidate,
+    Final,
     Plan,
     Planned,
     Setting,
@@ -35,140 +38,119 @@ from onelayer.study.plan import (
     next_ranges,
     plan_stage,
 )
-from onelayer.study.plots import plot_search
-from onelayer.study.runs import (
+from onelayer.study.run import (
     alone_in,
     check_training,
-    make_trainer,
     train_and_test,
+    train_through,
     with_length,
 )
-from onelayer.study.tables import format_candidates, format_csv
 from onelayer.training.curves import Curves
-from onelayer.training.divergence import Divergence
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
 from onelayer.training.metrics import QUANTITIES
-from onelayer.training.module import OneLayer
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
 from onelayer.training.records import last_figures
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.summary import format_summary
 
-POLL = 1.0
-"""Seconds between two questions for work while other processes train the rest of a stage."""
-
-
-@dataclass(frozen=True)
-class Final:
-    """The final training, with the chosen setting and λ.
-
-    Args:
-        seeds: of the initial weights; one network each.
-        val_size: images that still validate; the others train. By default 1000 of CIFAR-10, and
-            of other data as many as in the search.
-        batch_size: images of an update. By default 200, and of other data as in the search.
-        step_size: n_s of its schedule. By default 600 with CIFAR-10, and with other data as
-            many that all cycles together are 20 epochs.
-        cycles: how many.
-    """
-
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    val_size: int | float | None = None
-    batch_size: int | None = None
-    step_size: int | None = None
-    cycles: int = 5
+POLL = 1.0  # seconds between two attempts to claim a group while other processes train the rest
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search: everything that decides its outcome, and where it is kept.
+    """A search for λ: everything that decides its outcome, and where it is kept.
 
     Args:
-        plan: which λ, and which values of other arguments; the following hold where it has none.
-        hidden: hidden units.
+        plan: the λ, and values of other arguments, which replace those below.
+        model: arguments of OneLayer: hidden, dropout and label_smoothing.
         data: arguments of CIFAR10DataModule, or class_path and init_args of another data module.
-        schedule: arguments of TriangularLR, of the stages.
-        final: the final training.
+        schedule: arguments of TriangularLR, for the stages.
+        final: the final networks.
         output: folder for search.csv, search.png, best.yaml, search.json, search.db and final/.
-        storage: database of the ledger; SQLite in ``output`` by default.
-        dropout: probability that a hidden unit is left out of an update.
-        label_smoothing: the share of every label that is spread over all classes.
-        trainer: flags of every training's Trainer, such as precision.
-        curves: arguments of Curves, of the final training.
-        test: arguments of Results, of the final training.
+        storage: URL of the trial database; by default SQLite in ``output``.
+        trainer: flags of every run's Trainer, such as precision.
+        curves: arguments of Curves, for the final networks.
+        test: arguments of Results, for the final networks.
     """
 
     plan: Plan
-    hidden: int
+    model: Mapping[str, Any]
     data: Mapping[str, Any]
     schedule: Mapping[str, Any]
     final: Final
     output: Path
     storage: str | None = None
-    dropout: float = 0.0
-    label_smoothing: float = 0.0
     trainer: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """What the ledger is compared by: all but where the images come from."""
+        """Return the settings that identify the search: all but where the images are."""
         data = without_locations(self.data)
         groups = {
-            "model": self.model(()),
+            "model": self.model_of(()),
             "search": self.plan.as_dict(),
             "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
             "trainer": dict(self.trainer),
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
-        # The rule is applied afterwards: it may be changed without training anything again.
+        # The rule is applied afterwards: it may change without training anything again.
         unused = {"search.rule", "search.members", *(f"{AXES[n]}.{n}" for n in self.plan.axes())}
         return {k: v for k, v in flat.items() if k not in unused}
 
-    def model(self, setting: Setting) -> dict[str, Any]:
-        """The arguments of OneLayer that a setting decides."""
-        usual = {"dropout": self.dropout, "label_smoothing": self.label_smoothing}
-        given = {"hidden": self.hidden, **{name: v for name, v in usual.items() if v}}
-        return given | _of("model", setting)
+    def model_of(self, setting: Setting) -> dict[str, Any]:
+        """Return the arguments of OneLayer for a setting."""
+        used = {name: value for name, value in self.model.items() if value or name == "hidden"}
+        return used | _of("model", setting)
+
+    def data_of(self, setting: Setting) -> Mapping[str, Any]:
+        """Return the settings of the data for a setting."""
+        return _with_data(self.data, setting)
+
+    def schedule_of(self, setting: Setting) -> dict[str, Any]:
+        """Return the arguments of TriangularLR for a setting."""
+        return {**self.schedule, **_of("schedule", setting)}
 
     def final_settings(self, l2: float, setting: Setting = ()) -> dict[str, Any]:
-        """Of the final training, as :data:`onelayer.study.runs.Settings`."""
-        final, rates = self.final, {**self.schedule, **_of("schedule", setting)}
-        step_size = final.step_size or (None if "class_path" in self.data else 600)
-        # Of CIFAR-10 every measurement is of the whole training split, as in the report.
-        usual: dict[str, Any] = {} if "class_path" in self.data else {"train_rows": None}
-        sections = {"trainer": self.trainer, "curves": {**usual, **self.curves}, "test": self.test}
+        """Return the settings of the final run, by section."""
+        final = self.final
+        cifar10 = "class_path" not in self.data
+        step_size = final.step_size or (600 if cifar10 else None)
+        # As in the published report, CIFAR-10's whole training split is measured.
+        curves = {**({"train_rows": None} if cifar10 else {}), **self.curves}
+        sections = {"trainer": self.trainer, "curves": curves, "test": self.test}
         return {
-            "model": {**self.model(setting), "l2": l2, "seeds": list(final.seeds)},
-            "data": with_arguments(_with_data(self.data, setting), **self._final_data()),
-            "schedule": {**rates, "step_size": step_size, "cycles": final.cycles},
+            "model": {**self.model_of(setting), "l2": l2, "seeds": list(final.seeds)},
+            "data": with_arguments(self.data_of(setting), **self._final_data(cifar10)),
+            "schedule": {
+                **self.schedule_of(setting), "step_size": step_size, "cycles": final.cycles,
+            },
             **{k: dict(v) for k, v in sections.items() if v},
-        }
+        }  # fmt: skip
 
-    def _final_data(self) -> dict[str, Any]:
-        """The arguments of data that the final training has of its own."""
-        own = "class_path" in self.data
-        usual = {} if own else {"val_size": 1000, "batch_size": 200}
+    def _final_data(self, cifar10: bool) -> dict[str, Any]:
+        """Return the arguments of data that differ in the final run."""
         asked = {"val_size": self.final.val_size, "batch_size": self.final.batch_size}
-        given = (self.data.get("init_args") or {}) if own else self.data
-        for name in ("val", "val_batches"):
-            if given.get(name) is None:
-                continue
-            usual.pop("val_size", None)
-            if self.final.val_size is not None:
-                raise InputError(
-                    f"final.val_size is {self.final.val_size}, but data.{name} says what "
-                    f"validates.\nLeave final.val_size out, or data.{name}."
-                )
-        return usual | {k: v for k, v in asked.items() if v is not None}
+        values: dict[str, Any] = {"val_size": 1000, "batch_size": 200} if cifar10 else {}
+        values |= {k: v for k, v in asked.items() if v is not None}
+        given = self.data if cifar10 else self.data.get("init_args") or {}
+        name = next((name for name in ("val", "val_batches") if given.get(name) is not None), None)
+        if name is not None and self.final.val_size is not None:
+            raise InputError(
+                f"final.val_size is {self.final.val_size}, but data.{name} is what validates.\n"
+                f"Leave out final.val_size or data.{name}."
+            )
+        if name is not None:
+            values.pop("val_size", None)
+        return values
 
     def check(self) -> LightningDataModule:
-        """The data, if they, the schedule and the final training can be had with every setting.
+        """Return the data, if every run of the search can be made with them.
 
         Raises:
-            InputError: now, not after all stages, for settings that something would refuse.
+            InputError: now, not after all stages, for settings that a run would refuse.
         """
         data = self._make_data()
         if check_batch_size := getattr(data, "check_batch_size", None):
@@ -176,10 +158,10 @@ class Search:
         if not has_split(data, "val"):
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
         at_once = min(self.plan.members or 1, self.plan.number * len(self.plan.seeds))
-        made: dict[bool | None, LightningDataModule] = {}  # of the final training, by flip
+        made: dict[bool | None, LightningDataModule] = {}  # for the final run, by flip
         for setting in self.plan.settings():
-            TriangularLR(**{**self.schedule, **_of("schedule", setting)})
-            check_making(at_once, self.model(setting)["hidden"], *sizes(data))
+            TriangularLR(**self.schedule_of(setting))
+            check_making(at_once, self.model_of(setting)["hidden"], *sizes(data))
             final, flip = self.final_settings(self.plan.l2_max, setting), dict(setting).get("flip")
             try:
                 made[flip] = made.get(flip) or make_data(final["data"])
@@ -191,15 +173,15 @@ class Search:
         return data
 
     def _make_data(self) -> LightningDataModule:
-        """The data module, if what is searched suits it and the networks."""
-        check_share("model.dropout", self.dropout)
-        check_share("model.label_smoothing", self.label_smoothing)
-        data, models = make_data(self.data), [self.model(s) for s in self.plan.settings()]
+        """Return the data module, if the searched values suit it and the networks."""
+        for name in ("dropout", "label_smoothing"):
+            check_share(f"model.{name}", self.model.get(name, 0.0))
+        data, models = make_data(self.data), [self.model_of(s) for s in self.plan.settings()]
         flips = "flip" in inspect.signature(type(data)).parameters
         if self.plan.flip and not (flips and len(getattr(data, "shape", (1, 1, 1))) == 3):
             raise InputError(
-                f"search.flip mirrors images: the samples of {type(data).__name__} are none, or it "
-                "has no argument flip.\nLeave search.flip out."
+                f"search.flip flips images, but {type(data).__name__} has no argument flip, or its "
+                "samples are no images.\nLeave out search.flip."
             )
         if any(model.get("dropout") and not model["hidden"] for model in models):
             raise InputError(
@@ -210,11 +192,11 @@ class Search:
         return data
 
     def run(self) -> dict[str, Any]:
-        """Run it, or what is left of it, and return what search.json holds.
+        """Run the search, or the rest of it, and return the content of search.json.
 
         Raises:
-            InputError: as :meth:`check`; if every network diverged, or the ledger is another
-                search's.
+            InputError: as :meth:`check`; also if every network diverged, or if the trial database
+                belongs to another search.
         """
         data = self.check()
         there = self.output.exists()
@@ -223,11 +205,11 @@ class Search:
         try:
             known = {**self.settings(), "dataset": name_of(data)}
             if rows := getattr(data, "rows", None):
-                known["rows"] = rows  # a file of another content is another search
+                known["rows"] = rows  # a file with other content is another search
             ledger = Ledger(storage, self.output.name, known)
         except InputError:
             if not there:
-                with suppress(OSError):  # somebody else's files are in it
+                with suppress(OSError):  # it holds files of another process
                     self.output.rmdir()
             raise
         with closing(ledger):
@@ -241,19 +223,20 @@ class Search:
     def _run_stages(
         self, ledger: Ledger, data: LightningDataModule
     ) -> tuple[list[dict[str, Any]], list[Candidate]]:
-        """The rows of search.csv, and the settings and λ to choose from."""
+        """Return the rows of search.csv, and the candidates to choose from."""
         members, images = self._members(ledger, data), count_rows(data, "val")
         ranges = dict.fromkeys(self.plan.settings(), (self.plan.l2_min, self.plan.l2_max))
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
-        steps = self._schedule(data, ()).total_steps  # no axis changes how long a run is
+        steps = self._schedule(data, ()).total_steps  # no axis changes the length of a run
         before = set[tuple[float, float]]()
         with Bar("search", math.inf, "updates") as bar:
             for stage in range(1, self.plan.stages + 1):
                 plan = plan_stage(self.plan, stage, ranges, members)
                 left = steps * len(groups_of(plan)) * (self.plan.stages - stage + 1)
                 bar.expect(f"search {stage}/{self.plan.stages}", bar.n + left)
-                self._train_stage(ledger, plan, data, steps, bar, before)
+                self._announce(plan, before)
+                self._train_stage(ledger, plan, data, steps, bar)
                 before = set(ranges.values())
                 rows += rows_of(ledger.trials(), plan)
                 candidates = aggregate(rows, images)
@@ -264,14 +247,29 @@ class Search:
         return rows, candidates
 
     def _members(self, ledger: Ledger, data: LightningDataModule) -> int:
-        """Networks trained at once: kept in the ledger, because the groups are planned by it."""
+        """Return the number of networks trained at once, kept because the plan depends on it."""
         wanted = self.plan.members
-        hidden = {self.model(setting)["hidden"] for setting in self.plan.settings()}
+        hidden = {self.model_of(setting)["hidden"] for setting in self.plan.settings()}
         fit = min(members_in_memory(h, *sizes(data)) for h in hidden)
         kept = int(ledger.keep("members", wanted or fit))
         here, saved = {"search.members": wanted or kept}, {"search.members": kept}
         check_same("the ledger", here, saved, "Leave it out.")
         return kept
+
+    def _announce(self, plan: Sequence[Planned], before: Collection[tuple[float, float]]) -> None:
+        """Print the ranges of λ of a stage; ``before`` are those of the stage before."""
+        clear_bars()
+        by_range: dict[tuple[float, float], list[Setting]] = {}
+        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
+            by_range.setdefault((low, high), []).append(setting)
+        for (low, high), settings in by_range.items():
+            several = len(settings) > 1
+            whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
+            words = f"{self.plan.number} l2 in [{low:.3g}, {high:.3g}]"
+            words += f", {whose}" if whose else ""
+            if (low, high) in before:
+                words += "\n  (as before: both ends are still among the best; new l2 between them)"
+            print(f"stage {plan[0].stage} of {self.plan.stages}: {words}", flush=True)
 
     def _train_stage(
         self,
@@ -280,27 +278,12 @@ class Search:
         data: LightningDataModule,
         steps: int,
         bar: Bar,
-        before: Collection[tuple[float, float]],
     ) -> None:
-        """Train the groups of a stage that nobody else trains, until all are finished.
+        """Train the groups of a stage that no other process trains, until all are finished.
 
-        ``before`` are the ranges of the stage before.
-
-        The bar counts the ``steps`` of each group, whoever trains it.
+        The bar counts the ``steps`` of each group, whichever process trains it.
         """
-        clear_bars()
-        by_range: dict[tuple[float, float], list[Setting]] = {}
-        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
-            by_range.setdefault((low, high), []).append(setting)
-        for (low, high), settings in by_range.items():
-            stage, span = f"stage {plan[0].stage} of {self.plan.stages}", f"[{low:.3g}, {high:.3g}]"
-            several = len(settings) > 1
-            whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
-            words = f"{self.plan.number} l2 in {span}" + (f", {whose}" if whose else "")
-            if (low, high) in before:
-                words += "\n  (as before: both ends are still among the best; new l2 between them)"
-            print(f"{stage}: {words}", flush=True)
-        made = dict[str, Any]()  # of the setting, what the data were made with
+        made = dict[str, Any]()  # the setting's arguments of the data at hand
         done, groups = bar.n, len(groups_of(plan))
         while left := len(ledger.unfinished(plan)):
             bar.skip(done + steps * (groups - left))
@@ -308,47 +291,47 @@ class Search:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
                         gc.collect()  # trainer, module and data refer to each other
-                        data, made = make_data(_with_data(self.data, group[0].setting)), own
+                        data, made = make_data(self.data_of(group[0].setting)), own
                     ledger.record(group, self.train(group, data, bar))
             if group is None:
-                time.sleep(POLL)  # others train the rest
+                time.sleep(POLL)
         bar.skip(done + steps * groups)
 
     def _schedule(self, data: LightningDataModule, setting: Setting) -> TriangularLR:
-        return TriangularLR(**with_length({**self.schedule, **_of("schedule", setting)}, data))
+        return TriangularLR(**with_length(self.schedule_of(setting), data))
 
     def train(
         self, group: Sequence[Planned], data: LightningDataModule, bar: Bar | None = None
     ) -> list[dict[str, float]]:
-        """Train a group as one population; each network's final figures."""
+        """Train a group as one population and return each network's final results."""
         l2s, setting = list(dict.fromkeys(planned.l2 for planned in group)), group[0].setting
-        d, k = sizes(data)
-        seeds = list(self.plan.seeds)
-        model = OneLayer(**self.model(setting), l2=l2s, seeds=seeds, inputs=d, classes=k)
-        schedule = self._schedule(data, setting)
-        curves = Curves(per_cycle=1)
-        callbacks = [schedule, curves, Divergence(stop=False), ProgressLine("search", bar)]
-        trainer = make_trainer(schedule.total_steps, callbacks, **self.trainer)
-        trainer.fit(model, datamodule=data)
-        figures: dict[tuple[float, int], dict[str, float]] = {}
+        model = {**self.model_of(setting), "l2": l2s, "seeds": list(self.plan.seeds)}
+        schedule, settings = (
+            self._schedule(data, setting),
+            {"model": model, "trainer": self.trainer},
+        )
+        line = ProgressLine("search", bar)
+        rows = train_through(
+            settings, data, schedule, schedule.total_steps, Curves(per_cycle=1), line
+        )
+        results: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
-            for row in last_figures(curves.rows, split):
+            for row in last_figures(rows, split):
                 values = {f"{split}_{name}": getattr(row, name) for name in QUANTITIES}
-                figures.setdefault((row.l2, row.seed), {}).update(values)
-        return [figures[planned.l2, planned.seed] for planned in group]
+                results.setdefault((row.l2, row.seed), {}).update(values)
+        return [results[planned.l2, planned.seed] for planned in group]
 
     def _finish(
         self, rows: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate], dataset: str
     ) -> tuple[dict[str, Any], Path]:
-        """Choose, train with the choice, measure once on the test split, and write what is left."""
+        """Choose, train the final networks, measure the test split once, and write the files."""
         best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.plan.rule))
         plot_search(rows, candidates, chosen, best, self.output / "search.png", dataset)
         print(format_candidates(rows, candidates, best, one_se, chosen, self.plan.rule), flush=True)
 
         setting, l2 = chosen.setting, chosen.l2
         settings = self.final_settings(l2, setting)
-        data = _with_data(without_locations(settings["data"]), setting)
-        typed = {**settings, "data": dict(data)}
+        typed = {**settings, "data": dict(_with_data(without_locations(settings["data"]), setting))}
         also = f" and {format_setting(setting)}" if setting else ""
         head = f"# The final networks of a search, with the λ it chose{also}.\n"
         atomic_write(self.output / "best.yaml", head + yaml.safe_dump(typed, sort_keys=False))
@@ -373,21 +356,20 @@ class Search:
 
 
 def _of(section: str, setting: Setting) -> dict[str, Any]:
-    """The arguments of one section that a setting decides."""
+    """Return the arguments of one section that a setting decides."""
     return {name: value for name, value in setting if AXES[name] == section}
 
 
 def _with_data(data: Mapping[str, Any], setting: Setting) -> Mapping[str, Any]:
-    """The arguments of data, with those that a setting decides."""
-    if not (own := _of("data", setting)):
-        return data
-    if "class_path" not in data:
-        return {**data, **own}
-    return {**data, "init_args": {**(data.get("init_args") or {}), **own}}
+    """Return the settings of the data with the arguments that a setting decides."""
+    own = _of("data", setting)
+    if "class_path" in data and own:
+        return {**data, "init_args": {**(data.get("init_args") or {}), **own}}
+    return {**data, **own}
 
 
 def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[dict[str, Any]]:
-    """The finished networks of a stage, as search.csv has them."""
+    """Return the finished networks of a stage as rows of search.csv."""
     names = [f"{split}_{name}" for split in ("train", "val") for name in QUANTITIES]
     rows = []
     for planned in plan:

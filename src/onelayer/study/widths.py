@@ -1,36 +1,34 @@
-"""How far one layer goes: accuracy over the number of hidden units. Nothing here trains."""
+"""Accuracy by width: the rows of widths.csv, and their table."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from onelayer.core.network import parameter_shapes
-from onelayer.study.plots import COLOURS, describe, new_figure, save
-from onelayer.study.tables import markdown, percent
+from onelayer.study.formatting import markdown, percent
 from onelayer.training.summary import SPLITS, collect
 
 OPTIONS = {
     False: {"final.cycles": 1},
     True: {"data.flip": True, "data.shift": 2},
 }
-"""Options by whether training images are changed; those that are not are soon learned by heart."""
+"""Options by whether training images are augmented; images as they are need fewer updates."""
 KINDS = {False: "images as they are", True: "flipped and shifted"}
 
 WidthRow = dict[str, Any]
-"""As widths.csv has it, a row for each width, without and with changed images."""
+"""Values of widths.csv, a row for each width, without and with augmentation."""
 
 
 def width_row(hidden: int, augmented: bool, found: Mapping[str, Any]) -> WidthRow:
-    """The row of one width.
+    """Return the row of one width.
 
     Args:
         hidden: units.
         augmented: whether training images were flipped and shifted.
-        found: what search.json holds.
+        found: content of search.json.
     """
     final = found["final"]
     row: WidthRow = {
@@ -52,7 +50,7 @@ def width_row(hidden: int, augmented: bool, found: Mapping[str, Any]) -> WidthRo
 
 
 def widths_table(rows: Sequence[WidthRow]) -> str:
-    """All rows, in Markdown."""
+    """Return all rows in Markdown."""
     head = [
         "hidden units", "training images", "parameters", "λ", "training", "validation", "test",
         "test, ensemble", "seconds",
@@ -73,68 +71,5 @@ def _cells(row: WidthRow) -> list[str]:
 
 
 def best_width(rows: Sequence[WidthRow]) -> WidthRow:
-    """The row with the best mean accuracy on validation."""
+    """Return the row with the best mean accuracy on validation."""
     return max(rows, key=lambda row: row["val"] or 0.0)
-
-
-def plot_widths(rows: Sequence[WidthRow], output: Path, dataset: str) -> None:
-    """Accuracy over hidden units beside parameters and seconds, on logarithmic axes.
-
-    Args:
-        rows: of widths.csv.
-        output: PNG to write.
-        dataset: "synthetic" is said in the title.
-    """
-    figure, ((left, right),) = new_figure(1, 2, (12, 4.8))
-    widths = sorted({row["hidden"] for row in rows})
-    least = min((w for w in widths if w), default=1)
-    places = {w: w or least / 3 for w in widths}  # the linear network stands left of the others
-    for augmented, words in KINDS.items():
-        own = sorted((r for r in rows if r["augmented"] == augmented), key=lambda r: r["hidden"])
-        if own:
-            style = "o-" if augmented else "s--"
-            _draw_accuracies(left, own, places, style, words)
-            x = [places[row["hidden"]] for row in own]
-            right.plot(
-                x, [row["seconds"] for row in own], style, color="#444", label=f"seconds, {words}"
-            )
-    counts = {row["hidden"]: row["parameters"] for row in rows}
-    right.plot(
-        [places[w] for w in counts], [*counts.values()], ":", color="#999", label="parameters"
-    )
-    for axis in (left, right):
-        axis.set_xscale("log")
-        axis.set_xticks(
-            [*places.values()], [str(w) if w else "linear" for w in places], rotation=45
-        )
-        axis.minorticks_off()
-        axis.set_xlabel("hidden units")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    right.set_yscale("log")
-    left.set_ylabel("accuracy (%)")
-    right.set_ylabel("parameters of a network; seconds of a training")
-    figure.suptitle(describe("how far one layer goes", dataset, 0))
-    save(figure, output)
-
-
-def _draw_accuracies(
-    axis: Any, rows: Sequence[WidthRow], places: Mapping[int, float], style: str, words: str
-) -> None:
-    for name, split, std in _lines():
-        sound = [row for row in rows if row[split] is not None]
-        x = [places[row["hidden"]] for row in sound]
-        y = [100 * row[split] for row in sound]
-        if std:
-            errors = [100 * row[std] for row in sound]
-            axis.errorbar(x, y, errors, fmt=style, ms=4, capsize=2, color=COLOURS[name],
-                          label=f"{name}, {words}")  # fmt: skip
-        elif sound:
-            axis.plot(x, y, style[1:], lw=1, color="black", label=f"test of the ensemble, {words}")
-
-
-def _lines() -> Iterator[tuple[str, str, str]]:
-    """Colour, column and column of the deviation of each line."""
-    for split in ("train", "test"):
-        yield split, split, f"{split}_std"
-    yield "ensemble", "test_ensemble", ""

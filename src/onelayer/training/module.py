@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -164,7 +165,7 @@ class OneLayer(LightningModule):
         self.ensembles = EnsembleMeasure([*by_l2(λ.tolist()).values()])
 
     def __repr__(self) -> str:
-        """The arguments that define the networks, without torchmetrics' states."""
+        """Return the arguments that define the networks, without torchmetrics' states."""
         given: dict[str, Any] = {
             "hidden": self.hidden,
             "l2": _in_short([m.l2 for m in self.members]),
@@ -191,6 +192,10 @@ class OneLayer(LightningModule):
     def weights(self) -> list[Tensor]:
         """The parameters in the order of formulas: W, b or W1, b1, W2, b2."""
         return [getattr(self, name) for name in self.names]
+
+    def numpy(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the parameters (m, …) as NumPy arrays, by name."""
+        return {n: getattr(self, n).detach().cpu().numpy().copy() for n in self.names}
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the logits (m, n, k) of standardised samples X (n, d), without dropout."""

@@ -8,7 +8,7 @@ from onelayer.__main__ import main
 
 TINY = [
     "range", "--data.source=synthetic", "--data.limit=60", "--data.val_size=200",
-    "--data.batch_size=10", "--steps=40", "--points=8", "--max_lr=0.5",
+    "--data.batch_size=10", "--range.steps=40", "--range.points=8", "--range.max_lr=0.5",
 ]  # fmt: skip
 
 
@@ -30,8 +30,8 @@ def test_it_leaves_a_table_and_a_picture_and_says_what_to_type(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--min_lr=1", "min_lr must be below max_lr"),
-        ("--points=1", "points must be a whole number from 2 to 40"),
+        ("--range.min_lr=1", "min_lr must be below max_lr"),
+        ("--range.points=1", "points must be a whole number from 2 to 40"),
         ("--data.val_size=0", "a range test needs a validation split"),
     ],
 )

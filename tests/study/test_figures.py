@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from onelayer.study import plots
+from onelayer.study import comparison_figures
+from onelayer.study import figures as style
+from onelayer.study.comparison_figures import plot_path, plot_search
+from onelayer.study.figures import PlotCurves, plot_curves, plot_test, title_of
 from onelayer.study.plan import aggregate, choose
-from onelayer.study.plots import plot_curves, plot_search, title_of
 from onelayer.training.records import Row, write_rows
 
 
@@ -25,13 +27,14 @@ def rows(splits=("train", "val"), members=(0,), diverged=(), l2s=(0.1,)):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are made."""
-    made, make = [], plots.new_figure
+    made, make = [], style.new_figure
 
     def spy(*arguments):
         made.append(make(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(plots, "new_figure", spy)
+    for module in (style, comparison_figures):
+        monkeypatch.setattr(module, "new_figure", spy)
     return made
 
 
@@ -112,7 +115,7 @@ def found(accuracies):
     rows = [
         {
             "stage": 1, "index": i, "hidden": 1 + i // 2, "l2": 10.0 ** -(1 + i % 2), "seed": 0,
-            "val_accuracy": accuracy - 0.01 * (i % 2), "diverged": False,
+            "val_loss": 1.0, "val_accuracy": accuracy - 0.01 * (i % 2), "diverged": False,
         }
         for i, accuracy in enumerate(a for a in accuracies for _ in range(2))
     ]  # fmt: skip
@@ -172,9 +175,9 @@ def test_the_title_of_a_runs_curves_is_no_folder(tmp_path, monkeypatch, figures)
     from types import SimpleNamespace
 
     write_rows(tmp_path / "curves.csv", rows(), append=False)
-    monkeypatch.setattr(plots, "run_folder", lambda _: tmp_path)
+    monkeypatch.setattr(style, "run_folder", lambda _: tmp_path)
     summary = {"members": [{}], "dataset": "small", "hidden": 50}
-    plots.PlotCurves().on_summary(SimpleNamespace(callbacks=[]), summary)
+    PlotCurves().on_summary(SimpleNamespace(callbacks=[]), summary)
     ((figure, _),) = figures
     assert figure.get_suptitle() == "50 hidden units, small"
 
@@ -183,7 +186,7 @@ def test_the_title_of_a_runs_curves_is_no_folder(tmp_path, monkeypatch, figures)
 def test_labels_of_l2_do_not_overlap(tmp_path, figures, l2s):
     row = {"cost": 1.0, "train_loss": 0.9, "train_accuracy": 0.5, "val_accuracy": 0.4}
     found = [{"l2": l2, "val_error": 0.01, **row} for l2 in l2s]
-    plots.plot_path(found, [[0.1] * len(l2s)] * 2, l2s[0], 1e-6, tmp_path / "path.png")
+    plot_path(found, [[0.1] * len(l2s)] * 2, l2s[0], 1e-6, tmp_path / "path.png")
     ((_, axes),) = figures
     boxes = [
         text.get_window_extent()
@@ -199,7 +202,7 @@ def test_labels_of_l2_do_not_overlap(tmp_path, figures, l2s):
 def test_a_few_bad_l2_do_not_take_the_height(tmp_path, figures):
     found = [
         {"stage": 1, "index": i, "l2": 10.0 ** (i / 4 - 5), "seed": 0, "diverged": False,
-         "val_accuracy": 0.1 if i > 16 else 0.5 + 0.001 * i}
+         "val_loss": 1.0, "val_accuracy": 0.1 if i > 16 else 0.5 + 0.001 * i}
         for i in range(19)
     ]  # fmt: skip
     candidates = aggregate(found, 5000)
@@ -219,7 +222,7 @@ def test_a_test_report_names_classes_and_its_bars_do_not_overlap(tmp_path, figur
         "classes": [{"class": f"class {i}"} for i in range(k)], "samples": 20, "accuracy": 0.5,
         "confusion": [[1] * k] * k, "bins": bins, "calibration_error": 0.1, "dataset": "x",
     }  # fmt: skip
-    plots.plot_test(report, tmp_path / "test.png")
+    plot_test(report, tmp_path / "test.png")
     ((_, axes),) = figures
     names = [text.get_text() for text in axes[0, 0].get_yticklabels()]
     assert names[:2] == ["class 0", "class 1" if k == 10 else "class 2"]

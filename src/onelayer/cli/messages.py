@@ -1,4 +1,4 @@
-"""What the command line says in place of other libraries' notes, errors and signals."""
+"""Messages for signals, and for notes and errors of other libraries."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NOTES = (
     "Loaded model weights",
     "`weights_only`",
 )
-"""Beginnings of what Lightning notes in every run, and nobody asked for."""
+"""Beginnings of notes that Lightning prints in every run."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning notes in every run; warn in plain lines."""
+    """Suppress the notes that Lightning prints in every run; print warnings as plain lines."""
 
     def wanted(record: logging.LogRecord) -> bool:
         clear_bars()
@@ -71,7 +71,7 @@ def _one_line(text: Warning | str) -> str:
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """Undo that Lightning makes exits of signals: after SIGTERM it would exit with 0."""
+    """Raise signals that Lightning has turned into exits: after SIGTERM it would exit with 0."""
     try:
         yield
     except SIGTERMException:
@@ -84,7 +84,7 @@ def signals() -> Iterator[None]:
 
 @contextmanager
 def interrupted(run: Path | None) -> Iterator[None]:
-    """Turn Ctrl+C and SIGTERM into Stopped where the run has a checkpoint."""
+    """Turn Ctrl+C and SIGTERM into Stopped if the run has a checkpoint."""
     try:
         with signals():
             yield
@@ -98,7 +98,7 @@ def interrupted(run: Path | None) -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn other libraries' errors that a user can mend into an InputError's few lines."""
+    """Turn errors of other libraries that the user can mend into an InputError of a few lines."""
     as_before = threading.excepthook
     threading.excepthook = _leave_to_the_main_thread
     try:
@@ -122,8 +122,9 @@ def explained() -> Iterator[None]:
             raise InputError(first_line(error)) from error
         if "gloo" in str(error).lower() or isinstance(error, DistError):
             raise TrainingError(
-                "another process of this training has ended, and so does this one. What was saved "
-                "is whole:\nthe same command with --ckpt_path last goes on from there."
+                "another process of this run has ended, so this one stops. Checkpoints are "
+                "complete:\n"
+                "the same command with --ckpt_path last goes on from there."
             ) from error
         raise
     finally:
@@ -131,12 +132,12 @@ def explained() -> Iterator[None]:
 
 
 def _raised_in(error: BaseException, *packages: str) -> bool:
-    """Whether one of these packages itself has refused something, not what it called."""
+    """Return whether the error was raised in one of these packages, not in code that it called."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return any(package in Path(last.filename).parts for package in packages)
 
 
 def _leave_to_the_main_thread(failed: threading.ExceptHookArgs) -> None:
-    """Say nothing where TensorBoard's thread cannot write: the main one raises the same soon."""
+    """Skip an OSError of TensorBoard's thread; the main thread soon raises the same."""
     if not issubclass(failed.exc_type, OSError):
         threading.__excepthook__(failed)

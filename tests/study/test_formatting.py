@@ -2,9 +2,9 @@
 
 import pytest
 
+from onelayer.study.formatting import Result, format_candidates, format_path, main_table
 from onelayer.study.plan import aggregate, choose
 from onelayer.study.published import Published
-from onelayer.study.tables import Result, format_candidates, format_path, main_table
 
 
 def member(accuracy):
@@ -25,7 +25,8 @@ def test_a_search_shows_the_best_of_every_setting_and_what_diverged_by_setting()
     rows = [
         {
             "stage": 1, "index": i, "flip": i >= 12, "l2": 10.0 ** (i % 12 - 9),
-            "val_accuracy": (0.3 if i >= 12 else 0.5) + 0.01 * (i % 12), "diverged": i % 12 == 0,
+            "val_loss": 1.0, "diverged": i % 12 == 0,
+            "val_accuracy": (0.3 if i >= 12 else 0.5) + 0.01 * (i % 12),
         }
         for i in range(24)
     ]  # fmt: skip
@@ -55,9 +56,13 @@ def path_of(l2s, chosen, listed=None):
 @pytest.mark.parametrize(
     ("chosen", "listed", "words"),
     [
-        (0.1, None, "the chosen l2 = 0.1 is the largest that was tried: raise --l2_max"),
-        (6.31e-5, None, "the chosen l2 = 6.31e-05 is the smallest that was tried: lower --l2_min"),
-        (0.1, [0.1], "l2 = 0.1 is the largest that was tried: list larger ones in --l2"),
+        (0.1, None, "the chosen l2 = 0.1 is the largest that was tried: raise --solve.l2_max"),
+        (
+            6.31e-5,
+            None,
+            "the chosen l2 = 6.31e-05 is the smallest that was tried: lower --solve.l2_min",
+        ),
+        (0.1, [0.1], "l2 = 0.1 is the largest that was tried: give larger --solve.l2"),
         (0.01, None, None),
     ],
 )
@@ -87,6 +92,7 @@ def test_a_search_warns_of_an_l2_at_the_end_of_what_it_tried(accuracies, gone, w
             "index": i,
             "l2": (0.001, 0.01, 0.1)[i],
             "val_accuracy": p,
+            "val_loss": 1.0,
             "diverged": i in gone,
         }
         for i, p in enumerate(accuracies)

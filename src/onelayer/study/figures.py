@@ -1,4 +1,4 @@
-"""Figures from rows. Nothing here trains."""
+"""The style of all figures, and the figures of one run: curves, test report, weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.study.plan import SHOWN, best_of_each, format_setting, setting_of
 from onelayer.training.classification import BINS
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
@@ -26,19 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from onelayer.study.plan import Candidate
-
 COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
-MOST_NAMES, MOST_NUMBERS = 50, 20
-"""Classes whose names, and whose counts, a confusion matrix shows."""
-MOST_COLOURS = 8
-"""λ that have a colour and a line in the legend each; more have a scale of colours."""
+MOST_NAMES, MOST_NUMBERS = 50, 20  # classes whose names, and whose counts, a matrix shows
+MOST_COLOURS = 8  # λ with a colour and a line in the legend each; more get a scale of colours
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure that needs no display, and its axes."""
+    """Return a figure that needs no display, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,27 +43,24 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, complete or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     atomic_write(path, content.getbuffer())
 
 
 class PlotCurves(Observer):
-    """Draws curves.png in the run's folder when a training has ended, of what Curves has written.
-
-    It is told by :class:`~onelayer.training.results.Results` that the training has ended, and by
-    :class:`~onelayer.training.results.Results` what the test split looks like: test.png.
+    """Callback that draws curves.png from what Curves has written, and test.png of Results.
 
     Args:
-        title: the beginning of the picture's title; the network and the data by default.
+        title: beginning of the figure's title; the network and the data by default.
     """
 
     def __init__(self, title: str = "") -> None:
         self.title = title
 
     def on_summary(self, trainer: Trainer, summary: dict[str, Any]) -> None:
-        """Draw, before the figures of a test join the summary: they are not in the picture."""
+        """Draw the curves, once: not again when the test results join the summary."""
         folder = run_folder(trainer)
         tested = any("test" in member for member in summary["members"])
         if tested or folder is None or not (curves := folder / "curves.csv").is_file():
@@ -78,12 +70,12 @@ class PlotCurves(Observer):
         plot_curves(curves, folder / "curves.png", summary["dataset"], title, rows)
 
     def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
-        """Draw the confusion matrix and the reliability of what test.json holds."""
+        """Draw the confusion matrix and the reliability diagram."""
         plot_test(report, folder / "test.png")
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
-    """A figure's title, with what must be said of its networks and of built-in images."""
+    """Return a figure's title, with the number of diverged networks and synthetic data."""
     words = [
         title,
         shows,
@@ -100,19 +92,18 @@ def plot_curves(
     title: str = "",
     train_rows: int | None = None,
 ) -> None:
-    """Cost, loss, accuracy and learning rate of one run against the number of updates.
+    """Plot cost, loss, accuracy and learning rate of one run over updates.
 
-    Each λ has a line, the mean over its seeds with a band of one standard deviation. Members that
-    have diverged are left out of the mean and counted in the title. Of several λ, each has a
-    colour, training is dashed, and the best on validation is marked.
+    Each λ has a line: the mean over its seeds, with a band of one standard deviation. Diverged
+    members are left out of the mean and counted in the title. With several λ, each has a colour,
+    training is dashed, and the best on validation is marked.
 
     Args:
         curves: curves.csv of a run.
         output: PNG to write.
-        dataset: "synthetic" is said in the title.
-        title: the title's beginning; the data set by default.
-        train_rows: rows of the training split that points between the first and the last are of;
-            None for all.
+        dataset: name of the data; the title notes "synthetic".
+        title: beginning of the title; the data set by default.
+        train_rows: training samples measured between the first and the last point; None for all.
     """
     rows = read_rows(Path(curves))
     figure, axes = new_figure(2, 2, (11, 7.5))
@@ -128,7 +119,7 @@ def plot_curves(
     axes[1, 1].plot(*zip(*rates, strict=True), marker=".", color="#555555")
     axes[1, 1].set_ylabel("learning rate η")
     if len({row.l2 for row in rows}) > MOST_COLOURS:
-        _add_scale(figure, axes, [row.l2 for row in rows])
+        add_scale(figure, axes, [row.l2 for row in rows])
     for axis in axes.flat:
         axis.set_xlabel("updates" if axis is axes[1, 1] else updates)  # the rate is of no rows
         axis.grid(alpha=0.3)
@@ -139,7 +130,7 @@ def plot_curves(
 
 
 def _add_legend(figure: Figure, axis: Axes, lines: Sequence[_Line]) -> None:
-    """One legend for all charts, below them, by rising λ: inside it would hide the best lines."""
+    """Add one legend below all charts, by rising λ; inside, it would hide the best lines."""
     order = [line.label for line in sorted(lines, key=lambda line: line.l2)]
     handles, labels = axis.get_legend_handles_labels()
     pairs = sorted(zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1]))
@@ -148,7 +139,7 @@ def _add_legend(figure: Figure, axis: Axes, lines: Sequence[_Line]) -> None:
 
 
 def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
-    """What a figure of a run's curves shows."""
+    """Return the title of a figure of a run's curves."""
     members, l2s = {row.member for row in rows}, {row.l2 for row in rows}
     gone = len(diverged(rows))
     shows = f"mean ± std of {len(members) - gone} networks" if len(members) > 1 else ""
@@ -161,7 +152,7 @@ def title_of(rows: Sequence[Row], dataset: str, title: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """What one line of every chart shows, and how: the networks of one λ over one split."""
+    """One line of every chart: the networks of one λ over one split."""
 
     rows: Sequence[Row]  # of members that have not diverged
     colour: Any
@@ -173,7 +164,7 @@ class _Line:
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[_Line]:
-    """The lines of a run's charts, the best on validation last, above all others."""
+    """Yield the lines of a run's charts, the best on validation last, above all others."""
     gone, l2s = diverged(rows), sorted({row.l2 for row in rows})
     splits = [split for split in ("train", "val") if any(row.split == split for row in rows)]
     sound = [row for row in rows if row.member not in gone]
@@ -184,7 +175,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[_Line]:
             yield _Line(own, COLOURS[split], label)
         return
     best = best_l2(*finals(rows, "val")) if "val" in splits else None
-    colours = _colours(l2s)
+    colours = colours_of(l2s)
     for l2 in sorted(l2s, key=lambda l2: l2 == best):
         for split in splits:
             own = [row for row in sound if (row.split, row.l2) == (split, l2)]
@@ -225,7 +216,7 @@ def _draw(axis: Axes, line: _Line, quantity: str) -> None:
 
 
 def _norm(l2s: Sequence[float]) -> Any:
-    """The scale of λ: logarithmic, and 0 at its lower end."""
+    """Return the scale of λ: logarithmic, with 0 at its lower end."""
     from matplotlib.colors import LogNorm
 
     positive = [l2 for l2 in l2s if l2 > 0]
@@ -233,8 +224,8 @@ def _norm(l2s: Sequence[float]) -> Any:
     return LogNorm(low, max(max(positive), 1.001 * low), clip=True)
 
 
-def _colours(l2s: Sequence[float]) -> Callable[[float], Any]:
-    """The colour of each λ."""
+def colours_of(l2s: Sequence[float]) -> Callable[[float], Any]:
+    """Return the colour of each λ."""
     from matplotlib import colormaps
 
     if len(l2s) <= MOST_COLOURS:
@@ -243,8 +234,8 @@ def _colours(l2s: Sequence[float]) -> Callable[[float], Any]:
     return lambda l2: colormaps["viridis"](norm(max(l2, norm.vmin)))
 
 
-def _add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
-    """A scale of the colours of many λ."""
+def add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
+    """Add a colour bar for many λ."""
     from matplotlib.cm import ScalarMappable
 
     scale = ScalarMappable(_norm(l2s), "viridis")
@@ -252,67 +243,8 @@ def _add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
     figure.colorbar(scale, ax=axes, label=label, fraction=0.04)
 
 
-def plot_search(
-    rows: Sequence[Mapping[str, Any]],
-    candidates: Sequence[Candidate],
-    chosen: Candidate,
-    best: Candidate,
-    output: str | Path,
-    dataset: str,
-) -> None:
-    """Validation accuracy against λ: every trial, each λ's mean and standard error, the choice.
-
-    Where other arguments are searched as well, each setting has a colour, and stands with its best
-    λ in a second chart.
-
-    ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
-    """
-    if chosen.setting:
-        firsts = best_of_each(candidates)[:SHOWN]
-        figure, axes = new_figure(1, 2, (14, max(5.5, 1.5 + 0.25 * len(firsts))))
-        _draw_settings(axes[0, 0], axes[0, 1], rows, candidates, firsts)
-    else:
-        figure, axes = new_figure(1, 1, (9, 5.5))
-        _draw_stages(axes[0, 0], rows, candidates)
-    axis = axes[0, 0]
-    axis.plot(best.l2, 100 * best.mean, "s", ms=12, mfc="none", color="black", label="best mean")
-    axis.plot(chosen.l2, 100 * chosen.mean, "*", ms=16, color="#d62728", label="chosen")
-    _scale_l2(axis, [c.l2 for c in candidates])
-    _zoom(axis, candidates, best)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)  # it hides no λ
-    gone = sum(bool(row["diverged"]) for row in rows)
-    searched = ", ".join(["λ", *(name for name, _ in chosen.setting)])
-    figure.suptitle(describe(f"search for {searched}, {len(rows)} networks", dataset, gone))
-    save(figure, output)
-
-
-def _draw_stages(
-    axis: Axes, rows: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]
-) -> None:
-    """Every λ of a search, a colour for each stage."""
-    from matplotlib import colormaps
-
-    stages = sorted({row["stage"] for row in rows})
-    for stage, shade in zip(stages, np.linspace(0, 0.85, len(stages)), strict=True):
-        colour = colormaps["viridis"](shade)
-        trials = [row for row in rows if row["stage"] == stage and not row["diverged"]]
-        accuracies = [100 * float(row["val_accuracy"]) for row in trials]
-        axis.scatter([row["l2"] for row in trials], accuracies, s=9, color=colour, alpha=0.5)
-        points = [c for c in candidates if c.stage == stage]
-        axis.errorbar(
-            [c.l2 for c in points],
-            [100 * c.mean for c in points],
-            [100 * c.error for c in points],
-            fmt="none", lw=1, ecolor=colour, alpha=0.3,
-        )  # fmt: skip
-        means = [100 * c.mean for c in points]
-        axis.plot([c.l2 for c in points], means, "o", ms=4, color=colour, label=f"stage {stage}")
-    axis.set_ylabel("validation accuracy (%), mean ± standard error")
-
-
-def _scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
-    """A logarithmic axis of λ with few labels: within a decade those of some λ."""
+def scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
+    """Make the x-axis a logarithmic scale of λ with few labels."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_xscale("log")
@@ -326,112 +258,11 @@ def _scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
     axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
 
 
-def _zoom(axis: Axes, candidates: Sequence[Candidate], best: Candidate) -> None:
-    """Show the better λ; a triangle at the bottom stands for each that is far below."""
-    means = np.array([c.mean for c in candidates])
-    span = max(3 * (best.mean - np.median(means)), 4 * best.error)
-    low = 100 * (best.mean - span)
-    below = [c.l2 for c in candidates if 100 * c.mean < low]
-    if not below:
-        return
-    axis.set_ylim(low, 100 * (best.mean + 1.5 * best.error))
-    marks = axis.get_xaxis_transform()
-    label = f"{len(below)} λ below the chart"
-    axis.plot(below, [0.015] * len(below), "v", color="#777777", transform=marks, label=label)
-
-
-def _draw_settings(
-    axis: Axes,
-    beside: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    candidates: Sequence[Candidate],
-    firsts: Sequence[Candidate],
-) -> None:
-    """Every λ of the settings, a colour for each of the best, and beside it their best λ.
-
-    ``firsts`` are the best λ of each setting that is shown, the best first.
-    """
-    from matplotlib import colormaps
-
-    shades = {c.setting: colormaps["Dark2"](i) for i, c in enumerate(firsts[:MOST_COLOURS])}
-    for place, first in reversed(list(enumerate(firsts))):  # the best above the others
-        colour = shades.get(first.setting, "#bbbbbb")
-        trials = [r for r in rows if not r["diverged"] and setting_of(r) == first.setting]
-        accuracies = [100 * float(row["val_accuracy"]) for row in trials]
-        axis.scatter([row["l2"] for row in trials], accuracies, s=6, color=colour, alpha=0.35)
-        own = sorted((c for c in candidates if c.setting == first.setting), key=lambda c: c.l2)
-        means = [100 * c.mean for c in own]
-        axis.plot([c.l2 for c in own], means, "o-", ms=4, lw=0.8, color=colour)
-        mean, error = 100 * first.mean, 100 * first.error
-        beside.errorbar(mean, place, xerr=error, fmt="o", ms=5, capsize=3, color=colour)
-    axis.set_ylabel("validation accuracy (%): networks, and means over seeds")
-    axis.margins(y=0.12)  # room for the legend
-    names = [f"{format_setting(c.setting)}, λ = {c.l2:.2g}" for c in firsts]
-    beside.set_yticks(range(len(firsts)), names, fontsize="small")
-    beside.invert_yaxis()
-    beside.set_xlabel("validation accuracy (%), mean ± standard error")
-    left = len({c.setting for c in candidates}) - len(firsts)
-    more = f"; {left} others are not shown" if left else ""
-    beside.set_title(f"the best λ of each setting{more}", fontsize="medium")
-    beside.grid(alpha=0.3)
-
-
-def plot_path(
-    rows: Sequence[Mapping[str, Any]],
-    curve: Sequence[Sequence[float]],
-    chosen: float,
-    gap: float,
-    output: str | Path,
-    dataset: str = "",
-) -> None:
-    """A path of λ: accuracy and cost over λ, and each member's gap over the iterations.
-
-    Args:
-        rows: as in path.csv.
-        curve: the members' gaps after each pass.
-        chosen: λ.
-        gap: that was asked for.
-        output: PNG to write.
-        dataset: "synthetic" is said in the title.
-    """
-    figure, axes = new_figure(1, 3, (15, 4.5))
-    accuracy, cost, gaps = axes[0]
-    l2 = [row["l2"] for row in rows]
-    train = [100 * row["train_accuracy"] for row in rows]
-    accuracy.plot(l2, train, ".-", color=COLOURS["train"], label=LABELS["train"])
-    accuracy.errorbar(
-        l2, [100 * row["val_accuracy"] for row in rows], [100 * row["val_error"] for row in rows],
-        fmt=".-", capsize=2, color=COLOURS["val"], label=LABELS["val"],
-    )  # fmt: skip
-    accuracy.set_ylabel("accuracy (%), validation ± standard error")
-    cost.plot(l2, [row["cost"] for row in rows], ".-", color=COLOURS["train"], label="cost J")
-    cost.plot(l2, [row["train_loss"] for row in rows], ".--", color="gray", label="of it, the loss")
-    cost.set_ylabel("least cost")
-    for axis in (accuracy, cost):
-        _scale_l2(axis, l2)
-        axis.axvline(chosen, color="#d62728", lw=1, label="chosen")
-        axis.legend()
-    colour = _colours(l2)
-    for one, values in zip(l2, zip(*curve, strict=True), strict=True):
-        line = [v for v in values if np.isfinite(v)]
-        gaps.plot(range(1, len(line) + 1), line, color=colour(one), label=f"{one:.2g}")
-    gaps.axhline(gap, color="black", lw=1, ls=":")
-    gaps.set_yscale("log")
-    gaps.set_xlabel("iterations")
-    gaps.set_ylabel("cost above the least, estimate")
-    if len(l2) > MOST_COLOURS:
-        _add_scale(figure, axes, l2)
-    else:
-        gaps.legend(title="λ")
-    figure.suptitle(describe(f"optimum of the linear layer, {len(rows)} λ", dataset, 0))
-    save(figure, output)
-
-
 def plot_test(report: Mapping[str, Any], output: str | Path) -> None:
-    """Confusion matrix and reliability of the test split.
+    """Plot confusion matrix and reliability diagram of the test split.
 
     Args:
-        report: what test.json holds.
+        report: content of test.json.
         output: PNG to write.
     """
     names = [one["class"] for one in report["classes"]]
@@ -444,10 +275,10 @@ def plot_test(report: Mapping[str, Any], output: str | Path) -> None:
 
 
 def _draw_confusion(axis: Axes, confusion: np.ndarray, names: Sequence[str]) -> None:
-    """The share of each true class (a row) that each class was guessed for."""
+    """Draw the share of each true class (a row) that was predicted as each class."""
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xlabel("guessed class")
+    axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     k = len(names)
     shown = range(0, k, -(-k // MOST_NAMES))
@@ -464,7 +295,7 @@ def _draw_confusion(axis: Axes, confusion: np.ndarray, names: Sequence[str]) -> 
 
 
 def _draw_reliability(axis: Axes, bins: Sequence[Mapping[str, Any]], error: float) -> None:
-    """Accuracy against confidence: on the diagonal, probabilities are what they say."""
+    """Draw accuracy over confidence; calibrated probabilities lie on the diagonal."""
     confidence = [100 * one["confidence"] for one in bins]
     accuracy = [100 * one["accuracy"] for one in bins]
     total = sum(one["samples"] for one in bins)
@@ -486,9 +317,12 @@ def _draw_reliability(axis: Axes, bins: Sequence[Mapping[str, Any]], error: floa
 
 
 def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
-    """Weights (units, 3072) of one member as images, each scaled to its own range.
+    """Plot weights (units, 3072) of one member as images, each scaled to its own range.
 
-    ``titles`` are one per unit, or none at all.
+    Args:
+        W: weights, a row per unit.
+        output: PNG to write.
+        titles: one per unit, or none at all.
     """
     columns = 5 if len(W) <= 10 else 10
     rows = -(-len(W) // columns)

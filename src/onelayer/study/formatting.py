@@ -1,4 +1,4 @@
-"""Tables of what a study found, as text. Nothing here trains."""
+"""Tables of a study's results, for the terminal, as CSV and in Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from onelayer.training.text import table
 
 
 def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV, the keys above."""
+    """Return rows of equal keys as CSV, the keys above."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
@@ -39,7 +39,7 @@ def format_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def percent(mean: float, error: float) -> str:
-    """A share and its error in %, with two decimals."""
+    """Return a share and its error in %, with two decimals."""
     return f"{100 * mean:.2f} ± {100 * error:.2f}"
 
 
@@ -51,9 +51,15 @@ def format_candidates(
     chosen: Candidate,
     rule: str,
 ) -> str:
-    """The ten best λ, every setting's best, the choice by either rule, and what diverged.
+    """Return the ten best λ, every setting's best, the choice by either rule, and diverged λ.
 
-    ``rows`` are those of search.csv, ``candidates`` the λ that did not diverge.
+    Args:
+        rows: rows of search.csv.
+        candidates: the λ that did not diverge.
+        best: choice of the rule best.
+        one_se: choice of the rule one_se.
+        chosen: the choice.
+        rule: its rule.
     """
     shown = {*ranking(candidates)[:10], *best_of_each(candidates)[:SHOWN], one_se}
     tried = [row["l2"] for row in rows if setting_of(row) == chosen.setting]
@@ -75,7 +81,7 @@ def format_candidates(
 
 
 def _notes(best: bool, one_se: bool, chosen: bool, l2: float, tried: Sequence[float]) -> str:
-    """Return what stands behind the line of a λ."""
+    """Return the note behind the line of a λ."""
     marks = {"best": best, "one_se": one_se, "<- chosen": chosen}
     end = " (end)" if chosen and end_of(l2, tried) else ""
     return ", ".join(mark for mark, holds in marks.items() if holds) + end
@@ -92,7 +98,7 @@ def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def format_path(summary: Mapping[str, Any]) -> str:
-    """The closing table of a solve: a line per λ, and the chosen one's figures."""
+    """Return the closing table of a solve: a line per λ, and the chosen one's results."""
     tried = [row["l2"] for row in summary["members"]]
     chosen = summary["l2"]
     cells, notes = list[list[str]](), list[str]()
@@ -118,17 +124,17 @@ def format_path(summary: Mapping[str, Any]) -> str:
         f"  cost {final['cost']:.6f}, gap {final['gap']:.1e}{test}",
     ]
     listed = summary["settings"].get("l2") is not None
-    return "\n".join([*lines, *warn_of_end(chosen, tried, "", listed)])
+    return "\n".join([*lines, *warn_of_end(chosen, tried, "solve.", listed)])
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     first, *others = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
     return "\n".join([first, "|" + "---|" * len(head), *others])
 
 
 def gradients_table(checks: Iterable[Check]) -> str:
-    """Every check of a gradient with its error and bound, in Markdown."""
+    """Return every check of a gradient with its error and bound, in Markdown."""
     head = ["network", "members", "parameter", "against", "relative error", "bound"]
     rows = []
     for c in checks:
@@ -142,7 +148,7 @@ def gradients_table(checks: Iterable[Check]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """The networks of one setting."""
+    """Networks trained with the same settings."""
 
     title: str  # of the exercise
     network: str
@@ -151,7 +157,7 @@ class Result:
 
 
 def main_table(results: Iterable[Result]) -> str:
-    """Every result by split: published, handout, ours, and whether they agree, in Markdown."""
+    """Return every result by split: published, handout, ours, and whether they agree."""
     head = ["exercise", "network", "split", "published", "handout", "ours"]
     rows = [_cells(result, split) for result in results for split in SPLITS]
     return markdown([*head, "published within ours ± 2 std"], rows)
@@ -178,12 +184,12 @@ def search_table(
     images: int,
     published: Mapping[int, tuple[float, float]],
 ) -> str:
-    """The best λ of each stage, ours as specified and as published, beside the report's.
+    """Return the best λ of each stage, ours as specified and as published, beside the report's.
 
     Args:
-        found: what search.json holds.
+        found: content of search.json.
         as_published: members of the coarse stage as the report ran it.
-        images: of the validation split.
+        images: number of validation images.
         published: accuracy in % and λ by stage, if there are any for the same settings.
     """
     head = ["stage", "report: best val at λ", "as specified: best val ± SE at λ"]

@@ -1,0 +1,364 @@
+"""``onelayer fit | validate | test | predict``: LightningCLI with our pieces."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
+from onelayer.cli.data_options import class_of, names_a_class
+from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
+from onelayer.cli.messages import interrupted
+from onelayer.cli.parser import Parser, shorten, typed_options
+from onelayer.cli.resuming import (
+    Opened,
+    Resumed,
+    checkpoint_paths,
+    replace_end,
+    restore_data,
+    resume,
+    runs_folder,
+    take_network,
+    with_data_of_checkpoint,
+)
+from onelayer.core.errors import InputError, first_line
+from onelayer.data.adapter import has_split, name_of
+from onelayer.data.cifar10 import CIFAR10DataModule
+from onelayer.data.resident import ResidentDataModule
+from onelayer.study.data_settings import make_data
+from onelayer.study.figures import PlotCurves
+from onelayer.study.run import with_length, with_sizes
+from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
+from onelayer.training.curves import Curves
+from onelayer.training.folder import run_folder
+from onelayer.training.metrics import ensembles_of
+from onelayer.training.module import OneLayer
+from onelayer.training.observer import callbacks_of
+from onelayer.training.optimality import format_gaps
+from onelayer.training.predictions import PredictionsCSV
+from onelayer.training.results import Results, members_with
+from onelayer.training.saving import Checkpoints, Snapshots
+from onelayer.training.schedule import STEP_SIZE, TriangularLR
+from onelayer.training.summary import format_report, format_split, format_summary, network_name
+from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
+
+SYNTHETIC = "these results are of the built-in synthetic images, not of CIFAR-10."
+DESCRIPTIONS = {
+    "fit": "Train, then measure the training, validation and test splits.",
+    "validate": "Measure a checkpoint on the validation split.",
+    "test": "Measure a checkpoint on the test split.",
+    "predict": "Classify images or samples with a checkpoint.",
+}
+MEMBER = (
+    "Networks that predict. best: the mean of those whose λ is best on validation. all: the mean "
+    "of all. A number: that network alone."
+)
+
+
+class OneLayerCLI(LightningCLI):
+    """LightningCLI over OneLayer and CIFAR10DataModule, or the data module that --data names.
+
+    Args:
+        argv: the command and its words.
+        images: values of --data.images, if there are several.
+    """
+
+    def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
+        self.exit_code, self.resumed = 0, Resumed()
+        self.network: OneLayer  # of the checkpoints to evaluate
+        self.opened: Opened = {}  # checkpoints
+        argv = with_place_of_logger(with_data_of_checkpoint(argv, self.opened))
+        self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
+        self._of_class = names_a_class(argv)
+        super().__init__(
+            OneLayer,
+            LightningDataModule if self._of_class else CIFAR10DataModule,
+            subclass_mode_data=self._of_class,
+            args=argv,
+            parser_class=Parser,
+            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
+            seed_everything_default=False,  # every random choice has its own seed
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # hyperparameters are plain values already
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+        )
+
+    # ---- options
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the given command only: every other parser would take half a second."""
+        return {k: v for k, v in LightningCLI.subcommands().items() if k == self._argv[0]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that have a section."""
+        parser.add_lightning_class_args(TriangularLR, "schedule")
+        parser.add_lightning_class_args(Curves, "curves")
+        parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.set_defaults({"snapshots.last": 0})
+        parser.add_lightning_class_args(Results, "test")
+        groups: Any = parser.groups
+        groups.pop("test")  # Trainer.test's own arguments have the same name
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args``, without LightningCLI's warning about sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        assert isinstance(parser, Parser)
+        parser.usage = f"onelayer {subcommand} [-c CONFIG] [options]"
+        parser.description = DESCRIPTIONS[subcommand]
+        parser.data_of_a_class, parser.data_class = self._of_class, class_of(self._argv)
+        if self._of_class:  # the data decide
+            parser.set_defaults({"model.inputs": None, "model.classes": None})
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # the results are printed once, by us
+        if subcommand == "test":
+            parser.add_argument(
+                "--output", type=str | None, help="Folder for test.json and test.png."
+            )
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", type=str, default="predictions.csv", help="CSV file to write."
+            )
+            parser.add_argument(
+                "--member", type=int | Literal["best", "all"], default="best", help=MEMBER
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Skip Lightning's, which lets a checkpoint's hyperparameters override given options."""
+
+    def before_instantiate_classes(self) -> None:
+        """Apply options that follow from several others."""
+        command = str(self.subcommand)
+        config = self.config[command]
+        if command == "test" and config.output is not None:
+            config.test.folder = config.output
+        if self._images:
+            (config.data.init_args if self._of_class else config.data).images = self._images
+        paths = checkpoint_paths(config, command)
+        self.opened = {path: self.opened.get(path) or read_run(path) for path in paths}
+        if command == "fit" and paths:
+            config["ckpt_path"] = str(paths[0])
+            replace_end(config, self._typed)
+        elif paths:
+            config["ckpt_path"] = None  # the networks are made here, from what has been read
+            given = self.parser.parse_args(self._argv, defaults=False).get(command, {})
+            self.network = take_network(config, given, self.opened, command, self._of_class)
+
+    # ---- the pieces
+
+    def instantiate_classes(self) -> None:
+        """Make data, network and trainer.
+
+        Raises:
+            InputError: for arguments that no class accepts, or that have no effect.
+        """
+        self._refuse_val_size()
+        try:
+            self._make_pieces()
+        except InputError:
+            raise
+        except (TypeError, ValueError, ArgumentError) as error:
+            raise InputError(shorten(str(error))) from error
+        self._refuse_without_effect()
+
+    def _make_pieces(self) -> None:
+        command = str(self.subcommand)
+        config, data = self.config[command], None
+        if self._of_class:
+            data = make_data(config.data.as_dict())
+        if command == "fit":
+            self._complete_fit(config, data)
+        others = self.config.clone()
+        if self._of_class:
+            del others[command]["data"]
+        if command != "fit":
+            del others[command]["model"]
+        self.config_init = self.parser.instantiate_classes(others)
+        self.datamodule = data or self._get(self.config_init, "data")
+        if command == "fit":
+            self.model = self._get(self.config_init, "model")
+        else:
+            self.model = self.network
+            restore_data(self.datamodule, next(iter(self.opened.values())))
+        self.trainer = self.instantiate_trainer()
+
+    def _complete_fit(self, config: Any, data: LightningDataModule | None) -> None:
+        """Fill the options of ``fit`` that follow from data of a class, and the end of the run."""
+        trainer, schedule = config.trainer, config.schedule
+        if data is not None:
+            for name, value in with_sizes(config.model.as_dict(), data).items():
+                config.model[name] = value
+            schedule.step_size = with_length(schedule.as_dict(), data)["step_size"]
+        if schedule.step_size is None:
+            schedule.step_size = STEP_SIZE
+        if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
+            trainer.max_steps = 2 * schedule.step_size * schedule.cycles
+        if config.ckpt_path is not None:
+            self.resumed = resume(config, *next(iter(self.opened.items())))
+
+    def _refuse_val_size(self) -> None:
+        """Refuse data.val_size on the command line if other data validate."""
+        config = self.config[str(self.subcommand)]
+        data = config.data.init_args if self._of_class else config.data
+        for name in ("val", "val_batches"):
+            given = (data or {}).get(name)
+            if given is not None and "--data.val_size" in self._typed:
+                raise InputError(
+                    f"--data.val_size has no effect: data.{name} is {given}, which validates.\n"
+                    f"Leave it out, or set --data.{name} null."
+                )
+
+    def _refuse_without_effect(self) -> None:
+        """Refuse options on the command line that others override; warn of a general seed."""
+        config = self.config[str(self.subcommand)]
+        if self.subcommand != "fit":
+            return
+        if "--model.lr" in self._typed:
+            raise InputError(
+                "--model.lr has no effect: the schedule sets the rate of every update, up to "
+                f"schedule.max_lr, which is {config.schedule.max_lr:g}.\nSet --schedule.max_lr."
+            )
+        ours = isinstance(self.datamodule, ResidentDataModule)
+        if ours and config.seed_everything not in (None, False):
+            warnings.warn(
+                "seed_everything changes neither the weights nor the batches: their seeds are "
+                "model.seeds and data.seed.",
+                stacklevel=2,
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with our logger if no other was given.
+
+        Raises:
+            InputError: for a strategy whose processes end with the run.
+        """
+        asked = self._get(self.config_init, "trainer")
+        kwargs["logger"] = self._logger(asked)
+        goes_on = self.resumed.folder is not None and kwargs["logger"] is not asked.logger
+        own = goes_on and not self.resumed.extended  # a resumed run has its own config.yaml
+        if self.subcommand != "fit" or own or asked.logger is False:
+            self.save_config_callback = None
+        self.save_config_kwargs["later"] = goes_on
+        plugins = asked.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        kwargs["plugins"] = [*plugins, AtomicCheckpointIO(opened=self.opened)]
+        if any(word in str(asked.strategy) for word in ("spawn", "fork")):
+            raise InputError(
+                f"trainer.strategy {asked.strategy} would leave the results in processes that end "
+                "with the run: use ddp."
+            )
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:  # Lightning's, about devices, SLURM and the like
+            slurm = "SLURM_NTASKS" in os.environ
+            remedy = "\nTo train in this process alone, unset SLURM_NTASKS." if slurm else ""
+            raise InputError(f"trainer: {first_line(error)}{remedy}") from error
+
+    def _logger(self, asked: Any) -> Any:
+        """Return the given logger, or TensorBoard in the folder of the run."""
+        if self.subcommand != "fit":
+            return asked.logger or False
+        if asked.logger in (None, True) and not asked.barebones:
+            runs = runs_folder(self.config[str(self.subcommand)])
+            return run_logger(self.resumed.folder, runs, self.resumed.step)
+        return asked.logger
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Leave out Checkpoints if they are off, or if there is no folder for them."""
+        asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
+        refuse_doubles(callbacks, asked)
+        homeless = (
+            config["logger"] is False and self._get(self.config, "checkpoints").dirpath is None
+        )
+        if homeless or config["barebones"] or config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
+            if not any(isinstance(callback, Checkpoint) for callback in asked):
+                config["enable_checkpointing"] = False
+        lines = progress_lines(asked, config)
+        return super()._instantiate_trainer(config, [*callbacks, *lines])
+
+    # ---- the work
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train."""
+        splits = ("train", "val") if has_split(self.datamodule, "val") else ("train",)
+        refuse_unknown_monitors(callbacks_of(self.trainer), splits)
+        if not self.trainer.is_global_zero:
+            self.trainer.fit(**kwargs)
+            return
+        if verify := getattr(self.datamodule, "verify_test", None):
+            verify()
+        with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
+            self.trainer.fit(**kwargs)
+
+    def after_fit(self) -> None:
+        """Measure the test split, once, and print the results."""
+        results: Results = self._get(self.config_init, "test")
+        if results.finished:
+            print("the run is finished: nothing was left to do.")
+        elif has_split(self.datamodule, "test"):
+            with interrupted(run_folder(self.trainer)):
+                self.trainer.test(self.model, self.datamodule, verbose=False)
+        summary = results.summary
+        if summary is None or not self.trainer.is_global_zero:
+            return
+        print(f"\n{format_summary(summary)}")
+        if folder := run_folder(self.trainer):
+            print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
+        if summary["dataset"] == "synthetic":
+            print(SYNTHETIC)
+
+    def after_validate(self) -> None:
+        """Print the results of the validation split."""
+        self._print_results("val")
+
+    def after_test(self) -> None:
+        """Print the results of the test split."""
+        self._print_results("test")
+        report = self._get(self.config_init, "test").report
+        if report and self.trainer.is_global_zero:
+            print(f"\n{format_report(report)}")
+
+    def _print_results(self, split: str) -> None:
+        module, dataset = self.model, name_of(self.datamodule)
+        figures = module.figures(module.measured)  # of all processes
+        ensembles = ensembles_of(module, split)
+        if not self.trainer.is_global_zero:
+            return
+        what = {"val": "validation", "test": "test"}[split]
+        print(f"{network_name(module.hidden)}, {dataset}, {what} split")
+        print(format_split(members_with(module, split, figures), split, ensembles))
+        if split == "test" and not module.hidden:
+            print(format_gaps(module, self.datamodule))
+        if dataset == "synthetic":
+            print(SYNTHETIC)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the CSV of predictions, and print which networks predicted."""
+        if self.trainer.world_size > 1:
+            raise InputError("predict works in one process: leave out trainer.devices.")
+        self.model.member = self._get(self.config, "member")
+        self.model.choose(self.model.member)  # refuses a network that does not exist
+        writer = PredictionsCSV(Path(self._get(self.config, "output")))
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        words = self.model.choose(self.model.member).words
+        what = "rows" if writer.rows and isinstance(writer.rows[0][0], int) else "images"
+        print(f"{len(writer.rows)} {what}, classified by {words}: {writer.path}")
+        loader = self.trainer.predict_dataloaders
+        self.exit_code = int(getattr(loader, "unreadable", 0) > 0)

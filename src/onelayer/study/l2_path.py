@@ -1,0 +1,334 @@
+"""``onelayer solve``: the linear network's optimum for every λ, the choice of one, its results."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onelayer.core.checks import check_among, check_positive, check_whole
+from onelayer.core.errors import InputError
+from onelayer.core.optimum.solve import Optima, check_l2
+from onelayer.data.adapter import count_rows, has_split, name_of
+from onelayer.data.features import Features, SomeRows
+from onelayer.data.split import Standardised
+from onelayer.study.comparison_figures import plot_path
+from onelayer.study.data_settings import make_data, with_arguments, without_locations, write_config
+from onelayer.study.formatting import format_csv, format_path
+from onelayer.study.plan import Candidate, choose, standard_error
+from onelayer.study.resumable_solve import (
+    ResumableSolver,
+    check_folder,
+    process_group,
+    wait_for_all,
+)
+from onelayer.study.run import alone_in
+from onelayer.training.checkpoint import AtomicCheckpointIO, checkpoint_of
+from onelayer.training.files import atomic_write, write_json
+from onelayer.training.folder import AGAIN, FOLDER, last_of
+from onelayer.training.metrics import QUANTITIES, Measure
+from onelayer.training.module import OneLayer
+from onelayer.training.optimality import joined, learned
+
+SAVED = "rounds.ckpt"  # state of a stopped solve, in the folder of checkpoints
+Read = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]
+"""Reads splits of a data module: :func:`joined` as they are, :func:`learned` with mirror images."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The λ to solve, the exactness, and the rule of the choice.
+
+    Args:
+        l2: values of λ; by default ``number`` of them, evenly spaced in log λ.
+        l2_min: smallest λ.
+        l2_max: largest λ.
+        number: number of λ.
+        gap: largest distance of a member's cost to the minimum, certified in float64.
+        folds: folds of the training and validation samples together, to choose λ by
+            cross-validation; 0 to choose it on the validation split.
+        rule: one_se, the largest λ whose accuracy is within one standard error of the best; or
+            best.
+
+    Raises:
+        InputError: naming the argument and its range.
+    """
+
+    l2: list[float] | None = None
+    l2_min: float = 1e-5
+    l2_max: float = 1e-1
+    number: int = 20
+    gap: float = 1e-6
+    folds: int = 0
+    rule: str = "one_se"
+
+    def __post_init__(self) -> None:
+        check_positive("solve.l2_min", self.l2_min)
+        check_positive("solve.l2_max", self.l2_max)
+        if self.l2_min > self.l2_max:
+            raise InputError(
+                f"solve.l2_min must be <= solve.l2_max, but {self.l2_min!r} > {self.l2_max!r}."
+            )
+        check_whole("solve.number", self.number, 1)
+        check_positive("solve.gap", self.gap)
+        check_whole("solve.folds", self.folds, 0)
+        if self.folds == 1:
+            raise InputError("solve.folds must be 0, or 2 or more, not 1.")
+        check_among("solve.rule", self.rule, ("one_se", "best"))
+        check_l2(self.values())
+
+    def values(self) -> list[float]:
+        """Return the λ in the order given, or from the smallest to the largest."""
+        if self.l2 is not None:
+            return [float(value) for value in self.l2]
+        low, high = math.log10(self.l2_min), math.log10(self.l2_max)
+        steps = max(self.number - 1, 1)
+        return [10 ** (low + (high - low) * i / steps) for i in range(self.number)]
+
+
+@dataclass(frozen=True)
+class Solve:
+    """A path of λ: everything that decides its outcome, and where it is kept.
+
+    Args:
+        grid: the λ.
+        data: settings of the data.
+        output: folder for path.csv, path.png, summary.json and checkpoints/.
+    """
+
+    grid: Grid
+    data: Mapping[str, Any]
+    output: Path
+
+    def run(self) -> dict[str, Any]:
+        """Solve the path, or the rest of it, and return the content of summary.json.
+
+        Raises:
+            InputError: for data that have no optimum, or a folder of other settings.
+        """
+        with process_group() as rank:
+            return self._run(rank)
+
+    def _run(self, rank: int) -> dict[str, Any]:
+        data = make_data(with_arguments(self.data, batch_size=1))  # there are no batches
+        if not self.grid.folds and not has_split(data, "val"):
+            raise InputError(
+                "λ is chosen on a validation split: set data.val_size, or solve.folds."
+            )
+        if verify := getattr(data, "verify_test", None):
+            verify()
+        locations = without_locations(self.data)
+        settings = {"dataset": name_of(data), **asdict(self.grid)}
+        settings |= {f"data.{name}": value for name, value in locations.items()}
+        self.output.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.output) if rank == 0 else nullcontext():
+            summary = self._finished(settings)
+            wait_for_all()  # before any process writes what the others look for
+            if summary is None:
+                summary = _Work(self, data, settings, rank).summary()
+            elif rank == 0:
+                print("the path is finished: nothing was left to do.")
+        if rank == 0:
+            print(f"\n{format_path(summary)}", flush=True)
+            left = f"path.csv, path.png, summary.json, {FOLDER}/"
+            print(f"path: {self.output} ({left})", flush=True)
+        return summary
+
+    def _finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            kept = json.loads((self.output / "summary.json").read_text(encoding="utf-8"))
+            before = kept["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        check_folder(self.output, settings, before)
+        return dict(kept)
+
+
+class _Work:
+    """The parts of a solve in turn: the path, the choice, the network refitted, its results."""
+
+    def __init__(self, asked: Solve, data: Any, settings: dict[str, Any], rank: int = 0) -> None:
+        self.grid, self.data, self.settings, self.rank = asked.grid, data, settings, rank
+        self.l2, self.folder = asked.grid.values(), asked.output
+        saved = self.folder / FOLDER / SAVED
+        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank)
+        self.data_settings = asked.data
+        data.setup("fit")
+
+    def summary(self) -> dict[str, Any]:
+        """Solve, choose and refit; read the test split last."""
+        path, model, candidates, curve = self._by_folds() if self.grid.folds else self._by_split()
+        best, one_se, chosen = (choose(candidates, r) for r in ("best", "one_se", self.grid.rule))
+        final, network = self._refit(path, chosen.index, model)
+        rows, refitted = self._rows(path, model, candidates), final.l2.tolist().index(chosen.l2)
+        splits = {"train and val": ["train", "val"]}
+        splits |= {"test": ["test"]} if has_split(self.data, "test") else {}
+        measured = {k: self._measure(network, self._tensors(s))[0] for k, s in splits.items()}
+        summary = {
+            "settings": self.settings,
+            "dataset": name_of(self.data),
+            "hidden": 0,
+            "seconds": round(self.solver.seconds, 3),
+            "rule": self.grid.rule,
+            "best": best.row(),
+            "one_se": one_se.row(),
+            "l2": chosen.l2,
+            "members": rows,
+            "final": {
+                "l2": chosen.l2,
+                "cost": float(final.cost[refitted]),
+                "gap": float(final.gap[refitted]),
+                **measured,
+            },
+        }
+        if self.rank == 0:
+            figure, name = self.folder / "path.png", name_of(self.data)
+            atomic_write(self.folder / "path.csv", format_csv(rows))
+            plot_path(rows, curve, chosen.l2, self.grid.gap, figure, name)
+            write_config(self.folder, {"data": self.data_settings})
+            write_json(self.folder / "summary.json", summary)
+            self.solver.saved.unlink(missing_ok=True)
+        return summary
+
+    # ---- the parts
+
+    def _by_split(self) -> tuple[Optima, OneLayer, list[Candidate], list[list[float]]]:
+        """Solve the training split's path, and measure each λ on validation."""
+        path, curve = self.solver.solve("path", self._tensors(["train"], learned), self.l2)
+        model = self._network(path)
+        measured = self._measure(model, self._tensors(["val"]))
+        model.validation = {q: [member[q] for member in measured] for q in QUANTITIES}
+        self._write(model, "path.ckpt")
+        images = count_rows(self.data, "val")
+        accuracies = [[p] for p in model.validation["accuracy"]]
+        return path, model, _candidates(self.l2, model.validation, accuracies, images), curve
+
+    def _by_folds(self) -> tuple[Optima, OneLayer, list[Candidate], list[list[float]]]:
+        """Measure each λ on the folds left out, and solve the path of all samples."""
+        X, y = self._tensors(["train", "val"])
+        folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
+        pair = self._tensors(["train", "val"], learned)
+        copies = len(pair[1]) // len(y)  # a mirrored image is in the fold of the image
+        path, _ = self.solver.solve("folds", pair, self.l2, folds=folds.repeat(copies))
+        measured = []
+        for fold in range(self.grid.folds):
+            rows, mine = (folds == fold).nonzero().squeeze(1), path.fold == fold
+            measure = Measure(len(self.l2)).to(self.solver.device)
+            measure.update(SomeRows(X, rows), y[rows], [path.W[mine].float(), path.b[mine].float()])
+            measured.append(measure.compute())
+        accuracies, losses = (
+            [[float(found[name].reshape(-1)[i]) for found in measured] for i in range(len(self.l2))]
+            for name in ("accuracy", "loss")
+        )
+        shape = (self.grid.folds, len(self.l2), *path.W.shape[1:])
+        start = path.W.view(shape).mean(0), path.b.view(shape[:-1]).mean(0)
+        whole, curve = self.solver.solve("path", pair, self.l2, start=start)
+        model = self._network(whole, ["train", "val"])
+        loss, accuracy = ([statistics.fmean(v) for v in found] for found in (losses, accuracies))
+        penalties = [l2 * float(W.square().sum()) for l2, W in zip(self.l2, whole.W, strict=True)]
+        cost = [a + b for a, b in zip(loss, penalties, strict=True)]
+        model.validation = {"cost": cost, "loss": loss, "accuracy": accuracy}
+        self._write(model, "path.ckpt")
+        return whole, model, _candidates(self.l2, model.validation, accuracies, len(y)), curve
+
+    def _refit(self, path: Optima, at: int, model: OneLayer) -> tuple[Optima, OneLayer]:
+        """Refit the chosen λ on training and validation samples, and write last.ckpt."""
+        final, start = path, (path.W[at : at + 1], path.b[at : at + 1])
+        if not self.grid.folds:
+            pair = self._tensors(["train", "val"], learned)
+            final, _ = self.solver.solve("refit", pair, [self.l2[at]], start=start)
+            start = final.W, final.b
+        network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.outputs)
+        self._fill(network, *start, ["train", "val"])
+        self._write(network, last_of(self.folder).name)
+        return final, network
+
+    # ---- networks and their results
+
+    def _tensors(self, splits: Sequence[Any], read: Read = joined) -> tuple[Features, Tensor]:
+        if splits == ["test"]:
+            self.data.setup("test")
+        X, y = read(self.data, splits)
+        return X.to(self.solver.device), y.to(self.solver.device)
+
+    def _network(self, path: Optima, learned_from: Sequence[str] = ("train",)) -> OneLayer:
+        _, k, d = path.W.shape
+        return self._fill(OneLayer(l2=self.l2, inputs=d, classes=k), path.W, path.b, learned_from)
+
+    def _fill(self, model: OneLayer, W: Tensor, b: Tensor, learned_from: Sequence[str]) -> OneLayer:
+        with torch.no_grad():
+            for parameter, value in zip(model.weights, (W, b), strict=True):
+                parameter.copy_(value)
+            if isinstance(self.data, Standardised):
+                model.mean.copy_(self.data.statistics.mean)
+                model.std.copy_(self.data.statistics.std)
+        model.learned_from = list(learned_from)
+        return model.to(self.solver.device)
+
+    def _measure(self, model: OneLayer, pair: tuple[Features, Tensor]) -> list[dict[str, float]]:
+        found = model.evaluate(*pair)
+        values = zip(*(found[name].tolist() for name in QUANTITIES), strict=True)
+        return [dict(zip(QUANTITIES, numbers, strict=True)) for numbers in values]
+
+    def _rows(
+        self, path: Optima, model: OneLayer, candidates: Sequence[Candidate]
+    ) -> list[dict[str, Any]]:
+        """Return the rows of path.csv, one for each λ."""
+        train = self._measure(model, self._tensors(model.learned_from))
+        return [
+            {
+                "l2": l2,
+                "cost": float(path.cost[i]),
+                "gap": float(path.gap[i]),
+                "iterations": int(path.iterations[i]),
+                "train_loss": train[i]["loss"],
+                "train_accuracy": train[i]["accuracy"],
+                "val_accuracy": candidates[i].mean,
+                "val_error": candidates[i].error,
+            }
+            for i, l2 in enumerate(self.l2)
+        ]
+
+    def _write(self, model: OneLayer, name: str) -> None:
+        """Write an ordinary checkpoint; the first process does."""
+        if self.rank == 0:
+            content = checkpoint_of(model, self.data)
+            AtomicCheckpointIO(AGAIN).save_checkpoint(content, self.folder / FOLDER / name)
+
+
+def stratified(y: Tensor, folds: int, seed: int = 0) -> Tensor:
+    """Return a random fold (n,) for each sample; folds have equal shares of every class.
+
+    >>> stratified(torch.tensor([0, 0, 1, 1]), 2).view(2, 2).sum(1).tolist()
+    [1, 1]
+    """
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    by_class = order[y[order].argsort(stable=True)]
+    result = torch.empty_like(y)
+    result[by_class] = torch.arange(len(y)) % folds
+    return result
+
+
+def _candidates(
+    l2: Sequence[float],
+    means: Mapping[str, Sequence[float]],
+    accuracies: Sequence[Sequence[float]],
+    images: int,
+) -> list[Candidate]:
+    """Return mean accuracy, standard error and loss of each λ, by its accuracy on each fold."""
+    result = []
+    for index, values in enumerate(accuracies):
+        error = standard_error(values, images)
+        if len(values) > 1:  # Hastie et al., The Elements of Statistical Learning, section 7.10
+            error = statistics.stdev(values) / math.sqrt(len(values))
+        mean, loss = means["accuracy"][index], means["loss"][index]
+        result.append(Candidate(1, index, l2[index], mean, error, len(values), loss=loss))
+    return result
