@@ -13,12 +13,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-import safetensors.torch
 import torch
 from lightning.pytorch import LightningModule
 from PIL import Image
 
-from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.augment import mirror
 from onelayer.data.features import RawFeatures, measure, standardise
@@ -28,6 +26,7 @@ from onelayer.data.split import Splits, stratified
 from onelayer.data.table import Columns
 from tests.support.own import NAMES, arrays
 from tests.support.small import trainer
+from tests.support.tables import data, refused, write
 
 N, D, K = 120, 6, 4
 
@@ -36,32 +35,6 @@ N, D, K = 120, 6, 4
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(name, X, y=None, **more):
-    """Write a table in the format that the name's ending says."""
-    X, y = np.asarray(X), None if y is None else np.asarray(y)
-    suffix = Path(name).suffix
-    named = {"X": X, **({} if y is None else {"y": y}), **more}
-    if suffix == ".npz":
-        np.savez(name, **named)
-    elif suffix == ".npy":
-        np.save(name, X)
-        np.save(f"y_{name}", y)
-        return [name, f"y_{name}"]
-    elif suffix in (".pt", ".safetensors"):
-        save = torch.save if suffix == ".pt" else safetensors.torch.save_file
-        save({key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in named.items()}, name)
-    else:
-        columns = {f"x{i}": X[:, i] for i in range(X.shape[1])}
-        table = pa.table({**columns, "y": y, **more})
-        to = pa.csv.write_csv if suffix == ".csv" else pa.parquet.write_table
-        to(table, name)
-    return name
-
-
-def data(train, **options):
-    return ArraysDataModule(train, **{"batch_size": 10, "val_size": 20, **options})
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.pt", "a.safetensors", "a.csv", "a.parquet"])
@@ -253,16 +226,6 @@ def test_images_of_arrays_are_flipped_in_training_in_memory_or_mapped():
 
 
 # ---- what is refused
-
-
-def refused(act, *told):
-    with pytest.raises(InputError) as caught:
-        act()
-    message = str(caught.value)
-    assert len(message.splitlines()) <= 5
-    for part in told:
-        assert part in message
-    return message
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.pt", "a.safetensors", "a.csv", "a.parquet"])

@@ -19,9 +19,9 @@ from onelayer.data.read.formats import read_table
 from onelayer.data.table import Columns
 from onelayer.training.checkpoint import load_network, read_checkpoint
 from onelayer.training.module import OneLayer
-from tests.data.test_arrays import data, refused, write
 from tests.support.own import NAMES, Theirs, arrays
 from tests.support.small import SAFELY, trainer
+from tests.support.tables import data, refused, write
 
 N, D, K = 120, 3, 4
 COLUMNS = ["a", "b", "c"]
