@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 import yaml
@@ -292,24 +291,6 @@ def test_a_search_of_other_rows_is_another_one(capfd):
     assert "rows is" in capfd.readouterr().err
 
 
-def test_predictions_as_parquet_are_those_of_the_csv_and_replace_no_other_file(capfd):
-    save_digits()
-    assert main(["fit", *DIGITS, *SHORT]) == 0
-    predict = ["predict", "--ckpt_path=last", "--data.predict=new.npz", QUIET]
-    assert main(predict) == 0
-    for _ in range(2):  # earlier predictions are replaced
-        assert main([*predict, "--output=p.parquet"]) == 0
-    table = pyarrow.parquet.read_table("p.parquet")
-    with open("predictions.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert table.column_names == list(rows[0])
-    assert table.column("class").to_pylist() == [row["class"] for row in rows]
-    assert table.column("nine").to_pylist() == [float(row["nine"]) for row in rows]
-    pyarrow.parquet.write_table(table.select(["row"]), "mine.parquet")
-    assert main([*predict, "--output=mine.parquet"]) == 2
-    assert "holds no predictions" in capfd.readouterr().err
-
-
 HOSTILE = ["\x1b]0;title\x07\x1b[31mcat", "=cmd|'/C calc'!A0", "-1", "+x\n# head"]
 
 
@@ -337,10 +318,7 @@ def test_hostile_names_reach_neither_the_terminal_nor_a_formula(capfd):
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["--data.val_size=1.5"], "val_size must be a whole number of rows, or a share"),
         (["--data.standardise=l2"], "'unit']. Got value: l2"),
-        (["--data.train=none.npz"], "there is no file none.npz"),
-        (["--data.x=Z"], "digits.npz has no 'Z': it has"),
         (["--data.limit=3"], "limit"),
         (["--data.batch_size=541"], "batch_size must be a whole number from 1 to 540"),
     ],
