@@ -20,7 +20,7 @@ from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
 from onelayer.cli.resuming import (
     Resumed,
-    checkpoint_path,
+    checkpoint_paths,
     replace_end,
     resume,
     runs_folder,
@@ -34,7 +34,7 @@ from onelayer.data.resident import ResidentDataModule
 from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
-from onelayer.training.checkpoint import AtomicCheckpointIO
+from onelayer.training.checkpoint import AtomicCheckpointIO, load_network, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.folder import run_folder
 from onelayer.training.metrics import ensembles_of
@@ -145,10 +145,11 @@ class OneLayerCLI(LightningCLI):
             config.test.folder = config.output
         if self._images:
             (config.data.init_args if self._of_class else config.data).images = self._images
-        path = checkpoint_path(config, command)
-        if path is None:
+        self._checkpoints = checkpoint_paths(config, command)
+        if not self._checkpoints:
             return
-        config["ckpt_path"] = str(path)
+        path, *others = self._checkpoints
+        config["ckpt_path"] = None if others else str(path)
         if command == "fit":
             replace_end(config, self._typed)
         else:
@@ -185,6 +186,11 @@ class OneLayerCLI(LightningCLI):
         self.config_init = self.parser.instantiate_classes(others)
         self.datamodule = data or self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
+        if len(self._checkpoints) > 1:
+            self.model = load_network(self._checkpoints)
+            state = read_checkpoint(self._checkpoints[0]).get(type(self.datamodule).__qualname__)
+            if state is not None:
+                self.datamodule.load_state_dict(state)
         self.trainer = self.instantiate_trainer()
 
     def _complete_fit(self, config: Any, data: LightningDataModule | None) -> None:

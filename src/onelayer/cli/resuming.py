@@ -71,10 +71,11 @@ def with_data_of_checkpoint(argv: list[str]) -> list[str]:
     typed = typed_options(argv)
     if argv[0] == "fit" or names_a_class(argv[1:]) or "--ckpt_path" not in typed:
         return argv
+    name = typed["--ckpt_path"].removeprefix("[").partition(",")[0].removesuffix("]")
     configs = configs_in(argv)
     runs = Path(RUNS, names_of(configs)) if configs else Path(RUNS)
     try:
-        path = find_checkpoint(typed["--ckpt_path"], runs, not configs)
+        path = find_checkpoint(name.strip(" '\""), runs, not configs)
         content = read_run(path)
     except InputError:  # raised again when the options are known
         return argv
@@ -166,15 +167,18 @@ def take_network(
             config["data"][key] = saved.get(key, config["data"].get(key))
 
 
-def checkpoint_path(config: Namespace, command: str) -> Path | None:
-    """Return the checkpoint that the options name, looked for where this config's runs are.
+def checkpoint_paths(config: Namespace, command: str) -> list[Path]:
+    """Return the checkpoints that the options name, looked for where this config's runs are.
+
+    Several are given as a list, ``'[a.ckpt,b.ckpt]'``: their networks predict together.
 
     Raises:
-        InputError: there is none, or a command that needs one has no --ckpt_path.
+        InputError: there is none, a command that needs one has no --ckpt_path, or ``fit`` has
+            several.
     """
     if config.ckpt_path is None:
         if command == "fit":
-            return None
+            return []
         raise InputError(
             f"onelayer {command} needs --ckpt_path: a run's folder, {RUNS}/<config>/version_N, or "
             "last for the newest."
@@ -183,7 +187,11 @@ def checkpoint_path(config: Namespace, command: str) -> Path | None:
     if runs is None:
         runs, any_config = runs_folder(config), not config.config
         runs = runs.parent if any_config else runs
-    return find_checkpoint(config.ckpt_path, runs, any_config)
+    given = str(config.ckpt_path)
+    names = given[1:-1].split(",") if given.startswith("[") and given.endswith("]") else [given]
+    if command == "fit" and len(names) > 1:
+        raise InputError(f"--ckpt_path is {given}, but a run goes on from one. Give one of them.")
+    return [find_checkpoint(name.strip(" '\""), runs, any_config) for name in names]
 
 
 def runs_folder(config: Namespace) -> Path:
