@@ -3,12 +3,10 @@
 import re
 
 import pytest
-from lightning.pytorch import Trainer
 
 from onelayer.__main__ import main
 from onelayer.cli.help import plain
-from onelayer.data.cifar10 import CIFAR10DataModule
-from onelayer.training.module import OneLayer
+from onelayer.cli.parser import Parser
 
 COMMANDS = ("fit", "validate", "test", "predict", "search", "range", "solve", "report")
 CLASSES = ("ArraysDataModule", "DatasetDataModule", "tests.support.small.SmallData")
@@ -68,8 +66,7 @@ def test_help_of_fit_is_short_and_begins_with_our_options(capfd):
 
 def test_help_makes_nothing(capfd, monkeypatch):
     """Neither network nor data nor trainer."""
-    for kind in (OneLayer, CIFAR10DataModule, Trainer):
-        monkeypatch.setattr(kind, "__init__", lambda *_, **__: pytest.fail("made"))
+    monkeypatch.setattr(Parser, "instantiate_classes", lambda *_: pytest.fail("made"))
     assert "--model.hidden" in help_of(capfd, "fit")
 
 

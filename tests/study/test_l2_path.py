@@ -67,7 +67,7 @@ def test_it_leaves_figures_and_networks(solved):
 def test_its_networks_are_tested_with_their_gaps(solved, name, capsys):
     assert main(["test", f"--ckpt_path={solved}/checkpoints/{name}.ckpt"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    head = next(i for i, line in enumerate(lines) if line.startswith("above the least cost"))
+    head = next(i for i, line in enumerate(lines) if line.startswith("distance to the minimum"))
     gaps = [
         float(line.split()[-1]) for line in takewhile(str.strip, lines[head + 2 :]) if "e-" in line
     ]

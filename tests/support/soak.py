@@ -106,8 +106,9 @@ def _digest_run(run):
             for name, value in checkpoint["state_dict"].items()
         },
         **{
-            f"bits of {path.name}": _bits(path.read_bytes())
-            for path in (run / "checkpoints").glob("snapshots.ckpt")
+            f"bits of {name} in {path.name}": _bits(value.numpy().tobytes())
+            for path in (run / "checkpoints").glob("cycle_*.ckpt")
+            for name, value in read_checkpoint(path)["state_dict"].items()
         },
         "updates": str(checkpoint["global_step"]),
         "curves.csv": (run / "curves.csv").read_text(),

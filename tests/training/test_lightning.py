@@ -402,7 +402,7 @@ CALLBACKS = {
 }  # fmt: skip
 IGNORED = (
     "ignore:You are using LearningRateMonitor",
-    "ignore:two masters set the learning rate",
+    "ignore:two callbacks set the learning rate",
     "ignore:.*lr_scheduler.step",
     "ignore:Swapping scheduler",
     "ignore:.*in eval mode",
@@ -542,7 +542,7 @@ def test_overfitting_sees_the_same_batches_every_epoch(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:.*lr_scheduler.step")
 def test_two_masters_of_the_rate_are_told(tmp_path):
-    with warned("two masters set the learning rate: TriangularLR had set"):
+    with warned("two callbacks set the learning rate: TriangularLR had set"):
         fitted(tmp_path, callbacks.StochasticWeightAveraging(0.1, swa_epoch_start=1), max_epochs=3)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -79,7 +80,7 @@ class Kill(Observer):
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["snapshots first", "checkpoints first"])
-@pytest.mark.parametrize("step", [19, 20, 21, 43])
+@pytest.mark.parametrize("step", [19, 20, 21, 43, 60])
 def test_killed_and_resumed_the_files_have_the_same_bits(complete, tmp_path, step, order):
     with pytest.raises(Stopped):
         train(tmp_path, callbacks=[Kill(step)], order=order)
@@ -185,7 +186,8 @@ def test_the_command_line_saves_tests_and_predicts_with_them(tmp_path, capfd, mo
     printed = capfd.readouterr()
     assert f" {100 * one['test']['accuracy']:.2f} " in printed.out
     assert "callbacks" not in printed.err
-    assert main(["predict", "--ckpt_path", joined]) == 0
+    np.savez("bytes.npz", X=np.zeros((3, 3072), np.uint8))
+    assert main(["predict", "--ckpt_path", joined, "--data.predict=bytes.npz"]) == 0
     assert "2 networks" in capfd.readouterr().out
     assert main(["test", "--ckpt_path", str(run)]) == 0
     assert main(["fit", "--ckpt_path", joined]) == 2

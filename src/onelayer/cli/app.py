@@ -19,9 +19,11 @@ from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
 from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
 from onelayer.cli.resuming import (
+    Opened,
     Resumed,
     checkpoint_paths,
     replace_end,
+    restore_data,
     resume,
     runs_folder,
     take_network,
@@ -34,7 +36,7 @@ from onelayer.data.resident import ResidentDataModule
 from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
-from onelayer.training.checkpoint import AtomicCheckpointIO, load_network, read_checkpoint
+from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
 from onelayer.training.curves import Curves
 from onelayer.training.folder import run_folder
 from onelayer.training.metrics import ensembles_of
@@ -71,7 +73,9 @@ class OneLayerCLI(LightningCLI):
 
     def __init__(self, argv: list[str], images: Sequence[str] = ()) -> None:
         self.exit_code, self.resumed = 0, Resumed()
-        argv = with_place_of_logger(with_data_of_checkpoint(argv))
+        self.network: OneLayer  # of the checkpoints to evaluate
+        self.opened: Opened = {}  # checkpoints
+        argv = with_place_of_logger(with_data_of_checkpoint(argv, self.opened))
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
         self._of_class = names_a_class(argv)
         super().__init__(
@@ -127,7 +131,7 @@ class OneLayerCLI(LightningCLI):
             )
         if subcommand == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="CSV or .parquet to write."
+                "--output", type=str, default="predictions.csv", help="CSV file to write."
             )
             parser.add_argument(
                 "--member", type=int | Literal["best", "all"], default="best", help=MEMBER
@@ -145,16 +149,15 @@ class OneLayerCLI(LightningCLI):
             config.test.folder = config.output
         if self._images:
             (config.data.init_args if self._of_class else config.data).images = self._images
-        self._checkpoints = checkpoint_paths(config, command)
-        if not self._checkpoints:
-            return
-        path, *others = self._checkpoints
-        config["ckpt_path"] = None if others else str(path)
-        if command == "fit":
+        paths = checkpoint_paths(config, command)
+        self.opened = {path: self.opened.get(path) or read_run(path) for path in paths}
+        if command == "fit" and paths:
+            config["ckpt_path"] = str(paths[0])
             replace_end(config, self._typed)
-        else:
+        elif paths:
+            config["ckpt_path"] = None  # the networks are made here, from what has been read
             given = self.parser.parse_args(self._argv, defaults=False).get(command, {})
-            take_network(config, given, path, command, self._of_class)
+            self.network = take_network(config, given, self.opened, command, self._of_class)
 
     # ---- the pieces
 
@@ -183,14 +186,15 @@ class OneLayerCLI(LightningCLI):
         others = self.config.clone()
         if self._of_class:
             del others[command]["data"]
+        if command != "fit":
+            del others[command]["model"]
         self.config_init = self.parser.instantiate_classes(others)
         self.datamodule = data or self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
-        if len(self._checkpoints) > 1:
-            self.model = load_network(self._checkpoints)
-            state = read_checkpoint(self._checkpoints[0]).get(type(self.datamodule).__qualname__)
-            if state is not None:
-                self.datamodule.load_state_dict(state)
+        if command == "fit":
+            self.model = self._get(self.config_init, "model")
+        else:
+            self.model = self.network
+            restore_data(self.datamodule, next(iter(self.opened.values())))
         self.trainer = self.instantiate_trainer()
 
     def _complete_fit(self, config: Any, data: LightningDataModule | None) -> None:
@@ -205,7 +209,7 @@ class OneLayerCLI(LightningCLI):
         if trainer.max_steps == -1 and trainer.max_epochs is None and not trainer.max_time:
             trainer.max_steps = 2 * schedule.step_size * schedule.cycles
         if config.ckpt_path is not None:
-            self.resumed = resume(config, Path(config.ckpt_path))
+            self.resumed = resume(config, *next(iter(self.opened.items())))
 
     def _refuse_val_size(self) -> None:
         """Refuse data.val_size on the command line if other data validate."""
@@ -252,7 +256,7 @@ class OneLayerCLI(LightningCLI):
         self.save_config_kwargs["later"] = goes_on
         plugins = asked.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        kwargs["plugins"] = [*plugins, AtomicCheckpointIO(opened=self.opened)]
         if any(word in str(asked.strategy) for word in ("spawn", "fork")):
             raise InputError(
                 f"trainer.strategy {asked.strategy} would leave the results in processes that end "

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 
 from onelayer.cli.data_options import (
@@ -25,8 +26,12 @@ from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.features import Statistics
-from onelayer.training.checkpoint import find_checkpoint, network_of, read_run
+from onelayer.training.checkpoint import find_checkpoint, joined_network, network_of, read_run
 from onelayer.training.folder import FOLDER
+from onelayer.training.module import OneLayer
+
+Opened = dict[Path, dict[str, Any]]
+"""Contents of checkpoints by path, each read once."""
 
 SPLIT = ("train_batches", "val_batches", "val_size", "limit")
 """Options of data that decide which images a split has."""
@@ -66,20 +71,24 @@ def with_own_config(argv: list[str]) -> list[str]:
     return argv
 
 
-def with_data_of_checkpoint(argv: list[str]) -> list[str]:
-    """Return the words of a command that takes a checkpoint, with the class of its data."""
+def with_data_of_checkpoint(argv: list[str], opened: Opened) -> list[str]:
+    """Return the words of a command that takes a checkpoint, with the class of its data.
+
+    Args:
+        argv: the command and its words.
+        opened: contents of checkpoints that have been read; this one's is added.
+    """
     typed = typed_options(argv)
     if argv[0] == "fit" or names_a_class(argv[1:]) or "--ckpt_path" not in typed:
         return argv
-    name = typed["--ckpt_path"].removeprefix("[").partition(",")[0].removesuffix("]")
     configs = configs_in(argv)
     runs = Path(RUNS, names_of(configs)) if configs else Path(RUNS)
     try:
-        path = find_checkpoint(name.strip(" '\""), runs, not configs)
-        content = read_run(path)
+        path = find_checkpoints(typed["--ckpt_path"], runs, not configs)[0]
+        opened[path] = read_run(path)
     except InputError:  # raised again when the options are known
         return argv
-    return [argv[0], *words_for(content, path), *argv[1:]]
+    return [argv[0], *words_for(opened[path], path), *argv[1:]]
 
 
 def replace_end(config: Namespace, typed: Mapping[str, str]) -> None:
@@ -95,14 +104,14 @@ def replace_end(config: Namespace, typed: Mapping[str, str]) -> None:
         config.trainer.max_time = None
 
 
-def resume(config: Namespace, path: Path) -> Resumed:
+def resume(config: Namespace, path: Path, content: dict[str, Any]) -> Resumed:
     """Return the run to resume, in its own folder; a checkpoint outside of a run starts a new one.
 
     Args:
         config: options of ``fit``, with the end of the run.
         path: checkpoint.
+        content: its content.
     """
-    content = read_run(path)
     network_of(content, path)  # refuses now what Lightning would fail on later
     step, folder = content["global_step"], path.resolve().parent
     print(f"resuming {path} after {step} updates")
@@ -128,31 +137,32 @@ def _announce_end(config: Namespace, path: Path, step: int) -> bool:
 
 
 def take_network(
-    config: Namespace, given: Mapping[str, Any], path: Path, command: str, of_class: bool
-) -> None:
-    """Fill the options with a checkpoint's network and splits; a split that was given stays.
+    config: Namespace, given: Mapping[str, Any], opened: Opened, command: str, of_class: bool
+) -> OneLayer:
+    """Fill the options with the splits of checkpoints, and return their networks.
+
+    A split that was given stays.
 
     Args:
         config: options of the command.
         given: options that were given, in a config or on the command line.
-        path: checkpoint.
+        opened: contents of the checkpoints, whose networks are joined.
         command: validate, test or predict.
         of_class: whether the data have a class of their own.
 
     Raises:
         InputError: a given option of the model differs from the checkpoint's.
     """
-    print(f"checkpoint: {path}")
-    content, model, typed = read_run(path), given.get("model") or {}, given.get("data") or {}
-    network = network_of(content, path)
+    print(f"checkpoint: {', '.join(map(str, opened))}")
+    path, content = next(iter(opened.items()))
+    model, typed = given.get("model") or {}, given.get("data") or {}
+    network = joined_network(opened) if len(opened) > 1 else network_of(content, path)
     there = dict(network.hparams)
     here = {key: model.get(key, value) for key, value in there.items()}
     check_same(str(path), here, there, "Leave it out.", section="model")
-    for key, value in there.items():
-        config["model"][key] = value
     if of_class:
         complete(config.data, typed, content, path, command)
-        return
+        return network
     state = content.get(CIFAR10DataModule.__qualname__)
     if not isinstance(state, dict) or not isinstance(saved := state.get("arguments"), dict):
         raise InputError(f"{path} has no data's state: name one that onelayer fit wrote.")
@@ -165,12 +175,18 @@ def take_network(
     if not any(key in typed for key in SPLIT):
         for key in SPLIT:
             config["data"][key] = saved.get(key, config["data"].get(key))
+    return network
+
+
+def restore_data(data: Any, content: Mapping[str, Any]) -> None:
+    """Restore the state of a data module, such as its statistics, as Lightning does."""
+    state = content.get(type(data).__qualname__)
+    if state is not None:
+        data.load_state_dict(state)
 
 
 def checkpoint_paths(config: Namespace, command: str) -> list[Path]:
     """Return the checkpoints that the options name, looked for where this config's runs are.
-
-    Several are given as a list, ``'[a.ckpt,b.ckpt]'``: their networks predict together.
 
     Raises:
         InputError: there is none, a command that needs one has no --ckpt_path, or ``fit`` has
@@ -187,11 +203,16 @@ def checkpoint_paths(config: Namespace, command: str) -> list[Path]:
     if runs is None:
         runs, any_config = runs_folder(config), not config.config
         runs = runs.parent if any_config else runs
-    given = str(config.ckpt_path)
-    names = given[1:-1].split(",") if given.startswith("[") and given.endswith("]") else [given]
-    if command == "fit" and len(names) > 1:
-        raise InputError(f"--ckpt_path is {given}, but a run goes on from one. Give one of them.")
-    return [find_checkpoint(name.strip(" '\""), runs, any_config) for name in names]
+    paths = find_checkpoints(config.ckpt_path, runs, any_config)
+    if command == "fit" and len(paths) > 1:
+        raise InputError("fit --ckpt_path resumes from one checkpoint, not from several.")
+    return paths
+
+
+def find_checkpoints(given: Any, runs: Path, any_config: bool) -> list[Path]:
+    """Return the checkpoints of --ckpt_path: one, or a list such as '[a.ckpt,b.ckpt]'."""
+    listed = yaml.safe_load(given) if str(given).startswith("[") else [given]
+    return [find_checkpoint(str(one), runs, any_config) for one in listed]
 
 
 def runs_folder(config: Namespace) -> Path:

@@ -156,7 +156,7 @@ def cost(
     label_smoothing: float = 0.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The cost (m,) of the network ``parameters``, whichever of the two it is.
+    """Return the cost (m,) of the network with these parameters, linear or hidden.
 
     ``n`` is the size of the whole batch where this one is a share of it, which may be empty.
     """

@@ -1,4 +1,4 @@
-"""Every refusal of a value that several modules make."""
+"""Checks of values that several modules need."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LARGEST = 1e18
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float; True and False are neither."""
+    """Return whether it is an int or a float; True and False are neither."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def at_home(path: str | Path) -> Path:
-    """The path with ~ written out; :class:`InputError` where it is that of no user."""
+    """Return the path with ~ expanded; raise :class:`InputError` if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

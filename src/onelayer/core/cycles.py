@@ -28,7 +28,7 @@ Schedule = Callable[[int], float]
 def cyclical(
     mode: str, base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0
 ) -> Schedule:
-    """The schedule of a mode.
+    """Return the schedule of a mode.
 
     Args:
         mode: triangular, triangular2 or exp_range, the functions below.

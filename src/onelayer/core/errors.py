@@ -1,4 +1,4 @@
-"""What can go wrong, other than our own mistakes."""
+"""Errors that are not programming mistakes."""
 
 
 class InputError(ValueError):
@@ -21,5 +21,5 @@ class DivergedError(TrainingError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type where it says nothing."""
+    """Return the first line of an error's message; its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

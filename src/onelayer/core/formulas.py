@@ -123,7 +123,7 @@ def forward(
 
 
 def layers(parameters: Parameters) -> list[tuple[Tensor, Tensor]]:
-    """The ``(W, b)`` of each layer, first to last."""
+    """Return the ``(W, b)`` of each layer, first to last."""
     return list(zip(parameters[0::2], parameters[1::2], strict=True))
 
 
@@ -251,7 +251,7 @@ def gradients(
     l2: Scalar,
     mask: Tensor | None = None,
 ) -> list[Tensor]:
-    """The gradient of the cost for each parameter, in the order and shapes of ``parameters``.
+    """Return the gradient of the cost for each parameter, in order and shape of ``parameters``.
 
     ``G`` is the :func:`residual` (m, n, k), ``inputs`` are those of :func:`forward`, which had the
     same ``mask``.
@@ -289,7 +289,7 @@ def descend_(
 
 
 def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """Summed loss and number of correct predictions of each member, (m,) float64 each.
+    """Return summed loss and correct predictions of each member, (m,) float64 each.
 
     Neither dropout nor label smoothing takes part: the loss is that of the labels.
     A sample whose logits are not all finite counts as wrong: argmax would call NaN the largest.

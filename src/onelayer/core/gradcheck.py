@@ -60,7 +60,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within its bound; NaN is not."""
+        """Return whether the error is within its bound; NaN is not."""
         return self.error <= self.bound
 
 
@@ -236,7 +236,7 @@ def _shifted_costs(
     regularised: Regularised,
     step: float,
 ) -> dict[str, Tensor]:
-    """The cost with one entry shifted by ``step``, for every entry of every parameter."""
+    """Yield the cost with one entry shifted by ``step``, for every entry of every parameter."""
     result = {}
     for name, parameter in parameters.items():
 
@@ -254,7 +254,7 @@ def _gradients(value: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def format_table(checks: Sequence[Check]) -> str:
-    """The checks as a text table, one line each."""
+    """Return the checks as a text table, one line each."""
     wide = max(len(c.network) for c in checks)
     head = f"{'network':<{wide}}  m  parameter  against          rel. error  bound"
     lines = [
@@ -306,7 +306,7 @@ def show_pairs(X: Tensor, y: Tensor, hidden: int, seed: int = 0, count: int = 10
 
 
 def format_pairs(pairs: Sequence[Pair]) -> str:
-    """The pairs as a text table, with the relative error of each."""
+    """Return the pairs as a text table, with the relative error of each."""
     head = f"{'entry':<12} {'analytic':>16} {'numerical':>16}  rel. error"
     lines = [
         f"{p.entry:<12} {p.analytic:>16.10f} {p.numerical:>16.10f}  {p.error:>10.1e}" for p in pairs

@@ -1,4 +1,4 @@
-"""What a network is made of: the shapes of its parameters and where they start."""
+"""Shapes and initial values of a network's parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def parameter_shapes(
     hidden: int, inputs: int = 3072, classes: int = 10
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each parameter of one member.
+    """Return name and shape of each parameter of one member.
 
     >>> parameter_shapes(0)
     {'W': (10, 3072), 'b': (10,)}
@@ -48,7 +48,7 @@ def initial_parameters(
 
 
 def finite_members(parameters: Sequence[Tensor]) -> Tensor:
-    """Which members have finite weights and biases (m, …) alone, bool (m,)."""
+    """Return which members have finite weights and biases (m, …), bool (m,)."""
     return torch.stack([p.flatten(1).isfinite().all(1) for p in parameters]).all(0)
 
 

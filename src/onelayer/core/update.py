@@ -135,7 +135,7 @@ class RecordedUpdate(FusedUpdate):
 
 
 def has_graphs(device: torch.device) -> bool:
-    """Whether work on this device can be recorded."""
+    """Return whether work on this device can be recorded."""
     return device.type == "cuda"
 
 

@@ -1,16 +1,16 @@
-"""Blocks: several updates in one training_step, where nothing could tell the difference.
+"""Blocks: several updates in one training_step, unless something needs every batch.
 
-Lightning spends about half a millisecond on a batch even when nothing happens in between; an update
-of these networks takes less. So where nobody needs to see every batch, a training_step makes the
-updates of many, and counts each as the batch it is: ``global_step``, ``batch_idx``, validations,
-checkpoints, limits and epochs are those of one update at a time. The module stays an ordinary one
-with automatic optimisation: :class:`Blocks` lends it other hooks when a training starts and takes
-them back when it ends. Where something could tell the difference, a line says what, and Lightning
-does what it always does.
+Lightning spends about half a millisecond on a batch even when nothing happens in between. An update
+of these networks takes less. So one training_step makes many updates when no callback or option
+needs to see each batch. Each update is counted as a batch: ``global_step``, ``batch_idx``,
+validations, checkpoints, limits and epochs are those of one update at a time. The module remains an
+ordinary one with automatic optimisation: :class:`Blocks` replaces its hooks when a fit starts and
+restores them when it ends. If something needs every batch, a log line says what, and Lightning runs
+one update at a time.
 
-This file reaches into Lightning's loops, which it does not document: for the data fetcher that
-hands a step the iterator, the question whether to validate, and the counters of batches and
-updates. Only :mod:`onelayer.training.resume` does so, too.
+This file uses parts of Lightning's loops that Lightning does not document: the data fetcher that
+passes its iterator to a step, the decision to validate, and the counters of batches and updates.
+Only :mod:`onelayer.training.resume` does so as well.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from onelayer.core.update import FusedUpdate, RecordedUpdate, SharedUpdate, Upda
 from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import Observer, callbacks_of, observers, scheduled_rate
 
-MAX_BLOCK = 100
-"""Updates in a block at most: the progress bar and signals wait for its end."""
+MAX_BLOCK = 100  # updates per block; the progress bar and signals wait for its end
 
 BATCH_HOOKS = (
     "on_train_batch_start",
@@ -46,7 +45,7 @@ BATCH_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-"""Hooks of callbacks and modules that Lightning calls for every batch."""
+"""Hooks that Lightning calls for every batch."""
 EPOCH_HOOKS = ("on_train_start", "on_train_epoch_start", "on_train_epoch_end")
 STEPS = (
     "training_step",
@@ -61,7 +60,7 @@ STEPS = (
     "transfer_batch_to_device",
     "on_after_batch_transfer",
 )
-"""What else of a module takes part in an update."""
+"""Other methods of a module that take part in an update."""
 TRANSFERS = STEPS[-3:]
 
 HARMLESS = (
@@ -79,19 +78,19 @@ HARMLESS = (
     lightning_callbacks.BatchSizeFinder,
     lightning_callbacks.LearningRateFinder,
 )
-"""Callbacks of Lightning's whose hooks come right where a block ends when :func:`_due` says."""
+"""Lightning's callbacks whose hooks run correctly at the end of a block, see :func:`_due`."""
 
 
 BARS = (lightning_callbacks.TQDMProgressBar, lightning_callbacks.RichProgressBar)
 
 
 class Blocks(Callback):
-    """Makes the updates of a OneLayer in blocks where nothing could tell the difference.
+    """Makes the updates of a OneLayer in blocks, unless something needs every batch.
 
-    OneLayer adds it by itself.
+    OneLayer adds this callback.
 
     Attributes:
-        reason: why the training that ran last made one update at a time; None in blocks.
+        reason: why the last fit made one update at a time; None if it made blocks.
     """
 
     def __init__(self) -> None:
@@ -99,35 +98,35 @@ class Blocks(Callback):
         self._hooks: _Hooks | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Decide, and say why where every update is a training_step of its own."""
+        """Decide, and log the reason if every update is a training_step of its own."""
         self.reason = next(reasons(trainer, pl_module), None)
         if self.reason:
             rank_zero_info(f"one update at a time: {self.reason}")
         else:
             self._hooks = _Hooks(trainer, pl_module)
-            self._hooks.lend()
+            self._hooks.install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module its own hooks back."""
-        self._give_back()
+        """Restore the module's own hooks."""
+        self._restore()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the module its own hooks back."""
-        self._give_back()
+        """Restore the module's own hooks."""
+        self._restore()
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         if self._hooks:
-            self._hooks.take_back()
+            self._hooks.restore()
             self._hooks = None
 
 
-# ---- who could tell the difference
+# ---- reasons against blocks
 
 
 def reasons(trainer: Any, module: Any) -> Iterator[str]:
-    """Why a training cannot be made in blocks, in words; nothing where it can."""
+    """Yield the reasons why a fit cannot run in blocks, in words."""
     loader = trainer.train_dataloader
     if not isinstance(loader, ResidentLoader):
         yield f"the training batches come from a {type(loader).__name__}, not a ResidentLoader"
@@ -147,7 +146,7 @@ def reasons(trainer: Any, module: Any) -> Iterator[str]:
 
 
 def _of_gradients(trainer: Any, module: Any) -> Iterator[str]:
-    """What an update in place of autograd and optimizer would not do."""
+    """Yield the reasons to let autograd and the optimizer make the updates."""
     if trainer.lr_scheduler_configs:
         yield "a scheduler sets the learning rate"
     if len(trainer.optimizers) != 1:
@@ -201,7 +200,7 @@ def _of_trainer(trainer: Any) -> Iterator[str]:
 
 
 def wants_batches(callback: Callback) -> bool:
-    """Whether a callback would notice that not every batch is a training_step."""
+    """Return whether a callback needs every batch to be a training_step."""
     harmless = _harmless(BATCH_HOOKS + EPOCH_HOOKS)
     for name in BATCH_HOOKS + EPOCH_HOOKS:
         function = function_of(callback, name)
@@ -209,14 +208,14 @@ def wants_batches(callback: Callback) -> bool:
             name == "on_train_batch_end" and isinstance(callback, Observer)
         ):
             continue
-        # Of an epoch's hooks only Lightning's own are known to change what a batch does.
+        # Among hooks of epochs only Lightning's own callbacks change what a batch does.
         if name in BATCH_HOOKS or str(function.__module__).startswith("lightning."):
             return True
     return False
 
 
 def overrides(callback: Callback, names: Sequence[str]) -> bool:
-    """Whether a callback does something of its own in one of these hooks."""
+    """Return whether a callback does something of its own in one of these hooks."""
     harmless = _harmless(names)
     return any(function_of(callback, name) not in harmless for name in names)
 
@@ -231,11 +230,11 @@ def function_of(owner: object, name: str) -> Any:
     return getattr(method, "__func__", method)
 
 
-# ---- where a block ends
+# ---- the end of a block
 
 
 def next_stop(trainer: Any, step: int) -> int:
-    """The update that must end the block which begins after ``step`` updates."""
+    """Return the update that ends the block which begins after ``step`` updates."""
     stops: list[float] = [step + MAX_BLOCK]
     if trainer.max_steps > 0:
         stops.append(trainer.max_steps)
@@ -250,12 +249,12 @@ def next_stop(trainer: Any, step: int) -> int:
 
 
 def _due(callback: Callback, trainer: Any, step: int, epoch: int) -> float:
-    """The update at which a callback must run next; ``epoch`` of the ``step`` are this epoch's."""
+    """Return the update at which a callback must run next; ``epoch``: updates in this epoch."""
     due = callback.next_due(step) if isinstance(callback, Observer) else math.inf
     if isinstance(callback, lightning_callbacks.ModelCheckpoint):
         due = min(due, step + _until(step, callback._every_n_train_steps))
     if isinstance(callback, lightning_callbacks.LearningRateMonitor):
-        # It logs as a batch starts, the one whose end counts to a multiple.
+        # It logs at the start of the batch that completes a multiple.
         due = min(due, step + _until(step + 1, trainer.log_every_n_steps))
     if isinstance(callback, BARS):
         every = callback.refresh_rate
@@ -264,7 +263,7 @@ def _due(callback: Callback, trainer: Any, step: int, epoch: int) -> float:
 
 
 def _until(count: int, every: float) -> float:
-    """How many more until a multiple of ``every``, at least one; infinity for every = 0."""
+    """Return the distance to the next multiple of ``every``, at least 1; infinity for 0."""
     return every - count % every if every >= 1 else math.inf
 
 
@@ -272,7 +271,7 @@ def _until(count: int, every: float) -> float:
 
 
 class _Hooks:
-    """What a module's hooks are while its updates are made in blocks."""
+    """Hooks of a module while its updates run in blocks."""
 
     NAMES = ("training_step", "backward", "optimizer_step")
 
@@ -288,29 +287,29 @@ class _Hooks:
         ]
         self.plain = False  # whether this step is one update, as Lightning makes it
 
-    def lend(self) -> None:
-        """Put these hooks, and the fetcher that hands over the iterator, in their places."""
+    def install(self) -> None:
+        """Install these hooks, and the fetcher that passes its iterator to a step."""
         for name in self.NAMES:
             setattr(self.module, name, getattr(self, name))
         self.loop._should_check_val_fx = self.should_check_val
         fetcher = _DataLoaderIterDataFetcher()
         fetcher.setup(self.trainer.fit_loop._combined_loader)
         iter(fetcher)
-        # A run may go on where only the end of an epoch is still to come.
+        # A resumed run may have only the end of an epoch left.
         fetcher.done = self.trainer.fit_loop._data_fetcher.done
         self.trainer.fit_loop._data_fetcher = fetcher
 
-    def take_back(self) -> None:
-        """Leave the module as its class has it."""
+    def restore(self) -> None:
+        """Restore the hooks of the module's class."""
         for name in self.NAMES:
             vars(self.module).pop(name, None)
         vars(self.loop).pop("_should_check_val_fx", None)
 
     def training_step(self, batches: Any) -> Tensor:
-        """Make the updates of a block; the cost of its last batch before its update.
+        """Make the updates of a block; return the cost of its last batch before its update.
 
         Args:
-            batches: Lightning's iterator, from which batches are taken and counted.
+            batches: Lightning's iterator, which counts the batches it yields.
         """
         # A callback may have frozen a parameter or changed the optimizer as the epoch started.
         self.plain = next(_of_gradients(self.trainer, self.module), None) is not None
@@ -347,40 +346,40 @@ class _Hooks:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"]) if rate is None else rate
 
     def _count(self, batches: Any, done: int) -> None:
-        """Count updates as the batches that they are, beside the one that Lightning counts."""
+        """Count the updates that Lightning does not count as batches."""
         progress = self.loop.batch_progress
         progress.increment_by(done, batches.done)
         updates = self.loop.automatic_optimization.optim_progress.optimizer.step.total
         updates.ready += done
         updates.completed += done
         self.loop._batches_that_stepped += done
-        # The fetcher counts from where it began, which after a resumption is not the epoch's start.
+        # The fetcher counts from its own start, which after resuming is not the epoch's start.
         batches.data_fetcher._batch_idx = progress.current.ready - 1
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the updates are made."""
+        """Do nothing: the updates have been made."""
         if self.plain:
             type(self.module).backward(self.module, loss, *args, **kwargs)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, closure: Callable[[], Any]
     ) -> None:
-        """The training_step; the updates are made there."""
+        """Run the training_step, which makes the updates."""
         if self.plain:
             type(self.module).optimizer_step(self.module, epoch, batch_idx, optimizer, closure)
         else:
             closure()
 
     def should_check_val(self, fetcher: Any) -> bool:
-        """Whether to validate now, by the rule for fetchers of any other kind.
+        """Return whether to validate now, by Lightning's rule for ordinary fetchers.
 
-        With one that hands over its iterator Lightning would validate at every epoch's end.
+        Its rule for a fetcher that passes its iterator would validate at every epoch's end.
         """
         return bool(type(self.loop)._should_check_val_fx(self.loop, _DataFetcher()))
 
 
 def _choose_update(module: Any, together: bool) -> Update:
-    """The way to update that this training takes, of one process or several, on this device."""
+    """Return the kind of update for this device and number of processes."""
     kind: type[FusedUpdate] = FusedUpdate
     if together:
         kind = SharedUpdate

@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: Any = None
     ) -> dict[str, Any]:
         """Load with weights_only=True whatever the caller says: pickled code is never run."""
-        content = self.opened.pop(Path(path), None) or read_checkpoint(path, map_location)
+        content = self.opened.pop(Path(str(path)), None) or read_checkpoint(path, map_location)
         if "pytorch-lightning_version" not in content:
             raise InputError(f"{path} has no version of Lightning: Lightning did not write it.")
         return content

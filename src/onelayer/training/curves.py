@@ -56,28 +56,26 @@ DEFAULTS = {  # of the Trainer's flags of validation
 class Curves(Observer):
     """Measures both splits, writes curves.csv, logs ``train/…`` and ``val/…``.
 
-    The splits come from the data module, or, where it has no ``tensors``, from its loaders. The
-    first measurement is before the first update. It and the last one are of whole splits.
-    Between them measuring has a price in proportion to training:
-    the training split is measured on some random rows, always the same, no more than
-    ``train_rows``, and no more than a third of those trained on since the measurement before, but
-    at least 1,000.
+    The splits come from the data module; if it has no ``tensors``, from its loaders. The first
+    measurement, before the first update, and the last one use complete splits. Between them the
+    cost of measuring is kept in proportion to training. The training split is then measured on the
+    same random samples each time: at most ``train_rows``, at most a third of those trained on since
+    the last measurement, and at least 1,000.
 
-    What is logged for a population, and monitored, are the figures of the λ that is then best on
-    validation, averaged over its seeds (:meth:`OneLayer.headline`); curves.csv has every member.
-    Members that have diverged are left out of means. Lightning's validation is left out where
-    no flag, hook or monitor needs it (:func:`is_wanted`); otherwise it runs as Lightning says.
+    Loggers and monitors get the metrics of the λ that is now best on validation, averaged over its
+    seeds (:meth:`OneLayer.headline`). curves.csv has every member. Members that have diverged are
+    left out of means. Lightning's own validation is skipped unless a flag, hook or monitor needs it
+    (:func:`is_wanted`).
 
-    A callback that monitors ``train/…`` or ``val/…`` finds figures of that very moment: the splits
-    are also measured where a ModelCheckpoint compares them, and at the end of an epoch where one
-    monitors ``train/…``.
+    A callback that monitors ``train/…`` or ``val/…`` finds current metrics: the splits are also
+    measured when a ModelCheckpoint compares them, and at the end of an epoch if something monitors
+    ``train/…``.
 
     Args:
-        per_cycle: measurements per cycle of the rate, evenly spaced; where none cycles, those per
-            epoch are ``per_epoch``.
-        per_epoch: measurements per epoch where no rate cycles.
-        train_rows: rows of the training split that are measured between the first and the last
-            measurement, at most; None for all.
+        per_cycle: measurements per cycle of the rate, evenly spaced.
+        per_epoch: measurements per epoch if the rate has no cycles.
+        train_rows: largest number of training samples measured between the first and the last
+            measurement; None for all.
     """
 
     def __init__(
@@ -88,17 +86,17 @@ class Curves(Observer):
         if train_rows is not None:
             check_whole("train_rows", train_rows, at_least=1)
         self.per_cycle, self.per_epoch, self.train_rows = per_cycle, per_epoch, train_rows
-        self._some: torch.Tensor | int | None = None  # rows measured meanwhile; None for all
-        self._partial = False  # whether the last measurement was of these
+        self._some: torch.Tensor | int | None = None  # samples measured on the way; None for all
+        self._partial = False  # whether the last measurement used these
         self.rows: list[Row] = []
-        self._period: tuple[int, int] | None = (1, 1)  # updates, and measurements in them
+        self._period: tuple[int, int] | None = (1, 1)  # updates, and measurements among them
         self._last: float = -1
         self._monitored: list[Any] = []  # callbacks that monitor train/… or val/…
         self._limit_val_batches: float | None = None
         self._trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave Lightning's validation out where nobody would miss it."""
+        """Skip Lightning's validation unless something needs it."""
         self._monitored = [
             c for c in callbacks_of(trainer) if monitored(c).startswith(("train/", "val/"))
         ]
@@ -109,7 +107,7 @@ class Curves(Observer):
             cast(Any, trainer).limit_val_batches = 0
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Lightning's validation back to ``trainer.validate``."""
+        """Restore Lightning's validation for ``trainer.validate``."""
         if self._limit_val_batches is not None:
             cast(Any, trainer).limit_val_batches = self._limit_val_batches
             self._limit_val_batches = None
@@ -124,7 +122,7 @@ class Curves(Observer):
             updates = math.ceil(batches / trainer.accumulate_grad_batches)
             self._period = (updates, self.per_epoch)
         else:
-            self._period = None  # nobody knows where an epoch ends before it does
+            self._period = None  # the length of an epoch is unknown
         self._last = last_update(trainer)
         self._some = self._draw_rows(trainer, pl_module)
         self.measured_rows = len(self._some) if isinstance(self._some, torch.Tensor) else self._some
@@ -133,18 +131,18 @@ class Curves(Observer):
             return
         self._extend(trainer, pl_module)
         if self.rows and trainer.is_global_zero and (folder := run_folder(trainer)):
-            # resumed: what was written after the checkpoint goes
+            # resumed: drop what was written after the checkpoint
             write_rows(folder / "curves.csv", self.rows, append=False)
 
     def _extend(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the end of the fit before, where a run goes on, as any other update.
+        """Measure the end of the previous fit like any other update of an extended run.
 
-        Loggers, which cannot take a value back, keep that of the end.
+        Loggers cannot take a value back: they keep the one of the end.
         """
         step = trainer.global_step
         due = self.next_due(step - 1) == step
         if not self.rows or self.rows[-1].step != step:
-            if due:  # another callback's exception came before it
+            if due:  # an exception of another callback came first
                 self._measure(trainer, pl_module, whole=step == self._last)
             return
         if step == self._last or stopped_by(trainer):
@@ -160,7 +158,7 @@ class Curves(Observer):
                 self.rows += self._rows_of(trainer, pl_module, split, values)
 
     def _ends_epoch(self, trainer: Trainer, step: int) -> bool:
-        """Whether this update ended an epoch that is measured where it ends."""
+        """Return whether this update ended an epoch whose end is measured."""
         batches = trainer.num_training_batches
         if self._period is None or batches == math.inf:
             return self._period is None
@@ -172,7 +170,7 @@ class Curves(Observer):
         return any(monitored(c).startswith("train/") for c in self._monitored)
 
     def next_due(self, step: int) -> float:
-        """The first update after ``step`` that is measured: i/per_cycle of a cycle, rounded up."""
+        """Return the first measured update after ``step``: i/per_cycle of a cycle, rounded up."""
         due = math.inf
         if self._period:
             length, parts = self._period
@@ -187,35 +185,35 @@ class Curves(Observer):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure where ``next_due`` said."""
+        """Measure if ``next_due`` is now."""
         step = trainer.global_step
         if self.next_due(step - 1) == step:
             self._measure(trainer, pl_module, whole=step == self._last)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure for those who act on it now: Lightning asks them after all other callbacks."""
+        """Measure for monitors: Lightning runs them after all other callbacks."""
         if self._period is None or self._monitors_train:
             self._measure(trainer, pl_module, whole=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last update is always measured, whatever ended the training."""
+        """Measure the last update, whatever ended the run."""
         self._measure(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on the figures of a test join those of this training."""
+        """Let the metrics of a following test join this fit's records."""
         self._trained = True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the figures of the test split to those of the training before."""
+        """Add the metrics of the test split to the records of the fit."""
         if self._trained:
             module = cast(Any, pl_module)
             self.rows = [row for row in self.rows if row.split != "test"]  # of an earlier test
             self._add(trainer, pl_module, {"test": module.figures(module.measured)})
 
     def _draw_rows(self, trainer: Trainer, pl_module: LightningModule) -> torch.Tensor | int | None:
-        """The rows of the training split that are measured on the way; None for all of them.
+        """Return the training samples that are measured on the way; None for all of them.
 
-        Of a data module without tensors it is how many its loader gives first.
+        For a data module without tensors, return how many of its loader's first samples.
         """
         if self.train_rows is None or not _is_measured(trainer, pl_module):
             return None
@@ -223,7 +221,7 @@ class Curves(Observer):
         if not isinstance(data, Splits):
             return self.train_rows
         X, _ = data.tensors("train")  # type: ignore[misc]  # there is one: it is trained on
-        share = 1.0  # of the training split that is trained on between two measurements
+        share = 1.0  # of the training split used between two measurements
         if self._period:
             length, parts = self._period
             share = length / parts * trainer.accumulate_grad_batches / trainer.num_training_batches
@@ -234,10 +232,10 @@ class Curves(Observer):
         return rows.sort().values.to(X.device)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, whole: bool = True) -> None:
-        """Measure both splits, unless they have been after this update."""
+        """Measure both splits, unless this update has been measured."""
         step = trainer.global_step
         measured = self.rows[-1].step if self.rows else -1
-        again = measured == step and whole and self._partial  # a training that ended early
+        again = measured == step and whole and self._partial  # the fit ended early
         if not _is_measured(trainer, pl_module) or (measured == step and not again):
             return
         if again:
@@ -247,7 +245,7 @@ class Curves(Observer):
         self._add(trainer, pl_module, self._figures(trainer, pl_module, some), again)
 
     def _figures(self, trainer: Trainer, pl_module: LightningModule, some: Any) -> dict[str, Any]:
-        """Return the figures (m,) of both splits, of the training split over ``some`` rows."""
+        """Return metrics (m,) of both splits, over ``some`` samples of the training split."""
         figures = {
             "train": figures_of(trainer, pl_module, "train", some),
             "val": figures_of(trainer, pl_module, "val"),
@@ -261,9 +259,9 @@ class Curves(Observer):
         figures: dict[str, dict[str, Any]],
         again: bool = False,
     ) -> None:
-        """Add the figures (m,) of splits at this update to the rows, and show them to everybody.
+        """Record the metrics (m,) of splits at this update, and publish them.
 
-        Loggers, which cannot take a figure back, get none ``again`` for the same update.
+        Loggers cannot take a value back: they get none ``again`` for the same update.
         """
         new = [
             row
@@ -298,7 +296,7 @@ class Curves(Observer):
             yield Row(step, split, i, member.l2, member.seed, lr, *numbers)
 
     def _show(self, trainer: Trainer, means: dict[str, torch.Tensor], log: bool) -> None:
-        """To callbacks that monitor, to the progress bar and, but for a test, to the loggers."""
+        """Pass means to monitors, the progress bar and, except for a test, the loggers."""
         trainer.callback_metrics.update(means)
         logged = {name: v for name, v in means.items() if not name.startswith("test/")}
         trainer.logged_metrics.update(logged)
@@ -309,11 +307,11 @@ class Curves(Observer):
                 logger.log_metrics({n: float(v) for n, v in logged.items()}, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, as plain tuples (checkpoints load with weights_only=True)."""
+        """Return the records so far, as plain tuples (checkpoints load with weights_only=True)."""
         return {"rows": [tuple(row) for row in self.rows], "partial": self._partial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The rows of the run that is resumed."""
+        """Restore the records of the resumed run."""
         self.rows = restored_rows(state_dict.get("rows"))
         self._partial = state_dict.get("partial") is True
 
@@ -347,21 +345,21 @@ def _wants_validation(callback: Any) -> bool:
 
 
 def _several(data: Any) -> bool:
-    """Whether there are several validation loaders, all but the first of which Lightning logs."""
+    """Return whether there are several validation loaders; Lightning logs the others."""
     return not isinstance(data, Splits) and count_loaders(data, "val") > 1
 
 
 def _is_measured(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Whether there is a data module to measure by: with tensors, or with loaders as it trains."""
+    """Return whether there is a data module to measure with, by tensors or loaders."""
     data = cast(Any, trainer).datamodule
     if data is None:
         return False
-    own = cast(Any, pl_module).overridden(("training_step", "validation_step"))  # other batches?
+    own = cast(Any, pl_module).overridden(("training_step", "validation_step"))
     return isinstance(data, Splits) or (has_loader(data, "train") and not own)
 
 
 def figures_of(trainer: Trainer, module: Any, split: Split, some: Any = None) -> Any:
-    """The figures (m,) of a module over a split, or over ``some`` of its rows; None without any."""
+    """Return metrics (m,) of a module over a split or ``some`` of its samples; None without any."""
     data = cast(Any, trainer).datamodule
     if not _is_measured(trainer, module):
         return None
@@ -369,7 +367,7 @@ def figures_of(trainer: Trainer, module: Any, split: Split, some: Any = None) ->
 
 
 def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None) -> Any:
-    """The figures (m,) of a split in memory, or of some of its rows; None where it is empty."""
+    """Return metrics (m,) over a split in memory, or some of its samples; None if it is empty."""
     tensors = data.tensors(split)
     if tensors is None:
         return None
@@ -378,7 +376,7 @@ def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None)
 
 
 def _by_loaders(module: Any, data: Any, split: Split, rows: int | None) -> Any:
-    """Those of a split that a data module's own loader gives, or of its first rows."""
+    """Return metrics (m,) over the batches of a data module's own loader, or the first ones."""
     if not has_loader(data, split):
         return None
     with isolate_rng():  # a loader that shuffles must not change what is trained on next

@@ -11,7 +11,7 @@ from torch import Tensor
 from onelayer.data.random import philox
 
 STREAM = 0xD409
-"""Of these draws; no other use of Philox has it."""
+"""Stream of Philox for these draws alone."""
 LEVELS = 2**16
 """A probability is rounded to a multiple of 1/LEVELS: an element of a mask costs two bytes."""
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are complete or not there."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-PARTIAL = ".tmp"
-"""Ending of a file that is being written; what a kill leaves of it, the next writing replaces."""
+PARTIAL = ".tmp"  # ending of a file that is being written; the next write replaces leftovers
 
 
 def atomic_write(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Write a file beside its target, sync and rename it: a reader never sees half of it.
+    """Write a file beside its target, sync and rename it, so that no reader sees a part.
 
-    Processes that write one file take turns; the last one's stays.
+    Processes that write one file take turns; the last one wins.
 
     Args:
-        path: of the file; its folder is made if need be.
-        content: text is written in UTF-8, with its line ends as they are.
+        path: path of the file; its folder is made if necessary.
+        content: text (written in UTF-8, line ends unchanged) or bytes.
 
     Raises:
         OSError: naming the file, if it cannot be written; the target stays as it was.
@@ -37,7 +36,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """Put the file's name in an OSError that has none, as that of a full disk."""
+    """Add the file's name to an OSError without one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -66,7 +65,7 @@ def _write(path: Path, content: str | bytes | memoryview) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """Open an empty file to write, when no other process writes it; a kill ends that, too."""
+    """Open an empty file for writing, once no other process writes it."""
     while True:
         with path.open("ab") as file:
             with suppress(OSError):  # a file system without locks

@@ -1,4 +1,4 @@
-"""Where a run leaves its files."""
+"""Folder of a run, and names of its files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 FOLDER = "checkpoints"
-"""Of a run's folder."""
+"""Subfolder of a run."""
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 AGAIN = "run the same command again, which goes on from there"
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of the first logger's run, in which ModelCheckpoint makes ``checkpoints/``.
+    """Return the folder of the first logger's run, where ModelCheckpoint makes ``checkpoints/``.
 
-    None without a logger, or with the one that Lightning puts in place of others for fast_dev_run
-    and the trials of its tuner, which may leave nothing. It may be asked for by one process of
-    several alone; only that of the first process is the one written to.
+    Return None without a logger, and for fast_dev_run and trials of Lightning's tuner, which leave
+    no files. Only the first of several processes writes to it.
     """
     if not trainer.loggers or isinstance(trainer.loggers[0], DummyLogger):
         return None
@@ -30,5 +29,5 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def last_of(run: Path) -> Path:
-    """Where the newest checkpoint of a run's folder is, or would be."""
+    """Return the path of the newest checkpoint in a run's folder, which may not exist."""
     return run / FOLDER / LAST

@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM while a training runs: the first lets it save, the second just stops it."""
+"""Ctrl+C and SIGTERM during a fit: the first saves and stops, the second stops at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A training that a signal has stopped, after it saved a checkpoint.
+    """A fit that a signal has stopped, after it saved a checkpoint.
 
     Args:
         signum: the signal.
         step: updates done.
-        checkpoint: what to go on from.
+        checkpoint: file to resume from.
     """
 
     def __init__(self, signum: int, step: int, checkpoint: str) -> None:
@@ -25,13 +25,13 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM where nothing was there to be saved: what Ctrl+C is there."""
+    """SIGTERM with nothing to save, handled like Ctrl+C."""
 
     signum = signal.SIGTERM
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM instead of letting it cut an update in two.
+    """Memory of the first SIGINT or SIGTERM, which then cannot interrupt an update.
 
     Attributes:
         signum: the signal received, or 0.
@@ -42,13 +42,13 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def watch(self) -> None:
-        """Take over the signals. Only a main thread can."""
+        """Install the signal handlers. Only a main thread can."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             self.signum = 0
             self._before = {signum: signal.signal(signum, self._remember) for signum in SIGNALS}
 
     def release(self) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}

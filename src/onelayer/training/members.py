@@ -13,7 +13,7 @@ Metrics = Mapping[str, Sequence[float]]  # cost, loss and accuracy of each membe
 
 
 class Member(NamedTuple):
-    """What distinguishes one network of a population from the others."""
+    """One network of a population: λ, seed, and the update at which it was saved."""
 
     l2: float
     seed: int
@@ -24,7 +24,7 @@ class Member(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def __str__(self) -> str:
-        """The member in words."""
+        """Describe the member."""
         after = "" if self.step is None else f", after {self.step} updates"
         return f"l2={self.l2:g}, seed={self.seed}{after}"
 

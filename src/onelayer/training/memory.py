@@ -1,4 +1,4 @@
-"""Memory that networks take, said before it is asked for."""
+"""Memory that networks need, checked before it is allocated."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from onelayer.training.metrics import CHUNK
 
 
 def numbers_in(hidden: int, inputs: int = 3072, classes: int = 10) -> int:
-    """The weights and biases of one network."""
+    """Return the number of weights and biases of one network."""
     return sum(math.prod(shape) for shape in parameter_shapes(hidden, inputs, classes).values())
 
 
 def check_making(members: int, hidden: int, inputs: int = 3072, classes: int = 10) -> None:
-    """Raise :class:`InputError` where these networks cannot be made.
+    """Raise :class:`InputError` if there is no memory to make these networks.
 
-    Their weights are drawn in float64, one network after the other, and then laid together.
+    Weights are drawn in float64, one network after the other, and then stacked.
     """
     needed = 16 * members * numbers_in(hidden, inputs, classes)
     _check(needed, torch.device("cpu"), members, "made")
@@ -29,10 +29,10 @@ def check_making(members: int, hidden: int, inputs: int = 3072, classes: int = 1
 def check_training(
     members: int, hidden: int, inputs: int, classes: int, rows: int, weights: torch.Tensor
 ) -> None:
-    """Raise :class:`InputError` where there is no room to train networks that are there already.
+    """Raise :class:`InputError` if there is no memory to train existing networks.
 
-    An update has gradients and their product with the rate; a measurement the last layer's input,
-    twice for a moment, of at most CHUNK of ``rows`` images.
+    An update needs gradients and their product with the rate. A measurement needs the last layer's
+    input twice, for at most CHUNK of ``rows`` samples.
     """
     update = 2 * members * numbers_in(hidden, inputs, classes)
     measurement = 2 * members * min(rows, CHUNK) * (hidden or classes)
@@ -52,7 +52,7 @@ def _check(needed: int, device: torch.device, members: int, done: str) -> None:
 
 
 def members_in_memory(hidden: int, inputs: int = 3072, classes: int = 10) -> int:
-    """How many networks fit half of the memory that is free now, with what training them needs."""
+    """Return how many networks fit half of the free memory, with what training them needs."""
     per_network = 4 * (3 * numbers_in(hidden, inputs, classes) + 4 * CHUNK * (hidden or classes))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return max(1, free_memory(device) // 2 // per_network)

@@ -117,7 +117,7 @@ class EnsembleMeasure(Measure):
 
     @property
     def wanted(self) -> bool:
-        """Whether an ensemble differs from a single network."""
+        """Return whether an ensemble differs from a single network."""
         return self.mirror is not None or any(len(group) > 1 for group in self.groups)
 
     def sums(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> tuple[Tensor, Tensor]:

@@ -165,7 +165,7 @@ class OneLayer(LightningModule):
         self.ensembles = EnsembleMeasure([*by_l2(λ.tolist()).values()])
 
     def __repr__(self) -> str:
-        """The arguments that define the networks, without torchmetrics' states."""
+        """Return the arguments that define the networks, without torchmetrics' states."""
         given: dict[str, Any] = {
             "hidden": self.hidden,
             "l2": _in_short([m.l2 for m in self.members]),

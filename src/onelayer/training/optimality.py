@@ -1,4 +1,4 @@
-"""How far linear networks are from the optimum of what they learned from, at most."""
+"""Bounds on the distance of linear networks to their minimum."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from onelayer.training.module import OneLayer
 
 
 def joined(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
-    """Features and labels of the splits that there are, laid end to end.
+    """Return features and labels of the available splits, joined.
 
     Raises:
-        InputError: there is none of them, or only loaders to have them from.
+        InputError: none is available, or the data module has only loaders.
     """
     if not isinstance(data, Splits):
         raise InputError(f"{type(data).__name__} has no tensors(split)")
     pairs = [pair for split in splits if (pair := data.tensors(split)) is not None]
     if not pairs:
-        raise InputError("that split is not at hand")
+        raise InputError("the split is not available: pass --data.train")
     if len(pairs) == 1:
         return pairs[0]
     return Joined([X for X, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
 def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
-    """Features and labels that are learned from; with ``data.flip`` the mirror images come after.
+    """Return the features and labels of training; with ``data.flip``, also of flipped images.
 
-    The mean over both is the cost that training with flips expects.
+    The mean over both is the expected cost of training with flips.
 
     Raises:
-        InputError: as :func:`joined`, and for other changes of images, whose cost is no sum.
+        InputError: see :func:`joined`; or images are augmented in another way than by flips.
     """
     X, y = joined(data, splits)
     asked = augment_of(data).settings()
     if others := asked.keys() - {"flip"}:
         raise InputError(
-            f"with data.{min(others - {'border'})} the images that are learned from are without "
-            "number, and so their least cost is not known: only data.flip is taken."
+            f"with data.{min(others - {'border'})} the cost has no fixed minimum; "
+            "only data.flip has one"
         )
     if not asked:
         return X, y
@@ -55,9 +55,9 @@ def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
 
 
 def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
-    """Cost and gap to the optimum (m,) of linear networks over all that they learned from.
+    """Return cost and gap (m,) of linear networks over the splits they were trained on.
 
-    NaN for a network of λ = 0 or one that has diverged: they have no certificate.
+    Networks with λ = 0 and diverged ones have no certificate: NaN.
     """
     X, y = learned(data, module.learned_from)  # type: ignore[arg-type]
     some = ((module.l2 > 0) & module.finite_members()).nonzero().squeeze(1)
@@ -71,13 +71,13 @@ def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
 
 
 def format_gaps(module: OneLayer, data: Any) -> str:
-    """What ``onelayer test`` prints of linear networks below their figures."""
+    """Return the distances to the minimum that ``onelayer test`` prints for linear networks."""
     where = " and ".join({"train": "training", "val": "validation"}[s] for s in module.learned_from)
-    head = f"above the least cost, at most, over the {where} split"
+    head = f"distance to the minimum, at most, over the {where} split"
     try:
         costs, gaps_ = (values.tolist() for values in gaps(module, data))
     except InputError as error:
-        return f"{head}: not known, as {first_line(error)}"
+        return f"{head}: unknown ({first_line(error)})"
     lines = [f"{'l2':>9} {'seed':>5} {'cost':>12} {'gap':>9}"]
     for (l2, seed, step), cost, gap in zip(module.members, costs, gaps_, strict=True):
         known = gap == gap  # no NaN

@@ -1,4 +1,4 @@
-"""Progress: one line that shows what is done of all, the time left, and the accuracies so far."""
+"""Progress: one line with the work done, the time left and the accuracies so far."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
     Nothing is drawn unless standard error is a terminal.
 
     Args:
-        name: what is done.
-        total: how much, in ``unit``; infinity where that is unknown.
+        name: beginning of the line.
+        total: amount of work in ``unit``; infinity if unknown.
         unit: updates, batches, ….
-        done: how much of it was done before.
+        done: amount done before.
         draw: false for a process whose work another process shows.
     """
 
@@ -54,18 +54,18 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
         self.expect(name, total)
 
     def expect(self, name: str, total: float) -> None:
-        """Set what is done, and how much."""
+        """Set the name and the amount of work."""
         known = math.isfinite(total)
         self.desc, self.total = name, int(total) if known else None
         self.bar_format = FORMAT if known else ENDLESS
 
     def skip(self, done: int) -> None:
-        """Set how much is done; what others did of it takes no time."""
+        """Set how much is done, without counting its time."""
         self.initial = self.initial + max(done - self.n, 0) if not self.disable else 0
         self.n = max(done, self.n)
 
     def show(self, done: int, words: Callable[[], str] = str, now: bool = False) -> None:
-        """Set how much is done, and draw that and ``words`` if it is time."""
+        """Set how much is done, and draw the line if it is time."""
         self.n = done
         if self.disable or not (now or time.monotonic() - self._shown >= INTERVAL):
             return
@@ -75,7 +75,7 @@ class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
 
 
 def clear_bars() -> None:
-    """Clear the lines of all bars. Each is drawn again when it goes on."""
+    """Clear the lines of all bars. Each is drawn again at its next update."""
     for bar in list(getattr(Bar, "_instances", ())):
         if not bar.disable:
             bar.clear()
@@ -84,8 +84,8 @@ def clear_bars() -> None:
 class ProgressLine(ProgressBar, Observer):
     """Draws one line: updates done of all, the time left, accuracy on training and validation.
 
-    The accuracies are those that Curves measured last. The bar ends no block of updates: it is
-    drawn where one ends.
+    The accuracies are those that Curves measured last. The bar never ends a block of updates: it is
+    drawn at the end of blocks.
 
     Args:
         name: the beginning of the line; by default fit, validate, test or predict.

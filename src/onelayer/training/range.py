@@ -1,4 +1,4 @@
-"""RangeTest: which rates a cycle may go between, found in one short run with a rising rate."""
+"""RangeTest: the rates between which a cycle may run, found in one short run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,20 @@ from onelayer.training.members import by_l2
 from onelayer.training.records import Row
 from onelayer.training.schedule import ScheduledLR
 
-RISEN = 4.0
-"""Times the lowest loss: a training whose loss is above it everywhere has shown what it can."""
-FALLEN = 0.1
-"""Of the whole fall of the loss: where so much of it is done, the rate is large enough to learn."""
-MEMORY = 0.9
-"""Weight of the past in the running mean of the losses of batches."""
+RISEN = 4.0  # times the lowest loss, above which a range test is stopped
+FALLEN = 0.1  # share of the total drop of the loss that defines base_lr
+MEMORY = 0.9  # weight of the past in the running mean of batch losses
 
 
 class Point(NamedTuple):
-    """The loss after an update at this rate, lower is better."""
+    """A rate, and the loss after an update at it."""
 
     lr: float
     loss: float
 
 
 class Proposal(NamedTuple):
-    """The ends of a cycle that a range test proposes."""
+    """Ends of a cycle that a range test proposes."""
 
     base_lr: float
     max_lr: float
@@ -42,14 +39,14 @@ class Proposal(NamedTuple):
 class RangeTest(ScheduledLR):
     """Learning rate range test (Smith, arXiv:1506.01186, section 3.3), for any LightningModule.
 
-    The rate rises from ``min_lr`` to ``max_lr``, as many updates to each decade, and the loss is
-    noted: of a OneLayer that of the validation split, of each λ, where Curves measures it
-    (``Curves(per_cycle=50)`` for 50 points); of another module the running mean of the loss of its
-    batches. ``proposals`` then has what :func:`propose` makes of them. A run in which every loss
-    has risen to 4 times its lowest is stopped.
+    The rate rises from ``min_lr`` to ``max_lr``, with equally many updates per decade. For a
+    OneLayer the loss is that of each λ on the validation split, measured by Curves
+    (``Curves(per_cycle=50)`` for 50 points). For another module it is the running mean of the loss
+    of its batches. ``proposals`` has the ends of a cycle, see :func:`propose`. The run stops when
+    every loss has risen to 4 times its lowest.
 
-    Use it in place of TriangularLR, with ``Trainer(max_steps=steps)``, and for a OneLayer with
-    ``Divergence(stop=False)``: that the largest rates diverge is what the test is for.
+    Use it instead of TriangularLR, with ``Trainer(max_steps=steps)``, and for a OneLayer with
+    ``Divergence(stop=False)``, because the largest rates are meant to diverge.
 
     Args:
         min_lr: the first rate, above 0.
@@ -74,15 +71,15 @@ class RangeTest(ScheduledLR):
 
     @property
     def proposals(self) -> dict[float | None, Proposal]:
-        """For each λ, or for None, of another module than OneLayer."""
+        """The proposal for each λ; of another module than OneLayer for None."""
         return {l2: propose(points) for l2, points in self.points.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The arguments, for loggers."""
+        """Return the arguments, for loggers."""
         return {name: getattr(self, name) for name in ("min_lr", "max_lr", "steps")}
 
     def on_measured(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> None:
-        """Note the loss of each λ: the mean over its seeds, infinite where one has diverged."""
+        """Note the loss of each λ: the mean over its seeds, infinite if one has diverged."""
         self._by_curves = True
         new = [row for row in rows if (row.step, row.split) == (rows[-1].step, "val")]
         for l2, places in by_l2([row.l2 for row in new]).items():
@@ -112,10 +109,10 @@ class RangeTest(ScheduledLR):
 
 
 def propose(points: Sequence[Point]) -> Proposal:
-    """The ends of a cycle, by the loss at rising rates.
+    """Return the ends of a cycle, from the loss at rising rates.
 
     ``max_lr`` is the rate at which the loss is lowest: at larger ones it rises again. ``base_lr``
-    is the first rate at which the loss has fallen by a tenth of all it falls.
+    is the first rate at which the loss has made 10 % of its total drop.
 
     Raises:
         InputError: the loss never fell below its first value.

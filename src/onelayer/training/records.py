@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def restored_rows(saved: Any) -> list[Row]:
-    """The rows that a callback has kept in a checkpoint.
+    """Return the records that a callback has saved in a checkpoint.
 
     Raises:
         InputError: naming the first that is none.
@@ -51,11 +51,11 @@ def _restored_row(i: int, row: Any) -> Row:
 
 
 _KINDS: list[Any] = [int, str, int, float, int, float, float, float, float]
-"""Of a row's values."""
+"""Types of a record's values."""
 
 
 def is_finite(row: Row) -> bool:
-    """Whether the member has not diverged."""
+    """Return whether the member has not diverged."""
     return math.isfinite(row.cost) and math.isfinite(row.loss)
 
 
@@ -79,7 +79,7 @@ def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a curves.csv.
+    """Return the records of a curves.csv.
 
     Raises:
         InputError: there is no such file, or it is not whole; naming the line.
@@ -118,7 +118,7 @@ def finals(rows: Sequence[Row], split: str) -> tuple[list[float], dict[str, list
 
 
 def last_figures(rows: Sequence[Row], split: str) -> list[Row]:
-    """The rows of ``split`` at its last measurement, one per member."""
+    """Return the records of ``split`` at its last measurement, one per member."""
     rows = [row for row in rows if row.split == split]
     return [row for row in rows if row.step == rows[-1].step]
 

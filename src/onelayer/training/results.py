@@ -67,7 +67,7 @@ class Results(Observer):
         self._started = 0.0
 
     def __repr__(self) -> str:
-        """The size of the results; ``print`` shows the table."""
+        """Return the size of the results; ``print`` shows the table."""
         if self.summary is None:
             return "Results(no training run has ended)"
         networks, tested = len(self.summary["members"]), "test" in self.summary["members"][0]

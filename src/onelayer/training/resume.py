@@ -1,9 +1,9 @@
-"""The place of a run in its data: read from Lightning's counters, and put back where a run goes on.
+"""Resume: the position of a run in its data, read from Lightning's counters and restored.
 
-Lightning resumes by comparing the four counters of its loops, which differ with the hook that
-wrote the checkpoint. It replays or skips batches, and leaves out validations, for several of them.
-So the place is read from the counters once (:func:`place_of`), and the counters become those of one
-of two places: between two epochs, or after a batch of an epoch whose end is still to come.
+Lightning resumes by comparing the four counters of its loops. They depend on the hook that wrote
+the checkpoint, and for several hooks Lightning repeats or skips batches, or skips validations. So
+the position is read from the counters once (:func:`place_of`). Then the counters are set to one of
+two positions: between two epochs, or after a batch within an epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onelayer.data.loader import ResidentLoader
 from onelayer.training.observer import callbacks_of
 
 KEY = "resume"
-"""What this package adds to a checkpoint of Lightning's for the sake of resuming."""
+"""Key of the state that this package adds to Lightning's checkpoints."""
 EPOCHS, BATCHES, VALIDATION = (
     "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress",
 )  # fmt: skip
@@ -36,20 +36,20 @@ _STAGE = "restarted_mid_evaluation"  # lets Lightning validate before it trains 
 
 
 class Place(NamedTuple):
-    """Where a run stands in its data."""
+    """Position of a run in its data."""
 
     epoch: int
-    """Epochs that have ended, which is the number of the epoch that goes on."""
+    """Epochs that have ended."""
     batches: int
-    """Batches of that epoch that have been trained on; 0 between two epochs."""
+    """Batches of the current epoch that have been trained on; 0 between two epochs."""
     last: bool
-    """Whether they are all of them, and only the end of the epoch is still to come."""
+    """Whether these are all batches, and only the end of the epoch is left."""
     validated: bool
-    """Whether a validation that was due after these batches has run."""
+    """Whether a validation due after these batches has run."""
 
 
 def place_of(loops: dict[str, Any], accumulate: int = 1) -> Place:
-    """Return the place at which a checkpoint was written.
+    """Return the position at which a checkpoint was written.
 
     Args:
         loops: Lightning's ``loops.fit_loop`` of the checkpoint.
@@ -79,7 +79,7 @@ def place_of(loops: dict[str, Any], accumulate: int = 1) -> Place:
 
 
 def settle(loops: dict[str, Any], place: Place) -> None:
-    """Set the counters of a checkpoint to those that Lightning resumes right at this place."""
+    """Set the counters of a checkpoint so that Lightning resumes at this position."""
     within = place.batches > 0
     epochs, batches = _counters(loops, EPOCHS), _counters(loops, BATCHES)
     before = epochs["total"]["processed"] - epochs["current"]["processed"]
@@ -100,11 +100,11 @@ def _counters(loops: dict[str, Any], name: str) -> dict[str, dict[str, int]]:
 
 
 class Resume(Callback):
-    """Lets a run of OneLayer go on exactly where any checkpoint of Lightning's was written.
+    """Resumes a run of OneLayer exactly where any Lightning checkpoint was written.
 
-    OneLayer adds it by itself. Beside the place of the run it restores what Lightning does not:
-    the metrics that callbacks monitor, a stop by EarlyStopping, and, for loaders other than
-    ResidentLoader, the random state by which they shuffle and change their samples.
+    OneLayer adds this callback. It restores what Lightning does not: the position in the data, the
+    metrics that callbacks monitor, a stop by EarlyStopping, and, for loaders other than
+    ResidentLoader, the random state of shuffling and augmentation.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Resume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Read the place, before Lightning's loops restore their counters."""
+        """Read the position, before Lightning's loops restore their counters."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         loops = checkpoint["loops"]["fit_loop"]
@@ -134,7 +134,7 @@ class Resume(Callback):
         self._epoch_random = _random_state([])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loops and the loaders at the place of the checkpoint.
+        """Set loops and loaders to the position of the checkpoint.
 
         Raises:
             InputError: its batches are not those that were trained on.
@@ -155,7 +155,7 @@ class Resume(Callback):
         _stop_where_it_stopped(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the random state where Lightning makes the epoch's iterator next."""
+        """Note the random state just before Lightning makes the epoch's iterator."""
         resuming = getattr(trainer.fit_loop, "is_resuming", False)
         if trainer.current_epoch > 0 and not resuming and (foreign := _foreign_loaders(trainer)):
             self._epoch_random = _random_state(foreign)
@@ -201,12 +201,12 @@ class Resume(Callback):
 
 
 def _skips(total: dict[str, int]) -> bool:
-    """Whether on_train_batch_start has ended an epoch, by -1: its last batch was never begun."""
+    """Return whether on_train_batch_start has ended an epoch early, by returning -1."""
     return total["started"] < total["processed"]
 
 
 def _check_batches(trainer: Any, place: Place, skipped: bool) -> None:
-    """Refuse a place that the epochs of these batches do not have."""
+    """Refuse a position that does not exist with these epochs and batches."""
     length, progress = trainer.num_training_batches, trainer.fit_loop.epoch_loop.batch_progress
     trained, expected = progress.total.processed, place.epoch * length + place.batches
     ours = isinstance(trainer.train_dataloader, ResidentLoader) and not skipped
@@ -224,10 +224,10 @@ def _check_batches(trainer: Any, place: Place, skipped: bool) -> None:
 
 
 def _place_loops(trainer: Any, place: Place) -> None:
-    """Let Lightning's loops begin at the place.
+    """Let Lightning's loops begin at the position.
 
-    With ``max_steps`` they take the end of an epoch for its middle; and of the end of an epoch
-    that is still to come they leave out the validation and the hooks.
+    With ``max_steps`` they would take the end of an epoch for its middle. Of an epoch with only its
+    end left they would skip the validation and the hooks.
     """
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     fit_loop._restarting = False  # its setter knows better where max_steps is given
@@ -265,7 +265,7 @@ def _stop_where_it_stopped(trainer: Any) -> None:
 
 
 def _foreign_loaders(trainer: Any) -> list[Any]:
-    """Return the training loaders that keep no state of their own, in one process."""
+    """Return the training loaders that keep no state of their own."""
     combined = trainer.fit_loop._combined_loader
     loaders = list(combined.flattened) if combined is not None else []
     stateful = any(hasattr(loader, "load_state_dict") for loader in loaders)
@@ -273,7 +273,7 @@ def _foreign_loaders(trainer: Any) -> list[Any]:
 
 
 def _begin_epoch(trainer: Any) -> None:
-    """Make the iterator of an epoch anew, by the random state that is restored now."""
+    """Make the iterator of an epoch anew, from the restored random state."""
     fetcher = trainer.fit_loop._data_fetcher
     done = fetcher.done
     iter(fetcher)
@@ -281,7 +281,7 @@ def _begin_epoch(trainer: Any) -> None:
 
 
 def _skip(trainer: Any, batches: int) -> None:
-    """Pass over the batches of the epoch that were trained on."""
+    """Skip the batches of the epoch that have been trained on."""
     fetcher = trainer.fit_loop._data_fetcher
     iterator, done = getattr(fetcher, "iterator_wrapper", fetcher), fetcher.done
     fetcher.done = False
@@ -318,7 +318,7 @@ def _random_state(loaders: list[Any]) -> dict[str, Any]:
 
 
 def _restore_random(state: Any, loaders: list[Any], trainer: Any) -> None:
-    """Set the random states; not in one of several processes, which would all draw the same."""
+    """Set the random states, unless several processes would then draw the same."""
     if state is None or trainer.world_size > 1:
         return
     try:

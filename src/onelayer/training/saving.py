@@ -179,11 +179,14 @@ class Snapshots(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the files of a resumed run; save one that a kill came before."""
+        self._find(trainer)
+        self._save(trainer)
+
+    def _find(self, trainer: Trainer) -> None:
         folder = self._folder(trainer)
         if trainer.ckpt_path and self._cycle and folder is not None:
             ends = range(self._cycle, trainer.global_step + 1, self._cycle)
             self._saved = [step for step in ends if self._path(folder, step).is_file()]
-        self._save(trainer)
 
     def next_due(self, step: int) -> float:
         """Return the end of the cycle of the next update."""
@@ -216,6 +219,8 @@ class Snapshots(Observer):
     def networks(self, trainer: Trainer, pl_module: LightningModule) -> list[LightningModule]:
         """Return the networks of all snapshots as one module, if a run has saved any."""
         folder = self._folder(trainer)
+        if not self._saved:
+            self._find(trainer)  # of a complete run, for which Lightning starts no training
         if self.network is None and self._saved and folder is not None:
             paths = [self._path(folder, step) for step in self._saved]
             self.network = load_network(paths).to(pl_module.device)

@@ -1,4 +1,4 @@
-"""The learning rate of every update, for any LightningModule: TriangularLR and RangeTest."""
+"""TriangularLR: the learning rate of every update, for any LightningModule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
 STEP_SIZE = 500  # updates in half a cycle, by default
-EPOCHS = 20  # of all cycles together, where the length follows from the data
+EPOCHS = 20  # of all cycles together, if the length follows from the data
 EXTEND = (
     "A run goes on with the rates that it began with. Resume with the run's own schedule, or start "
     "a new run.\nTo train for longer, raise schedule.cycles or trainer.max_steps."
@@ -24,7 +24,7 @@ EXTEND = (
 class ScheduledLR(Observer):
     """Sets the rate of every update, a function of ``trainer.global_step`` alone.
 
-    It is set when a training starts and after each batch, for the next update, so every callback
+    The rate of the next update is set when a fit starts and after each batch, so every callback
     finds it in ``on_train_batch_start``. It is logged as ``lr`` every ``log_every_n_steps``
     updates.
     """
@@ -36,14 +36,14 @@ class ScheduledLR(Observer):
         self._warned = False
 
     def rate(self, step: int) -> float:
-        """The learning rate η of the update after ``step`` updates."""
+        """Return the learning rate η of the update after ``step`` updates."""
         return self._schedule(step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set and log the first rate.
 
         Raises:
-            InputError: the optimizer has several rates, of which this would make one.
+            InputError: the optimizer's parameter groups have different rates.
         """
         rates = sorted({float(group["lr"]) for group in _groups(trainer)})
         if len(rates) > 1:
@@ -77,7 +77,7 @@ class ScheduledLR(Observer):
             group["lr"] = self._set
 
     def _warn_of_others(self, trainer: Trainer) -> None:
-        """Warn, once, where a rate is not the one that was set."""
+        """Warn once if a rate is not the one that was set."""
         other = next((float(g["lr"]) for g in _groups(trainer) if g["lr"] != self._set), None)
         if other is None or self._warned:
             return
@@ -86,9 +86,9 @@ class ScheduledLR(Observer):
         who = " and ".join(dict.fromkeys(suspects)) or "another callback or the module"
         ours = type(self).__name__
         rank_zero_warn(
-            f"two masters set the learning rate: {ours} had set {self._set:.4g}, and {who} "
-            f"made {other:.4g} of it. {ours} sets its own again after every update: keep one "
-            "of them."
+            f"two callbacks set the learning rate: {ours} had set {self._set:.4g}, and {who} "
+            f"changed it to {other:.4g}. {ours} sets it again after every update. Keep one of "
+            "them."
         )
 
     def _log_rate(self, trainer: Trainer, step: int) -> None:
@@ -100,16 +100,16 @@ class TriangularLR(ScheduledLR):
     """Cyclical learning rate (Smith, arXiv:1506.01186), set before every update.
 
     The rate is a function of ``trainer.global_step`` alone, so a resumed run needs no state. It is
-    logged as ``lr`` every ``log_every_n_steps`` updates. This callback replaces
-    ``torch.optim.lr_scheduler.CyclicLR`` (whose values it equals) without that class's
-    changes to momentum and without Lightning's stepping it once an epoch.
+    logged as ``lr`` every ``log_every_n_steps`` updates. The values equal those of
+    ``torch.optim.lr_scheduler.CyclicLR``, which also changes the momentum and which Lightning steps
+    once per epoch by default.
 
     Args:
         base_lr: η_min, the rate at the ends of a cycle.
         max_lr: η_max, the rate in its middle; equal to base_lr for a constant rate.
-        step_size: n_s, updates in half a cycle; default 500. On the command line, with data of
-            your own, all cycles together are 20 epochs by default, and at least 1000 updates.
-        cycles: how many cycles to train; ``total_steps`` follows. The command line sets
+        step_size: n_s, updates in half a cycle; default 500. On the command line, with your own
+            data, the default makes all cycles together 20 epochs, and at least 1000 updates.
+        cycles: number of cycles; ``total_steps`` follows. The command line sets
             trainer.max_steps to it.
         mode: triangular keeps the amplitude; triangular2 halves it each cycle; exp_range
             multiplies it with gamma at each update.
@@ -139,11 +139,11 @@ class TriangularLR(ScheduledLR):
 
     @property
     def total_steps(self) -> int:
-        """Updates in all cycles, 2 n_s times cycles."""
+        """Number of updates in all cycles, 2 n_s times cycles."""
         return self.cycle * self.cycles
 
     def state_dict(self) -> dict[str, Any]:
-        """The arguments: a run is resumed with its own."""
+        """Return the arguments: a run is resumed with its own."""
         names = ("base_lr", "max_lr", "step_size", "cycles", "mode", "gamma")
         return {name: getattr(self, name) for name in names}
 
@@ -154,7 +154,7 @@ class TriangularLR(ScheduledLR):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note how many updates were trained."""
+        """Note how many updates the checkpoint has."""
         self._trained = checkpoint.get("global_step", 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,7 +178,7 @@ class TriangularLR(ScheduledLR):
             self._warn_in_mid_cycle(trainer.max_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set and log the first rate; warn where epochs stop the training in mid-cycle."""
+        """Set and log the first rate; warn if epochs end the run in mid-cycle."""
         super().on_train_start(trainer, pl_module)
         if _counts_epochs(trainer):
             steps = trainer.estimated_stepping_batches
@@ -217,5 +217,5 @@ def _groups(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _counts_epochs(trainer: Trainer) -> bool:
-    """Whether epochs may end the training."""
+    """Return whether epochs may end the training."""
     return (trainer.max_epochs or -1) > 0

@@ -1,4 +1,4 @@
-"""What every training of the package has: the Trainer's defaults and the folder of its run."""
+"""Defaults of the Trainer, and the folder of a run."""
 
 from __future__ import annotations
 

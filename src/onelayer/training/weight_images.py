@@ -15,7 +15,7 @@ GAP, LINE = 3, 14  # pixels between tiles, and for a name below each
 
 
 def is_picture(shape: Sequence[int], inputs: int) -> bool:
-    """Whether inputs are the pixels of an image of this shape: channels, height and width."""
+    """Return whether d inputs are the pixels of an image (channels, height, width)."""
     return len(shape) == 3 and int(np.prod(shape)) == inputs
 
 
@@ -45,7 +45,7 @@ def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArr
 
 
 def _tiles(W: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.uint8]:
-    """The units (n, height, width, 3) in bytes, a few of small images enlarged."""
+    """Return the units (n, height, width, 3) in bytes; a few small images are enlarged."""
     low, high = W.min(1, keepdims=True), W.max(1, keepdims=True)
     scaled = 255 * (W - low) / np.maximum(high - low, np.finfo(W.dtype).tiny)
     tiles = scaled.astype(np.uint8).reshape(len(W), *shape)

@@ -35,7 +35,7 @@ FAILURES = 2  # line searches in a row without a lower cost, after which a membe
 
 
 class Ledger(Protocol):
-    """Where a descent leaves what it has found."""
+    """Receiver of a descent's iterations."""
 
     samples: Samples
     l2: Tensor
