@@ -6,9 +6,11 @@ import pytest
 
 from onelayer.__main__ import main
 from onelayer.cli.help import plain
+from onelayer.cli.parser import Parser
 
 COMMANDS = ("fit", "validate", "test", "predict", "search", "range", "solve", "report")
 CLASSES = ("ArraysDataModule", "DatasetDataModule", "tests.support.small.SmallData")
+HEADLESS = r"(of|those|what|who|where|which|that|its|their)\b"
 
 
 def help_of(capfd, *words):
@@ -33,6 +35,7 @@ def assert_described(text):
         words = re.sub(r"\((?:required, )?type:.*", "", entry)
         words = re.sub(r"^(--?[\w.+]+( [A-Z_0-9]+| \{[^}]*\}| \[[^]]*\])?(, )?)+", "", words)
         assert len(words.split()) >= 2, f"{name} has no description"
+        assert not re.match(HEADLESS, words.strip(), re.IGNORECASE), f"{name}: {words}"
     return options
 
 
@@ -49,6 +52,22 @@ def test_help_lists_the_options_of_the_class_that_was_named(capfd, command, kind
     if "." not in kind:  # a user's own class may describe nothing
         assert_described(help_of(capfd, command, "--data", kind))
         assert "--data.standardise" in options
+
+
+def test_help_of_fit_is_short_and_begins_with_our_options(capfd):
+    lines = help_of(capfd, "fit", "--data", "ArraysDataModule").splitlines()
+    assert lines[0] == "usage: onelayer fit [-c CONFIG] [options]"
+    assert len(lines) < 450
+    names = [name for line in lines for name in re.findall(r"^  --([\w.]+)", line)]
+    trainer = [i for i, name in enumerate(names) if name.startswith("trainer.")]
+    assert trainer == list(range(len(names) - len(trainer), len(names)))
+    assert "data.train" in names
+
+
+def test_help_makes_nothing(capfd, monkeypatch):
+    """Neither network nor data nor trainer."""
+    monkeypatch.setattr(Parser, "instantiate_classes", lambda *_: pytest.fail("made"))
+    assert "--model.hidden" in help_of(capfd, "fit")
 
 
 def test_what_we_override_is_described_by_us(capfd):

@@ -39,12 +39,12 @@ class ArraysDataModule(ResidentDataModule):
         standardise: feature for mean 0 and deviation 1 of each, as in the training split; unit for
             rows of length 1; none.
         batch_size: rows of an update, over all processes.
-        seed: of the order of the batches and of the validation split; 0 or more.
+        seed: seed of the order of batches and of the validation split; 0 or more.
         max_memory: gigabytes that the features of an .npy may take in memory; of a larger one each
             batch is read from the file.
         flip: whether half of the training images, drawn anew in every epoch, are mirrored.
         shift: pixels that training images are shifted by at most, up or down and left or right.
-        border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
+        border: pixels at the other side: the image's own, mirrored, or zeros.
         transform: changes each training image (c, height, width), bytes as pixels from 0 to 1 and
             floats as given, or rows of length 1 where standardise is unit: a transform of
             torchvision.transforms.v2, or any other module, by class path. Slower by far than flip

@@ -36,10 +36,10 @@ class DatasetDataModule(ResidentDataModule):
         standardise: feature for mean 0 and deviation 1 of each, as in the training split; unit for
             rows of length 1; none.
         batch_size: samples of an update, over all processes.
-        seed: of the order of the batches and of the validation split; 0 or more.
+        seed: seed of the order of batches and of the validation split; 0 or more.
         flip: whether half of the training images, drawn anew in every epoch, are mirrored.
         shift: pixels that training images are shifted by at most, up or down and left or right.
-        border: what comes in at the other side: the image's own pixels, mirrored, or zeros.
+        border: pixels at the other side: the image's own, mirrored, or zeros.
         transform: changes each training image (colours, height, width), pixels from 0 to 1: a
             transform of torchvision.transforms.v2, or any other module, by class path. Slower by
             far than flip and shift.

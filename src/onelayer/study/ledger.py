@@ -1,13 +1,12 @@
 """The ledger of a search: an Optuna study in a database that several processes may share.
 
-One trial is one network, entered once, when it is finished: its λ is the parameter l2, what else is
-searched parameters of their own names, its validation accuracy the value; stage, index, group, seed
-and every figure are user attributes, for Optuna's own tools to read.
+One trial is one finished network. Its parameters are l2 and the other searched arguments, its value
+is the accuracy on validation. Stage, index, group, seed and all results are user attributes.
 
-Networks are trained in groups (see :mod:`onelayer.study.plan`). To claim a group is to hold its
-lock: a file's where the database is SQLite, an advisory lock of the session where it is PostgreSQL.
-The kernel or the server releases it when the process that holds it ends, however it ends, and then
-somebody else may claim the group. Nothing else is kept about networks that are not finished.
+Networks are trained in groups (see :mod:`onelayer.study.plan`). A process claims a group by its
+lock: a file lock with SQLite, an advisory lock of the session with PostgreSQL. The kernel or server
+releases the lock as soon as the process ends, however it ends. Optuna's heartbeat takes seconds for
+that, and also gives away the trials of a process that is only suspended.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,14 @@ from onelayer.core.errors import InputError, first_line
 from onelayer.study.plan import AXES, Planned, groups_of
 
 Lock = Callable[[str, bool], AbstractContextManager[bool]]
-"""(name, wait) to a context that holds this lock; entering it says whether it does."""
+"""(name, wait) to a context that tries to hold this lock, and yields whether it does."""
 ALL = "onelayer"
-"""The lock under which anything is written: one for all studies of a database, as its tables."""
+"""Name of the lock for writing, one for all studies of a database."""
 
 KEEPALIVES = (
     "SET tcp_keepalives_idle=30; SET tcp_keepalives_interval=10; SET tcp_keepalives_count=3"
 )
-"""Within a minute (30 s + 3 · 10 s) PostgreSQL then knows of a machine that is gone without a word,
-and releases its locks."""
+"""PostgreSQL releases the locks of a machine that is gone within a minute: 30 s + 3 · 10 s."""
 
 
 class Ledger:
@@ -55,8 +53,8 @@ class Ledger:
         storage: URL of a SQLite file or a PostgreSQL database, such as sqlite:///search.db or
             postgresql+psycopg://host/base.
         name: of the study.
-        settings: all that decides which networks are trained and how; kept in the study, and
-            compared when the study is opened again.
+        settings: everything that decides which networks are trained and how; kept in the study, and
+            compared when it is opened again.
 
     Raises:
         InputError: if the database cannot be opened, or the study was made with other settings.
@@ -84,12 +82,13 @@ class Ledger:
             raise
         except Exception as error:  # of drivers, SQLAlchemy, Alembic, Optuna, the file system
             raise InputError(f"cannot open {self.title}: {_reason(error)}") from error
-        with ExitStack() as otherwise:
-            otherwise.callback(self.close)
+        searched = {name: settings.get(f"search.{name}") for name in AXES}
+        self._axes = {k: CategoricalDistribution(v) for k, v in searched.items() if v}
+        try:
             self._check(settings)
-            searched = {name: settings.get(f"search.{name}") for name in AXES}
-            self._axes = {k: CategoricalDistribution(v) for k, v in searched.items() if v}
-            otherwise.pop_all()
+        except InputError:
+            self.close()
+            raise
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         if "settings" in self.study.user_attrs:
@@ -118,29 +117,29 @@ class Ledger:
             ) from error
 
     def keep(self, key: str, value: Any) -> Any:
-        """The value that all processes use for ``key``: the first to bring one decides."""
+        """Return the value that all processes use for ``key``: that of the first process."""
         with self._translated(), self._lock(ALL, True):
             if key not in self.study.user_attrs:
                 self.study.set_user_attr(key, value)
             return self.study.user_attrs[key]
 
     def trials(self) -> dict[tuple[int, int, int], FrozenTrial]:
-        """The finished networks by their keys (stage, index, seed)."""
+        """Return the finished networks by their keys (stage, index, seed)."""
         with self._translated():
             trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         found = [t for t in trials if "stage" in t.user_attrs]  # others are not ours
         return {tuple(t.user_attrs[k] for k in ("stage", "index", "seed")): t for t in found}
 
     def unfinished(self, plan: Sequence[Planned]) -> list[list[Planned]]:
-        """The groups of a stage of which a network is not finished."""
+        """Return the groups of a stage with an unfinished network."""
         trials = self.trials()
         return [group for group in groups_of(plan) if any(p.key not in trials for p in group)]
 
     @contextmanager
     def claim(self, plan: Sequence[Planned]) -> Iterator[list[Planned] | None]:
-        """An unfinished group of a stage, for nobody else to train in this context.
+        """Claim an unfinished group of a stage, and yield it.
 
-        None if there is none now: all are finished, or others train them.
+        None if there is none now: all are finished, or other processes train them.
         """
         for group in self.unfinished(plan):
             with ExitStack() as held:
@@ -154,10 +153,10 @@ class Ledger:
         yield None
 
     def record(self, group: Sequence[Planned], figures: Sequence[Mapping[str, float]]) -> None:
-        """Enter the networks of a group with their figures; those that are there stay as they are.
+        """Record the networks of a group with their results; recorded ones stay as they are.
 
-        A process killed meanwhile has entered some: the group is then trained again, to the same
-        bits.
+        A process that was killed here has recorded some. The group is then trained again, to the
+        same bits.
         """
         with self._translated(), self._lock(ALL, True):
             there = self.trials()
@@ -167,7 +166,7 @@ class Ledger:
 
 
 def is_finite(figures: Mapping[str, float | None]) -> bool:
-    """Whether a network's figures are all numbers: it has not diverged."""
+    """Return whether all results of a network are numbers: it has not diverged."""
     return all(value is not None and math.isfinite(value) for value in figures.values())
 
 
@@ -188,7 +187,7 @@ def _trial(
 
 
 def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
-    """The locks that go with a database, and the options of its engine."""
+    """Return the locks for a database, and the options of its engine."""
     kind, database = url.get_backend_name(), url.database
     if kind == "sqlite" and database and database != ":memory:":
         folder = Path(f"{database}.locks")
@@ -210,20 +209,19 @@ def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
 
 @contextmanager
 def _file_lock(folder: Path, name: str, wait: bool) -> Iterator[bool]:
-    """A lock on a file, which the kernel releases when the process ends; the file stays."""
-    with ExitStack() as held:
-        try:
-            lock = FileLock(folder / f"{_digest(name).hex()}.lock")
-            held.enter_context(lock.acquire(timeout=-1 if wait else 0))
-            mine = True
-        except Timeout:
-            mine = False
-        yield mine
+    """Hold a lock on a file, which the kernel releases when the process ends; the file stays."""
+    lock = FileLock(folder / f"{_digest(name).hex()}.lock")
+    with suppress(Timeout):
+        lock.acquire(timeout=-1 if wait else 0)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 @contextmanager
 def _advisory_lock(sessions: Engine, name: str, wait: bool) -> Iterator[bool]:
-    """PostgreSQL's own lock, which the server releases when the connection ends."""
+    """Hold a lock of PostgreSQL, which the server releases when the connection ends."""
     function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
     with sessions.connect() as session:
         session.execute(text(KEEPALIVES))

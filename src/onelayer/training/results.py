@@ -44,7 +44,7 @@ class Results(Observer):
     true classes.
 
     Args:
-        folder: where test.json is written; the run's folder by default.
+        folder: folder of test.json; the run's folder by default.
         mirror: average tests and predictions over each image and the image flipped left to right;
             metrics of single networks never are.
 
