@@ -3,7 +3,7 @@
 #   make test ARGS="-k schedule -n 0"   more arguments for the command (-n 0: one test at a time)
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu lint format bench soak lock clean FORCE
+.PHONY: help train test test-gpu lint format bench soak lock docs wheel test-lowest nightly clean FORCE
 
 PYTHON ?=
 comma := ,
@@ -48,8 +48,25 @@ lock: $(STAMP)  ## write constraints.txt anew, with the newest versions
 	mv .venv/constraints.txt constraints.txt
 	rm -rf .venv/lock
 
+docs: $(DEV)  ## build the documentation in .site; warnings are errors
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+wheel: $(DEV)  ## build the wheel and the sdist in dist/
+	rm -rf dist && $(BIN)/python -m hatchling build
+
+test-lowest:  ## run the tests with the lowest versions that pyproject.toml allows
+	rm -rf .lowest && uv venv --quiet --python 3.11 .lowest
+	uv pip install --quiet --resolution lowest-direct --python .lowest/bin/python -e ".[dev]"
+	.lowest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+nightly:  ## everything: all extras, docs, wheel, soak
+	$(MAKE) lint test docs wheel EXTRAS=dev,loggers
+	$(MAKE) soak EXTRAS=dev,loggers SECONDS=900
+
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .lowest .site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list these

@@ -102,7 +102,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 9
     for line in COMMANDS:
         _, command, *words = shlex.split(line, comments=True)
         if command == "report":  # tests/study/test_report.py
@@ -112,7 +112,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
             tiny = SHORT
         assert main([command, *words, *tiny]) == 0, line
     assert (tmp_path / "predictions.csv").is_file()
-    assert len(list(tmp_path.glob("lightning_logs/*/version_*/summary.json"))) == 4
+    assert len(list(tmp_path.glob("lightning_logs/*/version_*/summary.json"))) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -121,6 +121,7 @@ def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(
         r"`((?:tests|src|docs)/[\w/.]+)`", text
     )
-    for link in links:
+    generated = {"commands.md", "configs.md"}  # by docs/hooks.py
+    for link in set(links) - generated:
         base = REPOSITORY if link.startswith(("tests/", "src/", "docs/")) else page.parent
         assert (base / link).exists(), link

@@ -22,32 +22,32 @@ seeds = st.integers(0, 3)
 epochs = st.integers(0, 3)
 
 
-def numbered(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def numbered(n):
     """Samples that tell their row in every feature and in the label."""
     rows = torch.arange(n)
     return rows[:, None].expand(n, 3).float(), rows
 
 
-def loader_of(n: int, batch_size: int, **options: int) -> ResidentLoader:
+def loader_of(n, batch_size, **options):
     return ResidentLoader(*numbered(n), batch_size, **options)
 
 
-def rows_of(X: torch.Tensor, y: torch.Tensor) -> list[int]:
+def rows_of(X, y):
     """Which samples a batch holds; features and labels must tell the same."""
     assert X.dtype == torch.float32
     assert X.tolist() == [[float(row)] * 3 for row in y.tolist()]
     return y.tolist()
 
 
-def joined(lists: Iterable[list[T]]) -> list[T]:
+def joined(lists: Iterable[list[T]]):
     return list(itertools.chain.from_iterable(lists))
 
 
-def take(loader: ResidentLoader, count: int | None = None) -> Batches:
+def take(loader, count=None):
     return [rows_of(X, y) for X, y in itertools.islice(iter(loader), count)]
 
 
-def epoch_of(loader: ResidentLoader, epoch: int) -> Batches:
+def epoch_of(loader, epoch):
     loader.sampler.set_epoch(epoch)
     return take(loader)
 
@@ -56,20 +56,20 @@ def epoch_of(loader: ResidentLoader, epoch: int) -> Batches:
 
 
 @given(n=sizes, seed=seeds, epoch=epochs)
-def test_an_epoch_visits_every_sample_once(n: int, seed: int, epoch: int) -> None:
+def test_an_epoch_visits_every_sample_once(n, seed, epoch):
     order = epoch_order(n, seed, epoch)
     assert order.dtype == torch.int64
     assert order.sort().values.tolist() == list(range(n))
     assert torch.equal(order, epoch_order(n, seed, epoch))
 
 
-def test_every_seed_and_epoch_has_its_own_order() -> None:
+def test_every_seed_and_epoch_has_its_own_order():
     pairs = itertools.product(range(12), range(12))
     assert len({tuple(epoch_order(30, *pair).tolist()) for pair in pairs}) == 144
 
 
 @given(n=sizes, batch_size=sizes, seed=seeds, epoch=epochs)
-def test_batches_cut_the_order(n: int, batch_size: int, seed: int, epoch: int) -> None:
+def test_batches_cut_the_order(n, batch_size, seed, epoch):
     batch_size = min(batch_size, n)
     loader = loader_of(n, batch_size, seed=seed)
     batches = epoch_of(loader, epoch)
@@ -78,12 +78,12 @@ def test_batches_cut_the_order(n: int, batch_size: int, seed: int, epoch: int) -
     assert joined(batches) == epoch_order(n, seed, epoch).tolist()
 
 
-def test_without_shuffle_the_order_is_the_datas() -> None:
+def test_without_shuffle_the_order_is_the_datas():
     loader = ResidentLoader(*numbered(5), 2, shuffle=False)
     assert epoch_of(loader, 0) == epoch_of(loader, 9) == [[0, 1], [2, 3], [4]]
 
 
-def test_an_epoch_can_be_repeated() -> None:
+def test_an_epoch_can_be_repeated():
     loader = loader_of(7, 2)
     first = epoch_of(loader, 3)
     assert epoch_of(loader, 4) != first
@@ -94,9 +94,7 @@ def test_an_epoch_can_be_repeated() -> None:
 
 
 @given(n=sizes, batch_size=sizes, epoch=epochs, data=st.data())
-def test_state_taken_at_any_batch_continues_there(
-    n: int, batch_size: int, epoch: int, data: st.DataObject
-) -> None:
+def test_state_taken_at_any_batch_continues_there(n, batch_size, epoch, data):
     batch_size = min(batch_size, n)
     loader = loader_of(n, batch_size)
     whole = epoch_of(loader, epoch)
@@ -117,9 +115,7 @@ def test_state_taken_at_any_batch_continues_there(
 
 
 @pytest.mark.parametrize("bytes_", [0, 50, 100, 10_000])
-def test_batches_and_state_do_not_depend_on_how_many_are_taken_at_a_time(
-    bytes_: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_and_state_do_not_depend_on_how_many_are_taken_at_a_time(bytes_, monkeypatch):
     by_slices = [rows.tolist() for rows in epoch_order(20, 0, 2).split(3)]
     monkeypatch.setattr("onelayer.data.loader.AT_A_TIME", bytes_)  # a batch has 36 bytes
     loader = loader_of(20, 3)
@@ -133,7 +129,7 @@ def test_batches_and_state_do_not_depend_on_how_many_are_taken_at_a_time(
         assert take(resumed) == by_slices[position + 1 :]
 
 
-def test_state_can_be_loaded_and_saved_again_and_again() -> None:
+def test_state_can_be_loaded_and_saved_again_and_again():
     whole = epoch_of(loader_of(20, 3), 2)
     seen: Batches = []
     state = {"epoch": 2, "position": 0}
@@ -147,14 +143,14 @@ def test_state_can_be_loaded_and_saved_again_and_again() -> None:
     assert seen + take(loader) == whole
 
 
-def test_the_position_of_another_epoch_is_ignored() -> None:
+def test_the_position_of_another_epoch_is_ignored():
     loader = loader_of(20, 3)
     loader.load_state_dict({"epoch": 1, "position": 4})
     assert epoch_of(loader, 2) == epoch_of(loader_of(20, 3), 2)
     assert epoch_of(loader, 1) == epoch_of(loader_of(20, 3), 1)
 
 
-def test_iterators_made_before_the_state_is_loaded_obey_it() -> None:
+def test_iterators_made_before_the_state_is_loaded_obey_it():
     whole = epoch_of(loader_of(20, 3), 1)
     loader = loader_of(20, 3)
     _unused = iter(loader)  # Lightning makes two
@@ -164,14 +160,14 @@ def test_iterators_made_before_the_state_is_loaded_obey_it() -> None:
     assert [rows_of(X, y) for X, y in iterator] == whole[5:]
 
 
-def test_a_finished_epoch_has_no_more_batches() -> None:
+def test_a_finished_epoch_has_no_more_batches():
     loader = loader_of(20, 3)
     loader.load_state_dict({"epoch": 1, "position": len(loader)})
     assert epoch_of(loader, 1) == []
     assert len(epoch_of(loader, 2)) == len(loader)
 
 
-def test_an_iteration_given_up_leaves_no_trace() -> None:
+def test_an_iteration_given_up_leaves_no_trace():
     loader = loader_of(20, 3)
     whole = take(loader)
     take(loader, 2)
@@ -179,7 +175,7 @@ def test_an_iteration_given_up_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("position", [8, 80])
-def test_a_position_beyond_the_epoch_is_refused(position: int) -> None:
+def test_a_position_beyond_the_epoch_is_refused(position):
     with pytest.raises(InputError, match=f"(?s)batch {position} .* 7 batches.*batch size"):
         loader_of(20, 3).load_state_dict({"epoch": 0, "position": position})
 
@@ -191,7 +187,7 @@ def test_a_position_beyond_the_epoch_is_refused(position: int) -> None:
 
 
 @given(n=st.integers(4, 40), batch_size=st.integers(4, 20), world=st.integers(1, 4), epoch=epochs)
-def test_ranks_share_each_batch(n: int, batch_size: int, world: int, epoch: int) -> None:
+def test_ranks_share_each_batch(n, batch_size, world, epoch):
     batch_size = min(batch_size, n)
     whole = epoch_of(loader_of(n, batch_size), epoch)
     ranks = [loader_of(n, batch_size, rank=r, world_size=world) for r in range(world)]
@@ -207,8 +203,8 @@ def test_ranks_share_each_batch(n: int, batch_size: int, world: int, epoch: int)
 
 
 def test_ranks_are_those_of_torch_distributed_where_none_are_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     loader = loader_of(10, 4)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
@@ -220,7 +216,7 @@ def test_ranks_are_those_of_torch_distributed_where_none_are_given(
         next(iter(loader_of(10, 2)))
 
 
-def test_shuffling_can_be_turned_off() -> None:
+def test_shuffling_can_be_turned_off():
     loader = loader_of(6, 2)
     assert not isinstance(loader.sampler, SequentialSampler)
     loader.shuffle = False
@@ -246,7 +242,7 @@ def test_shuffling_can_be_turned_off() -> None:
         ({"classes": 7}, r"y\[7\] = 7 .* 0 to 6"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
+def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         ResidentLoader(*numbered(8), **{"batch_size": 4, **options})
 
@@ -254,7 +250,7 @@ def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize("row", [0, 4095, 4096, 4999])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_a_feature_that_is_no_number_is_named(row: int, value: float, dtype: torch.dtype) -> None:
+def test_a_feature_that_is_no_number_is_named(row, value, dtype):
     X, y = torch.ones(5000, 3, dtype=dtype), torch.zeros(5000, dtype=torch.int64)
     X[row, 2] = value
     X[-1, 2] = value
@@ -263,14 +259,14 @@ def test_a_feature_that_is_no_number_is_named(row: int, value: float, dtype: tor
 
 
 @pytest.mark.parametrize("label", [-1, -100, 10, 2**40])
-def test_a_label_that_is_none_is_named(label: int) -> None:
+def test_a_label_that_is_none_is_named(label):
     X, y = numbered(9)
     y[4] = label
     with pytest.raises(InputError, match=rf"y\[4\] = {label} .* 0 to 9"):
         check_batch(X, y, 10)
 
 
-def test_without_classes_only_negative_labels_are_refused() -> None:
+def test_without_classes_only_negative_labels_are_refused():
     X, y = numbered(9)
     check_batch(X, y + 1000)
     with pytest.raises(InputError, match=r"y\[0\] = -1"):
@@ -291,13 +287,13 @@ def test_without_classes_only_negative_labels_are_refused() -> None:
         (torch.ones(3, 2), torch.zeros(3)),
     ],
 )
-def test_shapes_and_types_that_do_not_fit_are_named(X: torch.Tensor, y: torch.Tensor) -> None:
+def test_shapes_and_types_that_do_not_fit_are_named(X, y):
     with pytest.raises(InputError) as caught:
         check_batch(X, y, 10)
     for part in (X.dtype, tuple(X.shape), y.dtype, tuple(y.shape)):
         assert str(part) in str(caught.value)
 
 
-def test_large_finite_features_are_not_refused() -> None:
+def test_large_finite_features_are_not_refused():
     X, y = torch.full((50, 4), 60000.0, dtype=torch.float16), torch.zeros(50, dtype=torch.int64)
     check_batch(X, y, 10)  # though their sum is infinite

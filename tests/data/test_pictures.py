@@ -15,20 +15,20 @@ from onelayer.data.read import shapes
 from onelayer.data.read.images import find_images, read_image
 
 
-def picture(x: torch.Tensor) -> Image.Image:
+def picture(x):
     """An image of a row of CIFAR-10."""
     return Image.fromarray(x.reshape(3, 32, 32).permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".tif"])
-def test_a_picture_of_32_pixels_keeps_its_bytes(tmp_path: Path, suffix: str) -> None:
+def test_a_picture_of_32_pixels_keeps_its_bytes(tmp_path, suffix):
     for i, x in enumerate(shapes.make(3, 0).x):
         path = tmp_path / f"{i}{suffix}"
         picture(x).save(path)
         assert torch.equal(read_image(path), x)
 
 
-def test_jpegs_lose_little(tmp_path: Path) -> None:
+def test_jpegs_lose_little(tmp_path):
     ramp = np.arange(32, dtype=np.uint8) * 8
     smooth = torch.from_numpy(np.stack([np.tile(ramp, 32), np.repeat(ramp, 32), [90] * 1024]))
     smooth = smooth.to(torch.uint8).flatten()
@@ -36,7 +36,7 @@ def test_jpegs_lose_little(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "a.JPEG").int() - smooth.int()).abs().max() < 16
 
 
-def test_a_large_picture_is_averaged(tmp_path: Path) -> None:
+def test_a_large_picture_is_averaged(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (320, 640, 3), dtype=np.uint8)
     noise[:, 320:] //= 2
     Image.fromarray(noise).save(tmp_path / "a.png")
@@ -47,7 +47,7 @@ def test_a_large_picture_is_averaged(tmp_path: Path) -> None:
     assert left.std() < 15  # of 74: a pixel picked out of each would keep all of it
 
 
-def test_a_picture_of_one_pixel_is_spread(tmp_path: Path) -> None:
+def test_a_picture_of_one_pixel_is_spread(tmp_path):
     Image.new("RGB", (1, 1), (10, 200, 30)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").reshape(3, -1).unique(dim=1).tolist() == [
         [10],
@@ -67,7 +67,7 @@ def test_a_picture_of_one_pixel_is_spread(tmp_path: Path) -> None:
         ("CMYK", (0, 0, 0, 0), (255, 255, 255)),
     ],
 )
-def test_other_colour_formats(tmp_path: Path, mode: str, colour: object, expected: object) -> None:
+def test_other_colour_formats(tmp_path, mode, colour, expected):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image = Image.new(mode, (40, 20), colour)
     if mode == "P":
@@ -78,7 +78,7 @@ def test_other_colour_formats(tmp_path: Path, mode: str, colour: object, expecte
     assert tuple(read_image(path).reshape(3, 1024).unique(dim=1).flatten().tolist()) == expected
 
 
-def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     image = Image.new("RGB", (32, 32))
     image.paste((255, 0, 0), (0, 0, 32, 16))  # red above
     exif = Image.Exif()
@@ -90,9 +90,7 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_a_photo_with_a_damaged_exif_block_is_read_as_it_is(
-    tmp_path: Path, exif: bytes, suffix: str
-) -> None:
+def test_a_photo_with_a_damaged_exif_block_is_read_as_it_is(tmp_path, exif, suffix):
     Image.new("RGB", (32, 32), (255, 0, 0)).save(tmp_path / f"a{suffix}", exif=exif)
     red = read_image(tmp_path / f"a{suffix}").reshape(3, -1)[0]
     assert int(red.min()) > 250
@@ -101,7 +99,7 @@ def test_a_photo_with_a_damaged_exif_block_is_read_as_it_is(
 # ---- finding
 
 
-def test_files_and_folders_are_listed_by_name(tmp_path: Path) -> None:
+def test_files_and_folders_are_listed_by_name(tmp_path):
     for name in ("b.png", "a.JPG", "sub/c.webp", "notes.txt", ".hidden.png", "z"):
         path = tmp_path / "folder" / name
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -111,7 +109,7 @@ def test_files_and_folders_are_listed_by_name(tmp_path: Path) -> None:
     assert [path.name for path in found] == ["z", "a.JPG", "b.png", "c.webp"]
 
 
-def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
+def test_nothing_to_find_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"missing\.png does not exist"):
         find_images([str(tmp_path / "missing.png")])
     (tmp_path / "notes.txt").write_text("")
@@ -125,7 +123,7 @@ def test_nothing_to_find_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=100), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]))
-def test_random_bytes_are_refused_by_name(content: bytes, magic: bytes) -> None:
+def test_random_bytes_are_refused_by_name(content, magic):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +134,7 @@ def test_random_bytes_are_refused_by_name(content: bytes, magic: bytes) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_damaged_pictures_are_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_pictures_are_refused_by_name(tmp_path):
     whole = tmp_path / "whole.png"
     picture(shapes.make(1, 0).x[0]).save(whole)
     path = tmp_path / "damaged.png"
@@ -149,16 +147,14 @@ def test_damaged_pictures_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # whatever the user's filters are
-def test_a_picture_that_would_fill_the_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
     with pytest.raises(InputError, match=r"large\.png .* exceeds limit"):
         read_image(tmp_path / "large.png")
 
 
-def test_a_file_of_another_format_is_refused_unread_whatever_its_name(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused_unread_whatever_its_name(tmp_path):
     """Pillow would hand it to Ghostscript."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
@@ -167,7 +163,7 @@ def test_a_file_of_another_format_is_refused_unread_whatever_its_name(tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_grey_of_sixteen_bits_is_scaled_to_bytes(tmp_path: Path, suffix: str) -> None:
+def test_grey_of_sixteen_bits_is_scaled_to_bytes(tmp_path, suffix):
     level = np.array([0, 257, 40000, 65407, 65535], np.uint16)
     Image.fromarray(np.repeat(level, 5).reshape(5, 5)).save(tmp_path / f"deep{suffix}")
     x = read_image(tmp_path / f"deep{suffix}", (1, 5, 5)).reshape(5, 5)
@@ -176,13 +172,13 @@ def test_grey_of_sixteen_bits_is_scaled_to_bytes(tmp_path: Path, suffix: str) ->
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
-def test_pixels_of_32_bits_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+def test_pixels_of_32_bits_are_refused(tmp_path, dtype, mode):
     Image.fromarray(np.full((32, 32), 40000, dtype)).save(tmp_path / "deep.tif")
     with pytest.raises(InputError, match=rf"deep\.tif .* {mode}, numbers of 32 bits: 8 or 16"):
         read_image(tmp_path / "deep.tif")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     paths = find_images([str(tmp_path / "a.png")])
     with pytest.raises(InputError, match=r"a\.png cannot be read .* no regular file"):

@@ -12,15 +12,13 @@ pieces = st.lists(ranges, max_size=4)
 
 
 @given(pieces, st.integers(0, 40), st.integers(0, 40))
-def test_rows_are_taken_as_from_a_list(pieces: list[range], start: int, stop: int) -> None:
+def test_rows_are_taken_as_from_a_list(pieces, start, stop):
     rows = list(chain.from_iterable(pieces))
     assert list(chain.from_iterable(take(pieces, start, stop))) == rows[start:stop]
 
 
 @given(pieces, st.integers(0, 9), pieces, st.none() | st.integers(1, 9))
-def test_no_row_trains_and_validates(
-    train: list[range], val_size: int, test: list[range], limit: int | None
-) -> None:
+def test_no_row_trains_and_validates(train, val_size, test, limit):
     rows = list(chain.from_iterable(train))
     splits = split_rows(train, min(val_size, len(rows)), test, limit)
     border = max(len(rows) - val_size, 0)
@@ -32,7 +30,7 @@ def test_no_row_trains_and_validates(
 
 
 @given(ranges.filter(len), st.integers(1, 9))
-def test_batches_hold_the_rows_in_order(rows: range, size: int) -> None:
+def test_batches_hold_the_rows_in_order(rows, size):
     parts = list(in_batches(rows, size))
     assert [number * size + i for number, part in parts for i in part] == list(rows)
     assert all(0 <= part.start < part.stop <= size for _, part in parts)

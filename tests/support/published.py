@@ -15,19 +15,19 @@ IMAGES = 6
 TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
 
 
-def md5(content: bytes) -> str:
+def md5(content):
     return hashlib.md5(content).hexdigest()
 
 
-def pixels(seed: int, images: int = IMAGES) -> np.ndarray:
+def pixels(seed, images=IMAGES):
     return np.random.default_rng(seed).integers(0, 256, (images, 3072), dtype=np.uint8)
 
 
-def labels(seed: int, images: int = IMAGES) -> list[int]:
+def labels(seed, images=IMAGES):
     return np.random.default_rng(seed).integers(0, 10, images).tolist()
 
 
-def batch_file(x: np.ndarray, y: list[int]) -> bytes:
+def batch_file(x, y):
     """The bytes that Python 2 wrote: opcodes, addresses and order of CIFAR-10's own files."""
     rows = len(x).to_bytes(2, "little")
     size = x.size.to_bytes(4, "little")
@@ -51,7 +51,7 @@ class Tiny:
     archive: bytes
     published: Published
 
-    def write(self, root: Path) -> Path:
+    def write(self, root):
         """Put the files below ``root`` as an unpacked archive would, and return their folder."""
         folder = root / self.published.folder
         folder.mkdir(parents=True)
@@ -60,7 +60,7 @@ class Tiny:
         return folder
 
 
-def tar_of(files: dict[str, bytes]) -> bytes:
+def tar_of(files):
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
         for name, content in files.items():
@@ -70,7 +70,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return gzip.compress(target.getvalue(), 1, mtime=0)  # the same bytes in every process
 
 
-def make_tiny(extra: dict[str, bytes] | None = None) -> Tiny:
+def make_tiny(extra=None):
     names = [*TRAIN, "test_batch"]
     contents = {name: batch_file(pixels(i), labels(i)) for i, name in enumerate(names)}
     contents |= {"batches.meta": b"names", **(extra or {})}
@@ -94,36 +94,36 @@ def make_tiny(extra: dict[str, bytes] | None = None) -> Tiny:
 class Touch:
     """Creates a file when it is unpickled."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
         return Path.touch, (self.path,)
 
 
-def damage_truncate(path: Path) -> None:
+def damage_truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def damage_empty(path: Path) -> None:
+def damage_empty(path):
     path.write_bytes(b"")
 
 
-def damage_flip(path: Path) -> None:
+def damage_flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def damage_swap(path: Path) -> None:
+def damage_swap(path):
     path.write_bytes((path.parent / "data_batch_1").read_bytes())
 
 
-def damage_remove(path: Path) -> None:
+def damage_remove(path):
     path.unlink()
 
 
-def damage_folder(path: Path) -> None:
+def damage_folder(path):
     path.unlink()
     path.mkdir()
 

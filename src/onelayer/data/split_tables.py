@@ -157,8 +157,8 @@ class SplitTables:
         other = table.x.dtype != torch.uint8 and self._kind == "bytes"
         if other and not _from_0_to_1(table):
             raise InputError(
-                f"{table.where} holds {table.x.dtype}: the network was trained on bytes.\nGive "
-                "uint8, or floats from 0 to 1; of images the red plane first."
+                f"{table.where} holds {table.x.dtype}: the network was trained on bytes, uint8 "
+                f"(n, {d}), of images the red plane first. Floats must be from 0 to 1."
             )
 
     def _table_of(self, split: str) -> str:

@@ -2,19 +2,17 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import measure, standardise
 from onelayer.data.read.shapes import CLASS_NAMES, TEST, make
 
 
-def test_the_bits_never_change() -> None:
+def test_the_bits_never_change():
     images = make(300, 0, 1)
     digest = hashlib.sha256(images.x.numpy().tobytes() + images.labels.tobytes()).hexdigest()
     assert digest == DIGEST
@@ -23,25 +21,25 @@ def test_the_bits_never_change() -> None:
 DIGEST = "f03d8e5a89a5a5c8b3054a500136a8f3e20553f27b9f7381bcbe126026b647e6"
 
 
-def test_fewer_are_the_beginning_of_more() -> None:
+def test_fewer_are_the_beginning_of_more():
     few, many = make(10, 3, 2), make(700, 3, 2)
     assert torch.equal(few.x, many.x[:10])
     assert few.labels.tolist() == many.labels[:10].tolist()
 
 
-def test_all_classes_are_about_as_frequent() -> None:
+def test_all_classes_are_about_as_frequent():
     counts = torch.from_numpy(np.bincount(make(5000, 0).labels, minlength=10))
     assert len(counts) == len(CLASS_NAMES) == 10
     assert (counts - 500).abs().max() < 110  # 5 standard deviations
 
 
-def test_no_image_comes_twice() -> None:
+def test_no_image_comes_twice():
     sets = [make(500, seed, stream) for seed in (0, 1) for stream in (TEST, 1, 2)]
     rows = {row.numpy().tobytes() for images in sets for row in images.x}
     assert len(rows) == 3000
 
 
-def test_images_fill_the_range_of_a_byte() -> None:
+def test_images_fill_the_range_of_a_byte():
     x = make(500, 0).x
     assert x.shape == (500, 3072)
     assert (x.min(), x.max()) == (0, 255)
@@ -49,13 +47,13 @@ def test_images_fill_the_range_of_a_byte() -> None:
 
 
 @pytest.mark.parametrize("arguments", [(0, 0), (-1, 0), (1, -1), (1, 0, -1)])
-def test_bad_values_are_refused(arguments: tuple[int, ...]) -> None:
+def test_bad_values_are_refused(arguments):
     with pytest.raises(InputError):
         make(*arguments)
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Small steps gain nothing from threads, and lose much on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,7 +61,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def train(X: Tensor, y: Tensor, hidden: int, steps: int = 400) -> list[Tensor]:
+def train(X, y, hidden, steps=400):
     """REFERENCE.md's exercise 3, shorter: one cycle, batch 100, lambda 0.01; plain autograd."""
     generator = torch.Generator().manual_seed(0)
     sizes = [X.shape[1], *([hidden] if hidden else []), 10]
@@ -84,14 +82,14 @@ def train(X: Tensor, y: Tensor, hidden: int, steps: int = 400) -> list[Tensor]:
     return parameters
 
 
-def logits(X: Tensor, parameters: list[Tensor]) -> Tensor:
+def logits(X, parameters):
     for W, b in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
         X = (X @ W.T + b).relu()
     return X @ parameters[-2].T + parameters[-1]
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_linear_layer_is_far_from_perfect_and_the_hidden_layer_clearly_better() -> None:
+def test_the_linear_layer_is_far_from_perfect_and_the_hidden_layer_clearly_better():
     training, test = make(5000, 0, 1), make(3000, 0)
     statistics = measure(training.x)
     X, X_test = (standardise(images.x, statistics) for images in (training, test))
