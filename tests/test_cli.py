@@ -317,7 +317,7 @@ def test_predict_takes_a_table_of_bytes_laid_out_as_the_images_are(finished, cap
     np.savez("new.npz", X=x.astype(np.float32))
     assert main(predict) == 2
     error = capfd.readouterr().err
-    assert "new.npz holds torch.float32: the network was trained on bytes.\nGive uint8" in error
+    assert "new.npz holds torch.float32: the network was trained on bytes, uint8 (n, 3072)" in error
 
 
 def test_predict_takes_what_a_shell_makes_of_a_pattern_and_leaves_out_what_it_cannot_read(

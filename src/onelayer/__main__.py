@@ -16,19 +16,19 @@ import sys
 from collections.abc import Sequence
 
 SUBCOMMANDS = {
-    "fit": "train, then print the figures of training, validation and test",
+    "fit": "train, then measure the training, validation and test splits",
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
-    "predict": "classify images or rows with a checkpoint: a CSV of probabilities",
+    "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
-    "range": "find the ends of a cycle: a run in which the learning rate rises",
+    "range": "find the rates of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
     "solve": "the linear network's optimum for every l2, with a certificate",
-    "report": "repeat the report's exercises beside its published figures",
+    "report": "repeat the exercises beside their published results",
 }
 
 ASCII = {"±": "+-", "λ": "lambda", "η": "eta", "×": "x", "≈": "~", "…": "...", "•": "|", "━": "-"}
-"""What stands for a sign that standard output cannot show."""
+"""Replacements for signs that standard output cannot show."""
 
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
@@ -56,7 +56,7 @@ examples:
   onelayer test --ckpt_path last
   onelayer gradcheck --hidden 50
 
-A run leaves its curves, figures and checkpoints in lightning_logs/. CIFAR-10 is
+A run leaves its curves, plots and checkpoints in lightning_logs/. CIFAR-10 is
 looked for in $ONELAYER_DATA, or data/ where that is unset; --data.root DIR says
 otherwise.
 
@@ -100,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def end_with_parent() -> None:
-    """Let a further process of a training end when the one that started it has ended.
+    """End this further process of a run when the process that started it ends. Linux only.
 
-    Lightning starts a process for each further device. Where the first one is stopped before they
-    have met, they would wait for it for half an hour. Linux only.
+    Lightning starts a process for each further device. If the first one is stopped before they
+    connect, the others would wait for it for half an hour.
     """
     if sys.platform == "linux" and os.environ.get("LOCAL_RANK", "0") != "0":
         import ctypes
@@ -112,7 +112,7 @@ def end_with_parent() -> None:
 
 
 def _print_anything() -> None:
-    """Let no sign that the terminal cannot show end a run: in the locale C even ± is one."""
+    """Replace signs that the terminal cannot show, such as ± in the locale C."""
     codecs.register_error("onelayer", _in_ascii)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="onelayer")
@@ -163,7 +163,7 @@ def _run(words: list[str]) -> int:
 
 
 def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
-    """How to go on with a command that was stopped, where there is something to go on from."""
+    """Return the advice how to go on with a stopped command, if it left something."""
     if words[:1] in (["search"], ["solve"], ["report"]):
         return ": the same command goes on from there"
     if checkpoint is None:
@@ -176,13 +176,13 @@ def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
 
 
 def help_text() -> str:
-    """The text of ``onelayer --help``."""
+    """Return the text of ``onelayer --help``."""
     lines = (f"  {name:<11}{purpose}" for name, purpose in SUBCOMMANDS.items())
     return _HELP.format(subcommands="\n".join(lines))
 
 
 def _unknown(word: str) -> str:
-    """Two lines about a first word that is no subcommand."""
+    """Return two lines about a first word that is no subcommand."""
     close = difflib.get_close_matches(word, SUBCOMMANDS, n=1)
     if word.startswith("-"):
         problem = f"the subcommand comes first, before {word}"

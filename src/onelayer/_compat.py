@@ -1,4 +1,4 @@
-"""What makes a pair of installed packages work together that would not by themselves."""
+"""Workarounds for pairs of installed packages that do not work together."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from onelayer.core.errors import InputError
 
 
 def find_config(name: str) -> Path:
-    """A YAML file by its path, or by its bare name if it comes with the package.
+    """Return a YAML file by its path, or a shipped one by its name.
 
     Raises:
         InputError: naming the configs that exist, if there is neither.
@@ -32,7 +32,7 @@ def find_config(name: str) -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
+    """Return the shipped configs by name."""
     folder = Path(str(resources.files("onelayer") / "configs"))
     if not folder.is_dir():  # a checkout
         folder = Path(__file__).resolve().parents[2] / "configs"
@@ -40,7 +40,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def read_configs(*names: str) -> dict[str, dict[str, Any]]:
-    """The settings of shipped configs, each laid over those before: values by section and key."""
+    """Return the settings of shipped configs, later ones over earlier, by section and key."""
     shipped, settings = shipped_configs(), dict[str, dict[str, Any]]()
     for name in names:
         for section, values in yaml.safe_load(shipped[name].read_text(encoding="utf-8")).items():

@@ -1,4 +1,4 @@
-"""What is wrong with a training's callbacks, before it begins."""
+"""Checks of a run's callbacks before it starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTIONS = {
     "Snapshots": "snapshots",
     "Results": "test",
 }
-"""The callbacks that have a section of their own in a config."""
+"""Callbacks with a section of their own in a config."""
 
 
 def refuse_doubles(ours: Iterable[Callback], asked: Iterable[Any]) -> None:
@@ -35,9 +35,10 @@ def refuse_doubles(ours: Iterable[Callback], asked: Iterable[Any]) -> None:
 
 
 def refuse_unknown_monitors(callbacks: Sequence[Callback], splits: Sequence[str]) -> None:
-    """Raise :class:`InputError` if one monitors what is not measured, which Lightning says late.
+    """Raise :class:`InputError` if a callback monitors a metric that is not measured.
 
-    Where the user brought a callback of his own, it may log whatever is monitored.
+    Lightning fails only after the first epoch. A callback of the user's own may log any metric, so
+    then nothing is refused.
     """
     if not all(type(c).__module__.startswith(("lightning.", "onelayer.")) for c in callbacks):
         return

@@ -1,1 +1,1 @@
-"""What people do with networks: check gradients, search λ, plot, report."""
+"""Studies of networks: check gradients, search λ, solve, plot, report."""

@@ -33,7 +33,7 @@ class Command:
 
     Attributes:
         subcommand: fit or search.
-        name: of a shipped config.
+        name: name of a shipped config.
         network: hidden, or linear, whose config is laid over the first.
         options: laid over both, by their names on the command line; those alone that change a
             figure.

@@ -52,7 +52,7 @@ class Ledger:
     Args:
         storage: URL of a SQLite file or a PostgreSQL database, such as sqlite:///search.db or
             postgresql+psycopg://host/base.
-        name: of the study.
+        name: name of the study.
         settings: everything that decides which networks are trained and how; kept in the study, and
             compared when it is opened again.
 

@@ -22,7 +22,7 @@ from onelayer.training.text import table
 
 @dataclass(frozen=True)
 class Rates:
-    """Which rates are tried.
+    """Rates to try.
 
     Args:
         min_lr: first rate.
@@ -42,7 +42,7 @@ class Range:
     """A range test of one or several λ.
 
     Args:
-        rates: which rates.
+        rates: rates to try.
         model: arguments of OneLayer.
         data: settings of the data; there must be a validation split.
         output: folder for range.csv, in the format of curves.csv, and range.png.

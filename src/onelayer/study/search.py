@@ -310,10 +310,8 @@ class Search:
             self._schedule(data, setting),
             {"model": model, "trainer": self.trainer},
         )
-        line = ProgressLine("search", bar)
-        rows = train_through(
-            settings, data, schedule, schedule.total_steps, Curves(per_cycle=1), line
-        )
+        curves, line = Curves(per_cycle=1), ProgressLine("search", bar)
+        rows = train_through(settings, data, schedule, schedule.total_steps, curves, line)
         results: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
             for row in last_figures(rows, split):
