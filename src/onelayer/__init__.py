@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onelayer.data.loader import ResidentLoader as ResidentLoader
     from onelayer.data.read.samples import HuggingFace as HuggingFace
     from onelayer.study.figures import PlotCurves as PlotCurves
+    from onelayer.study.finished import Run as Run
     from onelayer.study.run import train_and_test as train_and_test
     from onelayer.training.checkpoint import load_network as load_network
     from onelayer.training.curves import Curves as Curves
@@ -49,6 +50,7 @@ _HOMES = {
     "PlotCurves": "study.figures",
     "RangeTest": "training.range",
     "ResidentLoader": "data.loader",
+    "Run": "study.finished",
     "Results": "training.results",
     "Snapshots": "training.saving",
     "TriangularLR": "training.schedule",

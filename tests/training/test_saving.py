@@ -202,7 +202,7 @@ def test_one_call_saves_them_too(tmp_path):
         "snapshots": {"last": None},
         "trainer": {"log_every_n_steps": 1},
     }
-    summary = train_and_test(settings, tmp_path / "run")
+    summary = train_and_test(settings, tmp_path / "run").summary
     assert [one.get("snapshots") for one in summary["ensembles"]] == [None, [10, 20]]
     folder = tmp_path / "run" / "checkpoints"
     assert len(load_network([folder / f"cycle_{i}.ckpt" for i in (1, 2)]).members) == 4

@@ -234,7 +234,7 @@ class Exercises:
                 title = EXERCISES[fit.name].title if fit.name in EXERCISES else "as published"
                 words = [title, NETWORKS[fit.network], self._kind]
                 title = ", ".join(filter(None, words))
-                write_json(path, train_and_test(self._settings(fit), folder, title))
+                write_json(path, train_and_test(self._settings(fit), folder, title).summary)
             return dict(json.loads(path.read_text("utf-8")))
 
 

@@ -15,6 +15,7 @@ from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.locks import alone
 from onelayer.study.data_settings import make_data, write_config
 from onelayer.study.figures import PlotCurves
+from onelayer.study.finished import Run
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
@@ -36,7 +37,7 @@ may also be a data module, or ``class_path`` and ``init_args`` of one. ``curves`
 """
 
 
-class Run(NamedTuple):
+class Parts(NamedTuple):
     """The parts of a run that its settings decide."""
 
     data: LightningDataModule
@@ -44,7 +45,7 @@ class Run(NamedTuple):
     schedule: TriangularLR
 
 
-def assemble(settings: Settings) -> Run:
+def assemble(settings: Settings) -> Parts:
     """Make data, network and schedule; sizes and lengths that are not given follow from the data.
 
     Raises:
@@ -52,7 +53,7 @@ def assemble(settings: Settings) -> Run:
     """
     data = make_data(settings["data"])
     model = OneLayer(**with_sizes(settings["model"], data))
-    return Run(data, model, TriangularLR(**with_length(settings["schedule"], data)))
+    return Parts(data, model, TriangularLR(**with_length(settings["schedule"], data)))
 
 
 def check_training(settings: Settings) -> None:
@@ -115,7 +116,7 @@ def train_through(
     return curves.rows
 
 
-def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> dict[str, Any]:
+def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> Run:
     """Train, or resume after a kill, measure the test split once, and plot the curves.
 
     Args:
@@ -124,7 +125,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
         title: title of its figure; by default the network and the data.
 
     Returns:
-        The content of summary.json.
+        The finished run: its ``summary``, ``curves``, ``network`` and plots.
     """
     gc.collect()  # trainer, module and data refer to each other: free the last run's images
     data, model, schedule = assemble(settings)
@@ -149,7 +150,9 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> d
     if not results.finished and has_split(data, "test"):
         trainer.test(model, datamodule=data, verbose=False)
     assert results.summary is not None
-    return results.summary
+    run = Run(folder)
+    run.summary = results.summary
+    return run
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:

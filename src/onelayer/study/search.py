@@ -336,7 +336,7 @@ class Search:
         words = format_setting(setting).split()
         # Another rule may choose another λ later.
         folder = self.output / "-".join(["final", *words, f"{l2:.6g}"])
-        summary = train_and_test(settings, folder, "final networks")
+        summary = train_and_test(settings, folder, "final networks").summary
         chose = ", ".join([f"l2 = {l2:.4g}", *words])
         print(f"\nfinal networks, {chose}\n{format_summary(summary)}", flush=True)
         content = {

@@ -153,6 +153,7 @@ class OneLayer(LightningModule):
         self.member: int | str = "best"  # whose predictions predict_step returns
         self.knows_statistics = False  # whether mean and std are those of training data
         self.data_state: dict[str, Any] | None = None  # of the data module, while in memory
+        self.samples: dict[str, Any] = {}  # shape, kind and standardise of raw samples, if known
         self.further: dict[int, Measure] = {}  # of the second loader on, by its number
         self.set_members(members)
 
@@ -421,7 +422,7 @@ class OneLayer(LightningModule):
         self.learned_from = list(checkpoint.get("learned_from", ["train"]))
         state = checkpoint.get(str(known.get("class_path")).rpartition(".")[2])
         self.knows_statistics = isinstance(state, dict) and "mean" in state
-        self.data_state = None
+        self.samples, self.data_state = _samples_of(state), None
 
     # ---- evaluation
 
@@ -544,6 +545,8 @@ class FromData(Callback):
             pl_module.knows_statistics = True
             teach = getattr(data, "teach", None)
             pl_module.data_state = teach() if teach else None
+            state = (pl_module.data_state or {}).get(type(data).__qualname__)
+            pl_module.samples = _samples_of(state) or {"shape": tuple(getattr(data, "shape", ()))}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -619,6 +622,15 @@ def shapes_of(
     m = len(_as_list("l2", l2)) * len(_as_list("seeds", seeds))
     shapes = parameter_shapes(hidden, inputs, classes).items()
     return {**{name: (m, *shape) for name, shape in shapes}, "mean": (inputs,), "std": (inputs,)}
+
+
+def _samples_of(state: Any) -> dict[str, Any]:
+    """Return how raw samples look, from the state of a data module; {} if it does not say."""
+    if not isinstance(state, dict) or "shape" not in state:
+        return {}
+    standardise = (state.get("arguments") or {}).get("standardise", "feature")
+    shape = tuple(state["shape"])
+    return {"shape": shape, "kind": state.get("kind"), "standardise": standardise}
 
 
 class _Weights(nn.Module):
