@@ -319,7 +319,7 @@ class OneLayerCLI(LightningCLI):
             return
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
+            print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
         if summary["dataset"] == "synthetic":
             print(SYNTHETIC)
 
