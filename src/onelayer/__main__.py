@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
     "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
+    "export": "write a trained network as ONNX, safetensors or npz",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
     "range": "find the rates of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
@@ -54,6 +55,7 @@ examples:
   onelayer fit --ckpt_path last
       go on with the newest run, after Ctrl+C or a kill
   onelayer test --ckpt_path last
+  onelayer export --ckpt_path last --output head.onnx
   onelayer gradcheck --hidden 50
 
 A run leaves its curves, plots and checkpoints in lightning_logs/. CIFAR-10 is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
 from onelayer.training.curves import Curves
-from onelayer.training.folder import run_folder
+from onelayer.training.folder import last_of, run_folder
 from onelayer.training.metrics import ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
@@ -320,6 +321,9 @@ class OneLayerCLI(LightningCLI):
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
             print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
+            if last_of(folder).is_file():
+                run = shlex.quote(str(folder))
+                print(f"export: onelayer export --ckpt_path {run} --output head.onnx")
         if summary["dataset"] == "synthetic":
             print(SYNTHETIC)
 

@@ -236,6 +236,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
             "shape": list(self.shape),
             "columns": self.columns,
             "kind": self._kind,
+            "dtype": self._dtype,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -286,6 +287,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         """Take what the network learned with, to judge it by."""
         self.augment = Augment.of(state["arguments"])
         self._kind = state.get("kind", self._kind)
+        self._dtype = state.get("dtype", self._dtype)
         kept = state["arguments"].get("standardise", self.standardise)
         check_among("the checkpoint's standardise", kept, STANDARDS)
         self.standardise = kept

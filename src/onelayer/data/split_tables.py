@@ -59,6 +59,7 @@ class SplitTables:
         self._whose = ""  # whose columns these are; "" before they are known
         self._shape: tuple[int, ...] = ()
         self._kind: str | None = None  # of the features trained on: bytes, pixels or numbers
+        self._dtype: str | None = None  # of the features trained on, such as float32
         self._tables: dict[str, Table] = {}  # those in memory now
         self._hashes: dict[str, NDArray[np.uint64]] = {}  # of the rows of each table
         self._rows: dict[Split, Tensor] = {}  # index of each row of a split in its table
@@ -132,6 +133,7 @@ class SplitTables:
             warn_of_similar(table.columns or [], "columns", table.where)
             self._take_columns(table.columns, table.where)
         self._shape = table.shape or (table.x.shape[1],)
+        self._dtype = self._dtype or str(table.x.dtype).removeprefix("torch.")
         if self._kind is None:
             self._kind = "bytes" if table.x.dtype == torch.uint8 else "numbers"
             if self._kind == "numbers" and len(table.shape) == 3 and _from_0_to_1(table):
