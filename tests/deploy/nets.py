@@ -1,40 +1,53 @@
-"""Small trained networks of each kind, with raw samples of their data."""
+"""Small networks of each kind, with raw samples of their data."""
+
+import math
 
 import numpy as np
 import torch
 
-from onelayer import ArraysDataModule, Run, train_and_test
+from onelayer import ArraysDataModule, OneLayer, Run, train_and_test
 from tests.support.own import NAMES, arrays
 
-SCHEDULE = {"step_size": 6, "cycles": 1}
-QUIET = {"log_every_n_steps": 1, "enable_progress_bar": False}
+MODELS = {
+    "linear": {},
+    "hidden": {"hidden": 5},
+    "five": {"hidden": 4, "seeds": [0, 1, 2, 3, 4]},
+    "linear five": {"seeds": [0, 1, 2, 3, 4]},
+}
+SHAPE = (3, 4, 5)  # of images
 
 
-def images_run(folder, **model) -> Run:
-    """A run on built-in images."""
-    data = {"source": "synthetic", "limit": 60, "val_size": 50, "batch_size": 30}
-    settings = {"model": model, "data": data, "schedule": SCHEDULE, "trainer": QUIET}
-    return train_and_test(settings, folder)
+def made(kind="bytes", shape=SHAPE, mean=0.4, std=0.2, standardise="feature", dtype=None, **model):
+    """Untrained networks with statistics, as if trained on such samples."""
+    network = OneLayer(inputs=math.prod(shape), classes=4, init_std=0.3, **model)
+    generator = torch.Generator().manual_seed(0)
+    if standardise == "feature":
+        spread = torch.rand(2, network.inputs, generator=generator, dtype=torch.float64)
+        network.mean.copy_(mean * (0.5 + spread[0]))
+        network.std.copy_(std * (0.5 + spread[1]))
+    network.samples = {"shape": shape, "kind": kind, "standardise": standardise, "dtype": dtype}
+    return network
 
 
-def features_run(folder, standardise="feature", scale=1.0, dtype=np.float32, **model) -> Run:
-    """A run on features with string classes, whose mean is far from 0."""
+def raw_images(n, shape=SHAPE):
+    """Random images (n, c, height, width), bytes."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(256, (n, *shape), generator=generator, dtype=torch.uint8).numpy()
+
+
+def own_run(folder, **model) -> Run:
+    """A training run on features with string classes."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, seed in (("train", 0), ("test", 1)):
-        X, y = raw(scale, dtype, seed)
+        X, y = arrays(seed=seed)
         np.savez(folder / f"{split}.npz", X=X, y=NAMES[y])
     data = {"class_path": "onelayer.ArraysDataModule", "init_args": {
         "train": str(folder / "train.npz"), "test": str(folder / "test.npz"), "val_size": 20,
-        "batch_size": 20, "standardise": standardise,
+        "batch_size": 20,
     }}  # fmt: skip
-    settings = {"model": model, "data": data, "schedule": SCHEDULE, "trainer": QUIET}
+    settings = {"model": model, "data": data, "schedule": {"step_size": 6, "cycles": 1},
+                "trainer": {"log_every_n_steps": 1, "enable_progress_bar": False}}  # fmt: skip
     return train_and_test(settings, folder / "version_0")
-
-
-def raw(scale=1.0, dtype=np.float32, seed=0):
-    """Features (120, 6) and labels; with a large scale the mean is large beside the deviation."""
-    X, y = arrays(dtype=np.float64, seed=seed)
-    return (X + 50 * (scale - 1)).astype(dtype), y
 
 
 def predicted(network, x, member="best"):

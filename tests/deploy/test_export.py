@@ -12,24 +12,27 @@ from onelayer import load_network
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.deploy import export as export_module
-from tests.deploy.nets import features_run, images_run, predicted, raw
+from tests.deploy.nets import MODELS, made, own_run, predicted, raw_images
+from tests.support.own import arrays
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 safetensors = pytest.importorskip("safetensors")
 FORMATS = (".onnx", ".safetensors", ".npz")
-MODELS = {"linear": {}, "hidden": {"hidden": 5}, "five": {"hidden": 4, "seeds": [0, 1, 2, 3, 4]},
-          "linear five": {"seeds": [0, 1, 2, 3, 4]}}  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def images(request, tmp_path_factory):
-    return images_run(tmp_path_factory.mktemp("run") / "version_0", **MODELS[request.param])
+@pytest.fixture(params=MODELS)
+def images(request):
+    return made(**MODELS[request.param])
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    return features_run(tmp_path_factory.mktemp("own"), hidden=3, seeds=[0, 1])
+    return own_run(tmp_path_factory.mktemp("own"), hidden=3, seeds=[0, 1])
+
+
+def raw_features():
+    return arrays(seed=5)[0]
 
 
 def numpy_lines(arrays, x):
@@ -57,58 +60,55 @@ def predict_file(path: Path, x: np.ndarray):
     return numpy_lines(importlib.import_module("safetensors.numpy").load_file(path), scaled)
 
 
-def bytes_(n):
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(256, (n, 3, 32, 32), generator=generator, dtype=torch.uint8).numpy()
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_file_predicts_as_predict_does(images, tmp_path, suffix):
-    x = bytes_(7)
+    x = raw_images(7)
     for member in ("best", "all", 0):
-        path = images.network.export(tmp_path / f"head{suffix}", member)
+        path = images.export(tmp_path / f"head{suffix}", member)
         for batch in (x, x[:1]):
-            expected = predicted(images.network, batch, member)
+            expected = predicted(images, batch, member)
             assert np.abs(predict_file(path, batch) - expected).max() < 1e-6
     assert [p.name for p in tmp_path.iterdir()] == [f"head{suffix}"]
 
 
 def test_floats_from_0_to_1_may_be_asked_for(images, tmp_path):
-    x = bytes_(5)
-    path = images.network.export(tmp_path / "head.onnx", dtype="float32")
+    x = raw_images(5)
+    path = images.export(tmp_path / "head.onnx", dtype="float32")
     p = predict_file(path, x.astype(np.float32) / 255)
-    assert np.abs(p - predicted(images.network, x)).max() < 1e-6
+    assert np.abs(p - predicted(images, x)).max() < 1e-6
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_features_with_names_of_classes(own, tmp_path, suffix):
-    x = raw()[0]
+    x = raw_features()
     path = own.network.export(tmp_path / f"head{suffix}")
     assert np.abs(predict_file(path, x) - predicted(own.network, x)).max() < 1e-6
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_mean_that_is_large_beside_the_deviation_costs_no_digits(tmp_path, dtype, suffix):
-    run = features_run(tmp_path, scale=1000.0, dtype=dtype, hidden=3)
-    x = raw(1000.0, dtype)[0]
-    path = run.network.export(tmp_path / f"head{suffix}")
-    expected = predicted(run.network, x)
+    network = made("numbers", (6,), mean=5e4, std=2.0, dtype=dtype, hidden=3)
+    noise = np.random.default_rng(0).normal(size=(50, 6))
+    x = (network.mean.numpy() + network.std.numpy() * noise).astype(dtype)
+    expected = predicted(network, x)
     assert expected.std() > 0.05
-    assert np.abs(predict_file(path, x) - expected).max() < 1e-6
+    assert (
+        np.abs(predict_file(network.export(tmp_path / f"head{suffix}"), x) - expected).max() < 1e-6
+    )
     with torch.no_grad():
-        p = run.network.to_torch()(torch.from_numpy(x))
+        p = network.to_torch()(torch.from_numpy(x))
     assert np.abs(p.numpy() - expected).max() < 1e-6
 
 
 def test_rows_of_length_1_are_in_onnx_and_refused_elsewhere(tmp_path):
-    run = features_run(tmp_path, "unit", seeds=[0, 1])
-    x = np.concatenate([raw()[0], np.zeros((1, 6), np.float32)])
-    path = run.network.export(tmp_path / "head.onnx")
-    assert np.abs(predict_file(path, x) - predicted(run.network, x)).max() < 1e-6
+    network = made("numbers", (6,), standardise="unit", seeds=[0, 1])
+    x = np.concatenate([raw_features(), np.zeros((1, 6), np.float32)])
+    path = network.export(tmp_path / "head.onnx")
+    assert np.abs(predict_file(path, x) - predicted(network, x)).max() < 1e-6
     for suffix in (".npz", ".safetensors"):
         with pytest.raises(InputError, match=r"divided by its length.*\n.*onnx"):
-            run.network.export(tmp_path / f"no{suffix}")
+            network.export(tmp_path / f"no{suffix}")
         assert not (tmp_path / f"no{suffix}").exists()
 
 
@@ -153,16 +153,22 @@ def test_metrics_of_another_update_are_left_out(own, tmp_path):
 
 
 def test_diverged_networks_are_left_out(images, tmp_path):
-    network = load_network(images.folder / "checkpoints" / "last.ckpt")
     with torch.no_grad():
-        network.weights[0][0] = float("nan")
-    if len(network.members) == 1:
+        images.weights[0][0] = float("nan")
+    if len(images.members) == 1:
         with pytest.raises(InputError, match="diverged"):
-            network.export(tmp_path / "head.onnx")
+            images.export(tmp_path / "head.onnx")
         return
-    x = bytes_(4)
-    path = network.export(tmp_path / "head.onnx", "all")
-    assert np.abs(predict_file(path, x) - predicted(network, x, "all")).max() < 1e-6
+    x = raw_images(4)
+    path = images.export(tmp_path / "head.onnx", "all")
+    assert np.abs(predict_file(path, x) - predicted(images, x, "all")).max() < 1e-6
+
+
+def test_predictions_over_flipped_images_are_refused(tmp_path):
+    network = made()
+    network.ensembles.mirror = (3, 4, 5)
+    with pytest.raises(InputError, match=r"Set test\.mirror to false"):
+        network.export(tmp_path / "head.onnx")
 
 
 def test_a_file_that_predicts_something_else_gets_no_name(own, tmp_path, monkeypatch):
