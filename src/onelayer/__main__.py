@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
     "export": "write a trained network as ONNX, safetensors or npz",
+    "features": "turn a folder of images into features with a frozen network",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
     "range": "find the rates of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
@@ -166,7 +167,7 @@ def _run(words: list[str]) -> int:
 
 def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
     """Return the advice how to go on with a stopped command, if it left something."""
-    if words[:1] in (["search"], ["solve"], ["report"]):
+    if words[:1] in (["features"], ["search"], ["solve"], ["report"]):
         return ": the same command goes on from there"
     if checkpoint is None:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data_options import class_of, names_a_class
+from onelayer.cli.data_options import class_of, images_option, names_a_class
 from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
 from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
@@ -77,6 +78,10 @@ class OneLayerCLI(LightningCLI):
         self.network: OneLayer  # of the checkpoints to evaluate
         self.opened: Opened = {}  # checkpoints
         argv = with_place_of_logger(with_data_of_checkpoint(argv, self.opened))
+        self._images_option = images_option(argv)
+        if argv[0] == "predict":
+            own = f"--data.{self._images_option}"
+            argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
         self._of_class = names_a_class(argv)
         super().__init__(
@@ -149,7 +154,8 @@ class OneLayerCLI(LightningCLI):
         if command == "test" and config.output is not None:
             config.test.folder = config.output
         if self._images:
-            (config.data.init_args if self._of_class else config.data).images = self._images
+            data = config.data.init_args if self._of_class else config.data
+            data[self._images_option] = self._images
         paths = checkpoint_paths(config, command)
         self.opened = {path: self.opened.get(path) or read_run(path) for path in paths}
         if command == "fit" and paths:

@@ -116,7 +116,11 @@ def _report(config: Namespace) -> None:
     print(f"report: {path}")
 
 
-PLAIN = {"gradcheck": "onelayer.study.gradients", "export": "onelayer.cli.export"}
+PLAIN = {
+    "gradcheck": "onelayer.study.gradients",
+    "export": "onelayer.cli.export",
+    "features": "onelayer.cli.features",
+}
 """Modules of the commands without sections and configs, whose ``main`` takes the words."""
 Uses = dict[str, tuple[str, ...]]
 COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {

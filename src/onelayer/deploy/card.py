@@ -61,7 +61,8 @@ def _what(facts: Mapping[str, Any]) -> Iterator[str]:
         f" (digest {facts['data_digest']})" if "data_digest" in facts else ""
     )
     if "backbone" in facts:
-        yield f"- features: {_plain(facts['backbone'])}"
+        backbone = facts["backbone"]
+        yield f"- features: {_plain(backbone['name'])}, {_plain(backbone['weights'])} weights"
     yield f"- regulariser λ (l2): {', '.join(f'{l2:g}' for l2 in l2s)}"
     yield f"- seeds: {', '.join(str(member['seed']) for member in members)}"
     shape = " × ".join(str(size) for size in ("n", *given["shape"]))

@@ -36,7 +36,7 @@ def facts_of(head: Head) -> dict[str, Any]:
         "members": members,
         "dataset": samples.get("dataset"),
         "data_digest": CIFAR10.md5 if of_cifar10 else samples.get("digest"),
-        "backbone": samples.get("backbone"),
+        "backbone": json.loads(samples["backbone"]) if "backbone" in samples else None,
         "input": {
             "shape": list(head.shape),
             "dtype": str(head.dtype).removeprefix("torch."),

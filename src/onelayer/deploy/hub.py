@@ -93,7 +93,7 @@ def _tensors(network: OneLayer) -> dict[str, Tensor]:
 
 def _config(network: OneLayer, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the networks are made of again, in plain values."""
-    validation = network.validation and {  # JSON has no NaN
+    validation: Any = network.validation and {  # JSON has no NaN
         name: [value if math.isfinite(value) else None for value in values]
         for name, values in network.validation.items()
     }

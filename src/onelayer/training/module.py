@@ -639,6 +639,7 @@ def _samples_of(state: Any) -> dict[str, Any]:
         "standardise": arguments.get("standardise", "feature"),
         "dataset": state.get("dataset"),
         "digest": arguments.get("rows"),
+        **({"backbone": state["backbone"]} if "backbone" in state else {}),
     }
 
 
