@@ -10,6 +10,7 @@ from onelayer.study import figures as style
 from onelayer.study.comparison_figures import plot_path, plot_search
 from onelayer.study.figures import PlotCurves, plot_curves, plot_test, title_of
 from onelayer.study.plan import aggregate, choose
+from onelayer.training.module import OneLayer
 from onelayer.training.records import Row, write_rows
 
 
@@ -177,7 +178,8 @@ def test_the_title_of_a_runs_curves_is_no_folder(tmp_path, monkeypatch, figures)
     write_rows(tmp_path / "curves.csv", rows(), append=False)
     monkeypatch.setattr(style, "run_folder", lambda _: tmp_path)
     summary = {"members": [{}], "dataset": "small", "hidden": 50}
-    PlotCurves().on_summary(SimpleNamespace(callbacks=[]), summary)
+    trainer = SimpleNamespace(callbacks=[], lightning_module=OneLayer(inputs=12, classes=3))
+    PlotCurves().on_summary(trainer, summary)
     ((figure, _),) = figures
     assert figure.get_suptitle() == "50 hidden units, small"
 

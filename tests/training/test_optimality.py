@@ -41,6 +41,6 @@ def test_what_has_no_certificate_is_told_in_words():
     data = SmallData()
     data.splits["train"].y.clamp_(max=1)
     model = OneLayer(l2=0.05, inputs=PIXELS, classes=CLASSES)
-    assert "not known, as class 2 has no sample" in format_gaps(model, data)
+    assert "unknown (class 2 has no sample" in format_gaps(model, data)
     model.W.data.fill_(torch.nan)
     assert "diverged" in format_gaps(model, SmallData())

@@ -326,7 +326,7 @@ class OneLayerCLI(LightningCLI):
             return
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
+            print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
             if last_of(folder).is_file():
                 run = shlex.quote(str(folder))
                 print(f"export: onelayer export --ckpt_path {run} --output head.onnx")

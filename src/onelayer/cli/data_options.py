@@ -1,4 +1,4 @@
-"""Which data module a command line means: CIFAR10DataModule's flat options, or a class's own."""
+"""The data module of a command line: CIFAR10DataModule's options, or those of a class."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def config_of(path: Path, data: str | None) -> str:
 
 
 def class_first(argv: Sequence[str]) -> list[str]:
-    """The words after a subcommand with --data CLASS in front of the options of that class."""
+    """Return the words after a command, with --data CLASS before the options of that class."""
     words, others = list[str](), list[str]()
     rest = iter(argv)
     for word in rest:
@@ -77,7 +77,7 @@ def class_first(argv: Sequence[str]) -> list[str]:
 
 
 def names_a_class(argv: Sequence[str]) -> bool:
-    """Whether the words after a subcommand, or a config among them, name a class of data.
+    """Return whether the words after a subcommand, or a config among them, name a class of data.
 
     Raises:
         InputError: there is no such class, or it is no data module.
@@ -132,11 +132,11 @@ def _data_section(config: str | Path) -> Mapping[str, Any]:
 
 
 NEEDED = {"validate": ("train", "val"), "test": ("test",), "predict": ()}
-"""What a subcommand reads of the places where data lie."""
+"""Data locations that a command reads."""
 
 
 def saved_class(content: Mapping[str, Any]) -> str:
-    """The class path of the data module that a checkpoint's network was trained on."""
+    """Return the class path of the data module of a checkpoint's network."""
     saved = content.get("data_module")
     path = saved.get("class_path") if isinstance(saved, dict) else None
     return path if isinstance(path, str) else f"{CIFAR10DataModule.__module__}.{DEFAULT}"
@@ -187,7 +187,7 @@ def config_beside(path: Path) -> Path:
 
 
 def _arguments(content: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
-    """The arguments that a data module saved: ours in its state, others as hyperparameters."""
+    """Yield the arguments that a data module saved, in its state or as hyperparameters."""
     state = content.get(kind)
     for saved in (
         content.get(LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY),

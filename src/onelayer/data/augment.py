@@ -22,10 +22,8 @@ from onelayer.core.errors import InputError, first_line
 from onelayer.data.features import Features, Statistics, free_memory
 from onelayer.data.random import philox
 
-STREAM = 0xF119
-"""Of the draws of flips and shifts; no other use of Philox has it."""
-TRANSFORM_STREAM = 0x72A5
-"""Of the seeds of other people's transforms."""
+STREAM = 0xF119  # of Philox, for flips and shifts alone
+TRANSFORM_STREAM = 0x72A5  # of Philox, for the seeds of transforms
 
 WHOLE = 0.25
 """Share of the free memory that the images of a whole split, made ready, may take."""
@@ -33,11 +31,10 @@ READY_AFTER = 1  # epochs after which that is worth its time
 _IMAGES = 64  # worked on at a time: as many as a CPU's caches hold
 
 Border = Literal["reflect", "zero"]
-"""What comes in where an image is shifted away: its own pixels, mirrored, or zeros (of standardised
-pixels the mean)."""
+"""Pixels at the border of a shifted image: its own, reflected, or zeros."""
 
 Shape = tuple[int, ...]
-"""Of an image: colours, height, width."""
+"""Channels, height and width of an image."""
 
 
 class Augmentation(Protocol):
@@ -258,7 +255,7 @@ def _lost(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Augment:
-    """What a data module changes in the images of its training batches.
+    """Augmentation of the images of training batches.
 
     Args:
         flip: whether half of them, drawn anew in every epoch, are mirrored left to right.
@@ -294,7 +291,7 @@ class Augment:
             check_whole("shift", self.shift, 0, min(shape[1:]) - 1)
 
     def settings(self) -> dict[str, Any]:
-        """What a run must be resumed with: nothing where nothing is changed."""
+        """Return the arguments that a run must be resumed with; {} without augmentation."""
         found: dict[str, Any] = {"flip": True} if self.flip else {}
         if self.shift:
             found |= {"shift": self.shift, "border": self.border}
@@ -304,7 +301,7 @@ class Augment:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Augment:
-        """What these :meth:`settings`, such as a checkpoint's, were made of.
+        """Return the augmentation that has these :meth:`settings`.
 
         Raises:
             InputError: they were changed.

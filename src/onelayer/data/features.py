@@ -73,7 +73,7 @@ class Statistics:
                 raise InputError(f"{name}[{i}] = {float(value[i])} must be {legal}.")
 
     def equal(self, other: Statistics) -> bool:
-        """Whether the numbers are the same, bit for bit."""
+        """Return whether the numbers are the same, bit for bit."""
         return torch.equal(self.mean, other.mean) and torch.equal(self.std, other.std)
 
 
@@ -105,7 +105,7 @@ def measure(
 
 
 def _measure_bytes(chunks: Iterable[Tensor]) -> Statistics:
-    """Of chunks of 258 rows at most."""
+    """Measure bytes in chunks of at most 258 rows."""
     n, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks:
         values = chunk.float()  # whole numbers, exact up to 2^24, which 258 squares reach

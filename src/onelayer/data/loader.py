@@ -55,7 +55,7 @@ def check_finite(X: Features) -> None:
 
 
 class _Sampler:
-    """What Lightning asks for, to say which epoch begins."""
+    """Object by which Lightning sets the epoch."""
 
     def __init__(self, loader: ResidentLoader) -> None:
         self.set_epoch = loader.set_epoch
@@ -152,7 +152,7 @@ class ResidentLoader:
 
     @property
     def sampler(self) -> _Sampler:
-        """What sets the epoch; a SequentialSampler where the order is always the same."""
+        """Object that sets the epoch; a SequentialSampler if the order is always the same."""
         return _Sampler(self) if self.shuffle else _InOrder(self)
 
     @property

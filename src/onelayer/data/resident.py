@@ -110,6 +110,11 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
         self._augmentation_of: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
 
+    def __repr__(self) -> str:
+        """Return the class, the data and the order of batches."""
+        sizes = f"batch_size={self.batch_size}, seed={self.seed}"
+        return f"{type(self).__name__}({self.name}, {sizes}, val_size={self.val_size:g})"
+
     def __str__(self) -> str:
         # Lightning's own would load all of it and require torch's loaders.
         there = [split for split in SPLITS if self._table_of(split) in self.readers]

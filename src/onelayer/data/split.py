@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: arithmetic of ranges, before any data is read."""
+"""Rows that train, validate and test: arithmetic of ranges, before any data is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Split = Literal["train", "val", "test"]
 
 @runtime_checkable
 class Splits(Protocol):
-    """What training asks of a data module; ``classes`` are what the labels 0, 1, … mean."""
+    """Interface of data for training; ``classes`` are the meanings of the labels 0, 1, …."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -148,7 +148,7 @@ def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _ranks(y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each label how many equal ones come before it."""
+    """Return the number of equal labels before each label."""
     order = np.argsort(y, kind="stable")
     starts = np.searchsorted(y[order], y[order])
     ranks = np.empty(len(y), dtype=np.int64)

@@ -88,7 +88,7 @@ class SplitTables:
 
     @property
     def knows_classes(self) -> bool:
-        """Whether the classes are known, or can be: else they are those of a checkpoint."""
+        """Return whether the classes are known, or can be: else they are those of a checkpoint."""
         return self._classes is not None or "train" in self.readers
 
     @property

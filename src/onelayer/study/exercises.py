@@ -50,7 +50,7 @@ class Command:
         return [self.name, *(["linear"] if self.network == "linear" else [])]
 
     def __str__(self) -> str:
-        """The command line, quoted for any shell."""
+        """Return the command line, quoted for any shell."""
         configs = [f"-c {name}" for name in self.configs]
         return " ".join(["onelayer", self.subcommand, *configs, *_words(self.options)])
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from onelayer.training.classification import BINS
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import run_folder
 from onelayer.training.members import best_l2
+from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer, observers
 from onelayer.training.records import Row, diverged, finals, read_rows
 from onelayer.training.summary import network_name
+from onelayer.training.weight_images import is_picture, save_weights
 
 if TYPE_CHECKING:
-    import torch
     from lightning.pytorch import Trainer
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 class PlotCurves(Observer):
-    """Callback that draws curves.png from what Curves has written, and test.png of Results.
+    """Callback that draws curves.png, test.png and, for images, weights.png.
 
     Args:
         title: beginning of the figure's title; the network and the data by default.
@@ -68,10 +69,19 @@ class PlotCurves(Observer):
         rows = next((o.measured_rows for o in observers(trainer) if o.measured_rows), None)
         title = self.title or f"{network_name(summary['hidden'])}, {summary['dataset']}"
         plot_curves(curves, folder / "curves.png", summary["dataset"], title, rows)
+        plot_weights(cast(Any, trainer.lightning_module), folder / "weights.png")
 
     def on_report(self, trainer: Trainer, report: dict[str, Any], folder: Path) -> None:
         """Draw the confusion matrix and the reliability diagram."""
         plot_test(report, folder / "test.png")
+
+
+def plot_weights(network: OneLayer, path: str | Path) -> None:
+    """Draw the weights of the first network of the λ best on validation, if samples are images."""
+    shape, member = network.samples.get("shape", ()), network.choose().members[0]
+    W = network.weights[0][member]
+    if is_picture(shape, network.inputs) and bool(W.isfinite().all()):
+        save_weights(W, shape, path, () if network.hidden else network.classes)
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
@@ -314,25 +324,3 @@ def _draw_reliability(axis: Axes, bins: Sequence[Mapping[str, Any]], error: floa
     axis.set_ylim(0, 100)
     axis.grid(alpha=0.3)
     axis.legend()
-
-
-def plot_weights(W: torch.Tensor, output: str | Path, titles: Sequence[str]) -> None:
-    """Plot weights (units, 3072) of one member as images, each scaled to its own range.
-
-    Args:
-        W: weights, a row per unit.
-        output: PNG to write.
-        titles: one per unit, or none at all.
-    """
-    columns = 5 if len(W) <= 10 else 10
-    rows = -(-len(W) // columns)
-    figure, axes = new_figure(rows, columns, (1.3 * columns, (1.5 if titles else 1.35) * rows))
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, w in zip(axes.flat, W, strict=False):
-        picture = w.view(3, 32, 32).permute(1, 2, 0).double()
-        low, high = picture.min(), picture.max()
-        axis.imshow(((picture - low) / (high - low)).numpy())
-    for axis, title in zip(axes.flat, titles, strict=False):
-        axis.set_title(title, fontsize=9)
-    save(figure, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +84,7 @@ class Run:
         if not path.is_file():
             title = f"{network_name(self.summary['hidden'])}, {self.summary['dataset']}"
             plot_curves(self.folder / "curves.csv", path, self.summary["dataset"], title)
-        return Image.open(path)
+        return Image.open(io.BytesIO(path.read_bytes()))
 
     def plot_weights(self, member: int | None = None) -> Image:
         """Return the weights of one network as images: one per class, or per hidden unit.

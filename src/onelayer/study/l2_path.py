@@ -22,6 +22,7 @@ from onelayer.data.features import Features, SomeRows
 from onelayer.data.split import Standardised
 from onelayer.study.comparison_figures import plot_path
 from onelayer.study.data_settings import make_data, with_arguments, without_locations, write_config
+from onelayer.study.figures import plot_weights
 from onelayer.study.formatting import format_csv, format_path
 from onelayer.study.plan import Candidate, choose, standard_error
 from onelayer.study.resumable_solve import (
@@ -193,6 +194,7 @@ class _Work:
             figure, name = self.folder / "path.png", name_of(self.data)
             atomic_write(self.folder / "path.csv", format_csv(rows))
             plot_path(rows, curve, chosen.l2, self.grid.gap, figure, name)
+            plot_weights(network, self.folder / "weights.png")
             write_config(self.folder, {"data": self.data_settings})
             write_json(self.folder / "summary.json", summary)
             self.solver.saved.unlink(missing_ok=True)
@@ -271,6 +273,7 @@ class _Work:
                 model.mean.copy_(self.data.statistics.mean)
                 model.std.copy_(self.data.statistics.std)
         model.learned_from = list(learned_from)
+        model.samples = {"shape": tuple(getattr(self.data, "shape", ()))}
         return model.to(self.solver.device)
 
     def _measure(self, model: OneLayer, pair: tuple[Features, Tensor]) -> list[dict[str, float]]:

@@ -14,7 +14,6 @@ from onelayer.core.gradcheck import check_gradients
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study.comparison_figures import plot_widths
 from onelayer.study.exercises import NETWORKS, Command, Done, Exercises
-from onelayer.study.figures import plot_weights
 from onelayer.study.formatting import (
     Result,
     format_csv,
@@ -36,6 +35,7 @@ from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import last_of
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.weight_images import save_weights
 
 
 class Report(Exercises):
@@ -204,7 +204,7 @@ class Report(Exercises):
             name, titles, what = "W1", tuple[str, ...](), "its hidden units"
             if fit.network == "linear":
                 name, titles, what = "W", tuple(self._data.classes), "the ten classes"
-            plot_weights(state[name][0], self.output / file, titles)
+            save_weights(state[name][0], self._data.shape, self.output / file, titles)
             caption = (
                 f"{network}, after three cycles, seed {self.repeat.seeds[0]}: the weights of "
                 f"{what}, each scaled to its own range"

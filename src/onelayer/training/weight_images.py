@@ -1,16 +1,19 @@
-"""Weights of one network as a picture: what each class, or hidden unit, looks for in an image."""
+"""Weights of one network as an image: the template of each class, or of each hidden unit."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-MOST = 100
-"""Units in a picture at most."""
+from onelayer.training.files import atomic_write
+
+MOST = 100  # units in an image
 GAP, LINE = 3, 14  # pixels between tiles, and for a name below each
 
 
@@ -20,12 +23,12 @@ def is_picture(shape: Sequence[int], inputs: int) -> bool:
 
 
 def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """Weights (units, d) as a picture (height, width, 3), each unit's tile scaled to its own range.
+    """Return weights (units, d) as an image (height, width, 3), each unit scaled to its own range.
 
     Args:
-        W: of the units, of which the first hundred are shown.
-        shape: channels, height and width of an image; other than 1 or 3 channels lie side by side,
-            grey.
+        W: weights, a row per unit; the first hundred are shown.
+        shape: channels, height and width of an image; channels other than 1 or 3 are shown side by
+            side in grey.
         names: one per unit, written below its tile, or none.
     """
     tiles = _tiles(W[:MOST].detach().cpu().float().numpy(), shape)
@@ -42,6 +45,15 @@ def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArr
         if names:
             draw.text((x, y + height + 1), names[i], fill="black")
     return np.asarray(sheet)
+
+
+def save_weights(
+    W: Tensor, shape: Sequence[int], path: str | Path, names: Sequence[str] = ()
+) -> None:
+    """Write weights (units, d) as a PNG, complete or not at all; see :func:`picture`."""
+    content = io.BytesIO()
+    Image.fromarray(picture(W, shape, names)).save(content, format="png")
+    atomic_write(path, content.getbuffer())
 
 
 def _tiles(W: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.uint8]:

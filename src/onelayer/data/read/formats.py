@@ -294,7 +294,7 @@ def _mapped(path: Path) -> Array:
 
 
 def _pager(x: Array) -> Callable[[bool], None]:
-    """A function that tells the system how a mapped array is about to be read, when it changes."""
+    """Return a function that advises the system on how a mapped array is read."""
     owner: Any = getattr(x, "_mmap", None)
     state: list[bool | None] = [None]
 

@@ -249,7 +249,7 @@ def _label_array(values: list[Any], where: str) -> Array:
 
 
 def class_names(dataset: Any, y: str) -> list[str] | None:
-    """The names of the classes, as torchvision and Hugging Face keep them; None without."""
+    """Return the names of the classes, as torchvision and Hugging Face keep them, or None."""
     names = getattr(dataset, "classes", None)
     features = getattr(dataset, "features", None)
     if names is None and isinstance(features, Mapping):
