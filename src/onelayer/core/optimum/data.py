@@ -38,6 +38,7 @@ class Samples:
         weights: (g, n), finite and not negative; each row is scaled to sum to 1.
         row: the row of ``weights`` that each member uses (m,).
         shared: X and y are one process's shard: sums are added over all processes.
+        bias: whether the networks have a bias; otherwise theirs is 0.
 
     Raises:
         InputError: shapes, dtypes, numbers or labels that nothing can be learned from.
@@ -51,10 +52,11 @@ class Samples:
         weights: Tensor | None = None,
         row: Tensor | None = None,
         shared: bool = False,
+        bias: bool = True,
     ) -> None:
         check_samples(X, y)
         check_labels(y, k)
-        self.X, self.y, self.shared = X, y, shared
+        self.X, self.y, self.shared, self.bias = X, y, shared, bias
         self.k = k or int(self._largest(y.max())) + 1
         self.n = self._count(len(y))
         self.row = row
@@ -172,7 +174,7 @@ class Samples:
             member = int((~(total > 0)).nonzero()[0, 0])
             raise InputError(
                 f"the sample weights of member {member} are all zero: at least one sample needs a "
-                "weight above 0."
+                "weight above zero."
             )
         return weights / total
 
