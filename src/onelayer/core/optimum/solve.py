@@ -28,7 +28,9 @@ from onelayer.core.optimum.curvature import Covariance
 from onelayer.core.optimum.data import Samples, check_samples
 from onelayer.core.optimum.descent import Descent, member_bytes
 from onelayer.core.optimum.members import check_l2, population
+from onelayer.core.optimum.polish import is_polished, polish
 
+POLISHED = 1e-10  # gap from which Newton's full steps go on
 ROUNDING = 1e-14  # relative difference of two costs that counts as none
 
 
@@ -101,6 +103,7 @@ def solve(
     weight: Tensor | None = None,
     folds: Tensor | None = None,
     bias: bool = True,
+    polished: bool = False,
     start: tuple[Tensor, Tensor] | None = None,
     state: Progress | None = None,
     max_iterations: int = 1000,
@@ -123,6 +126,8 @@ def solve(
         folds: fold of each sample (n,), from 0. For each fold and each λ, a member learns from the
             other folds: its weights are 0 in its own fold.
         bias: whether there is a bias b; otherwise it stays 0.
+        polished: whether small problems end with Newton's steps in float64, until rounding is all
+            that is left of the gradient. Weights then agree with other solvers' in all digits.
         start: W (m, k, d) and b (m, k) to start from; default zeros.
         state: a report after a round, to go on from.
         max_iterations: limit for each member; if it does not suffice, the gap says so.
@@ -163,8 +168,13 @@ def solve(
     λ = λ.repeat(len(members.fold) // len(l2))
     samples = Samples(X, y, weights=members.weights, row=members.row, shared=shared, bias=bias)
     with torch.no_grad():
-        solver = _Solver(samples, λ, members.fold, gap, max_iterations, report)
-        optima = solver.run(start, state)
+        small = polished and is_polished(samples)
+        asked = min(gap, POLISHED) if small else gap
+        solver = _Solver(samples, λ, members.fold, asked, max_iterations, report)
+        solver.run(start, state)
+        if small:
+            solver.polish()
+        optima = solver.optima()
     _warn_of_gaps(optima, gap)
     return optima
 
@@ -212,8 +222,8 @@ class _Solver:
         self.found = self.W, self.b  # of the round at hand
         self.direction: Tensor | None = None
 
-    def run(self, start: tuple[Tensor, Tensor] | None, state: Progress | None) -> Optima:
-        """Return the members once all are certified, or no round is left."""
+    def run(self, start: tuple[Tensor, Tensor] | None, state: Progress | None) -> None:
+        """Return once all are certified, or no round is left."""
         done = 0
         if state is not None and state.round is not None:
             done = self._restore(state)
@@ -237,6 +247,21 @@ class _Solver:
                 arrived |= way.newton & (self.gaps[far] <= before / 2)
                 self.stuck[far] = ~arrived
             self._report(number + 1)
+
+    def polish(self) -> None:
+        """Remove what is left of the gradients; keep a member whose numbers overflow as it is."""
+        members = torch.arange(len(self.l2), device=self.l2.device)
+        W, b, direction = polish(self.samples, self.W, self.b, self.l2, members)
+        fine = torch.cat([W, direction], 2).flatten(1).isfinite().all(1) & b.isfinite().all(1)
+        members, W, b, direction = members[fine], W[fine], b[fine], direction[fine]
+        l2 = self.l2[members]
+        own = certify(self.samples, W, b, l2, members)
+        along = certify(self.samples, W, b, l2, members, direction)
+        self.W[members], self.b[members], self.cost[members] = W, b, own.cost
+        self.gaps[members] = torch.fmin(own.gap, along.gap)
+
+    def optima(self) -> Optima:
+        """Return the members; raise :class:`TrainingError` where no gap is known."""
         self._check_finite()
         return Optima(self.l2, self.W, self.b, self.cost, self.gaps, self.iterations, self.fold)
 

@@ -1,0 +1,1 @@
+"""Networks as other libraries use them."""

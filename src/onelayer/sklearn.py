@@ -1,0 +1,14 @@
+"""Estimators for scikit-learn's users; needs the extra ``sklearn``."""
+
+from __future__ import annotations
+
+try:
+    import sklearn as _sklearn  # noqa: F401
+except ImportError:
+    raise ImportError(
+        'onelayer.sklearn needs scikit-learn: pip install "onelayer[sklearn]"'
+    ) from None
+
+from onelayer.deploy.estimator import OneLayerClassifier
+
+__all__ = ["OneLayerClassifier"]
