@@ -10,5 +10,6 @@ except ImportError:
     ) from None
 
 from onelayer.deploy.estimator import OneLayerClassifier
+from onelayer.deploy.estimator_cv import OneLayerClassifierCV
 
-__all__ = ["OneLayerClassifier"]
+__all__ = ["OneLayerClassifier", "OneLayerClassifierCV"]

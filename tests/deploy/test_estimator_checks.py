@@ -5,11 +5,11 @@ import warnings
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from onelayer.sklearn import OneLayerClassifier
+from onelayer.sklearn import OneLayerClassifier, OneLayerClassifierCV
 
 
 @pytest.mark.filterwarnings("default")
-@parametrize_with_checks([OneLayerClassifier()])
+@parametrize_with_checks([OneLayerClassifier(), OneLayerClassifierCV(Cs=3, cv=2)])
 def test_scikit_learns_checks(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_positive
 from onelayer.deploy.inputs import learning_inputs, prediction_chunks
-from onelayer.deploy.linear import coefficients, fit_linear, penalty, plain_number
+from onelayer.deploy.linear import Scale, coefficients, fit_linear, penalty, plain_number
 
 
 class SoftmaxPredictions(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -131,9 +131,10 @@ class OneLayerClassifier(SoftmaxPredictions):
         check_positive("gap", gap)
         X, y, weight, self.classes_ = learning_inputs(self, X, y, sample_weight, self.device)
         self.l2_ = penalty(self.C, self.l2, float(weight.sum()), len(self.classes_))
+        scale = Scale(X, weight, bool(self.fit_intercept)) if self.standardise else None
         optima, W, b = fit_linear(
             X, y, weight, [self.l2_],
-            gap=gap, bias=bool(self.fit_intercept), standardise=bool(self.standardise),
+            gap=gap, bias=bool(self.fit_intercept), scale=scale,
         )  # fmt: skip
         self.coef_, self.intercept_ = coefficients(W[0], b[0])
         self.gap_, self.cost_ = float(optima.gap), float(optima.cost)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 from onelayer.data.features import free_memory
+from onelayer.deploy.linear import plain_number
 
 FLOATS = (np.float64, np.float32)
 SPARSE_ROWS = 4096  # rows of a sparse matrix that are densified at a time to predict
@@ -43,7 +44,7 @@ def learning_inputs(
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
-            f"y has one class only, {classes[0]!r}. A classifier needs at least two classes. "
+            f"y has one class only, {plain_number(classes[0])!r}. A classifier needs at least two classes. "
             "Check the labels."
         )
     weight = _weights(features, on_cpu(sample_weight), estimator.class_weight, classes, y)
@@ -161,6 +162,19 @@ def _check_weights_of_classes(weight: np.ndarray, labels: np.ndarray, classes: n
     empty = np.bincount(labels, weight, len(classes)) == 0
     if empty.any():
         raise InputError(
-            f"all samples of the class {classes[empty][0]!r} have weight zero: its bias would go "
-            "to minus infinity. Drop them from X and y, or give one of them a weight above zero."
+            f"all samples of the class {plain_number(classes[empty][0])!r} have weight zero: its "
+            "bias would go to minus infinity. Drop them from X and y, or give one of them a weight above zero."
         )
+
+
+def known_labels(y: Any, classes: np.ndarray) -> np.ndarray:
+    """Return the index of each label among the classes (n,); raise where it is none of them."""
+    y = column_or_1d(y)
+    unknown = ~np.isin(y, classes)
+    if unknown.any():
+        raise InputError(
+            f"y has the label {plain_number(y[unknown][0])!r}, which is none of the {len(classes)} classes that "
+            "were learned. Drop its samples, or fit with it."
+        )
+    index: np.ndarray = np.searchsorted(classes, y)
+    return index

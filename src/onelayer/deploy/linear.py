@@ -70,7 +70,8 @@ def fit_linear(
     *,
     gap: float,
     bias: bool,
-    standardise: bool,
+    scale: Scale | None = None,
+    polished: bool = True,
     start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Optima, Tensor, Tensor]:
     """Solve for each member; return the optima, and W and b in the units of X as given.
@@ -82,8 +83,8 @@ def fit_linear(
         l2: λ of each member.
         gap: largest certified distance to the minimum.
         bias: whether to fit an intercept.
-        standardise: whether features are scaled to mean 0 and deviation 1 first, by the mean of
-            the members' weights.
+        scale: mean and deviation that features are standardised by first.
+        polished: whether small problems are solved to the last digits.
         start: W and b to start from, in the units that are solved in.
 
     Raises:
@@ -91,11 +92,9 @@ def fit_linear(
 
     Source: the module's texts.
     """
-    scale = None
-    if standardise:
-        scale = Scale(X, weight if weight.ndim == 1 else weight.mean(0), bias)
+    if scale is not None:
         X = scale.scaled(X)
-    optima = solve(X, y, l2, gap, weight=weight, bias=bias, polished=True, start=start)
+    optima = solve(X, y, l2, gap, weight=weight, bias=bias, polished=polished, start=start)
     W, b = optima.W, optima.b
     if scale is not None:
         W, b = scale.unscaled(W, b)

@@ -181,8 +181,8 @@ class Samples:
         if not bool((total > 0).all()):
             row = int((~(total > 0)).nonzero()[0, 0])
             raise InputError(
-                f"the sample weights of {self._name(row)} are all zero: at least one sample needs a "
-                "weight above zero."
+                f"the sample weights of {self._name(row)} are all zero: at least one sample needs "
+                "a weight above zero."
             )
         return weights / total
 

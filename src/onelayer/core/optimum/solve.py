@@ -166,7 +166,10 @@ def solve(
     members = population(y, len(l2), weight, folds, shared)
     λ = torch.tensor(l2, dtype=torch.float64, device=y.device)
     λ = λ.repeat(len(members.fold) // len(l2))
-    samples = Samples(X, y, weights=members.weights, row=members.row, shared=shared, bias=bias)
+    samples = Samples(
+        X, y, weights=members.weights, row=members.row, shared=shared, bias=bias,
+        groups="member" if folds is None else "fold",
+    )  # fmt: skip
     with torch.no_grad():
         small = polished and is_polished(samples)
         asked = min(gap, POLISHED) if small else gap
