@@ -44,8 +44,8 @@ def learning_inputs(
     classes, labels = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
-            f"y has one class only, {plain_number(classes[0])!r}. A classifier needs at least two classes. "
-            "Check the labels."
+            f"y has one class only, {plain_number(classes[0])!r}. A classifier needs at least "
+            "two classes. Check the labels."
         )
     weight = _weights(features, on_cpu(sample_weight), estimator.class_weight, classes, y)
     _check_weights_of_classes(weight, labels, classes)
@@ -163,7 +163,8 @@ def _check_weights_of_classes(weight: np.ndarray, labels: np.ndarray, classes: n
     if empty.any():
         raise InputError(
             f"all samples of the class {plain_number(classes[empty][0])!r} have weight zero: its "
-            "bias would go to minus infinity. Drop them from X and y, or give one of them a weight above zero."
+            "bias would go to minus infinity. Drop them from X and y, or give one of them a "
+            "weight above zero."
         )
 
 
@@ -173,8 +174,8 @@ def known_labels(y: Any, classes: np.ndarray) -> np.ndarray:
     unknown = ~np.isin(y, classes)
     if unknown.any():
         raise InputError(
-            f"y has the label {plain_number(y[unknown][0])!r}, which is none of the {len(classes)} classes that "
-            "were learned. Drop its samples, or fit with it."
+            f"y has the label {plain_number(y[unknown][0])!r}, which is none of the "
+            f"{len(classes)} classes that were learned. Drop its samples, or fit with it."
         )
     index: np.ndarray = np.searchsorted(classes, y)
     return index

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onelayer.core.checks import check_positive, is_number
+from onelayer.core.checks import LARGEST, check_positive, is_number
+from onelayer.core.errors import TrainingError
 from onelayer.core.optimum.solve import Optima, solve
 
 
@@ -94,11 +97,31 @@ def fit_linear(
     """
     if scale is not None:
         X = scale.scaled(X)
+    first = None
+    if start is None and not polished:
+        first = _in_single_precision(X, y, l2, gap, weight, bias)
+        start = None if first is None else (first.W, first.b)
     optima = solve(X, y, l2, gap, weight=weight, bias=bias, polished=polished, start=start)
+    if first is not None:
+        optima = replace(optima, iterations=optima.iterations + first.iterations)
     W, b = optima.W, optima.b
     if scale is not None:
         W, b = scale.unscaled(W, b)
     return optima, W, b
+
+
+def _in_single_precision(
+    X: Tensor, y: Tensor, l2: Sequence[float], gap: float, weight: Tensor, bias: bool
+) -> Optima | None:
+    """Return the optima in float32, which takes half the time; None where that is no use."""
+    if X.dtype != torch.float64 or not bool(X.abs().amax() < LARGEST):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the solve in float64 says what is left
+        try:
+            return solve(X.float(), y, l2, gap, weight=weight, bias=bias)
+        except TrainingError:
+            return None
 
 
 def coefficients(W: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
