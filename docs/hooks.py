@@ -12,7 +12,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    "fit", "validate", "test", "predict", "gradcheck", "range", "search", "solve", "report",
+    "fit", "validate", "test", "predict", "export", "features", "gradcheck", "range", "search",
+    "solve", "report",
 )  # fmt: skip
 
 

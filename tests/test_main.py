@@ -130,7 +130,8 @@ def test_a_wrong_first_word_is_two_lines(
     assert main([word]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"onelayer: error: {problem}",
-        "subcommands: fit, validate, test, predict, gradcheck, range, search, solve, report",
+        "subcommands: fit, validate, test, predict, export, features, gradcheck, range, search, "
+        "solve, report",
     ]
 
 

@@ -1,11 +1,21 @@
 """The notebooks run, cell after cell, and are committed with their outputs."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "tutorials").glob("*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def same_level():
+    """A notebook silences Lightning's log for itself alone."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.mark.filterwarnings("ignore")

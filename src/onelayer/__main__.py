@@ -20,6 +20,8 @@ SUBCOMMANDS = {
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
     "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
+    "export": "write a trained network as ONNX, safetensors or npz",
+    "features": "turn a folder of images into features with a frozen network",
     "gradcheck": "compare every analytic gradient with autograd and with differences",
     "range": "find the rates of a cycle: a run in which the learning rate rises",
     "search": "search the regulariser (l2), coarse to fine",
@@ -54,6 +56,7 @@ examples:
   onelayer fit --ckpt_path last
       go on with the newest run, after Ctrl+C or a kill
   onelayer test --ckpt_path last
+  onelayer export --ckpt_path last --output head.onnx
   onelayer gradcheck --hidden 50
 
 A run leaves its curves, plots and checkpoints in lightning_logs/. CIFAR-10 is
@@ -164,7 +167,7 @@ def _run(words: list[str]) -> int:
 
 def _way_on(words: Sequence[str], checkpoint: str | None = None) -> str:
     """Return the advice how to go on with a stopped command, if it left something."""
-    if words[:1] in (["search"], ["solve"], ["report"]):
+    if words[:1] in (["features"], ["search"], ["solve"], ["report"]):
         return ": the same command goes on from there"
     if checkpoint is None:
         return ""

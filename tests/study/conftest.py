@@ -1,4 +1,4 @@
-"""A tiny search that nothing disturbs, and empty databases for ledgers."""
+"""A tiny search that nothing disturbs, and empty databases for trial databases."""
 
 import pytest
 

@@ -13,11 +13,11 @@ from PIL import Image
 from onelayer.__main__ import main
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study import search
-from tests.study.tiny import AXES, FIGURES, TINY, read_ledger, read_trials
+from tests.study.tiny import AXES, FIGURES, TINY, read_database, read_trials
 
 
 def trials(database):
-    return read_ledger(f"sqlite:///{database}")
+    return read_database(f"sqlite:///{database}")
 
 
 def test_a_search_leaves_all_that_it_promises(undisturbed):
@@ -27,10 +27,10 @@ def test_a_search_leaves_all_that_it_promises(undisturbed):
     assert {row["diverged"] for row in rows} == {"False"}
     with Image.open(undisturbed / "search.png") as picture:
         assert min(picture.size) > 400
-    ledger = trials(undisturbed / "search.db")
-    assert len(ledger) == 16
+    database = trials(undisturbed / "search.db")
+    assert len(database) == 16
     for row in rows:
-        kept = ledger[int(row["stage"]), int(row["index"]), int(row["seed"])]
+        kept = database[int(row["stage"]), int(row["index"]), int(row["seed"])]
         assert [float(row["l2"]), *(float(row[name]) for name in FIGURES)] == [kept[0], *kept[2:]]
     found = json.loads((undisturbed / "search.json").read_text())
     assert [m["seed"] for m in found["final"]["members"]] == [0, 1]
@@ -58,7 +58,7 @@ def test_best_yaml_is_run_by_fit_as_it_is(undisturbed, tmp_path, monkeypatch):
 
 
 def test_a_search_for_l2_alone_keeps_what_it_always_kept(undisturbed):
-    """Older ledgers go on, and who reads the files finds the same names."""
+    """Older trial databases go on, and who reads the files finds the same names."""
     found = json.loads((undisturbed / "search.json").read_text())
     figures = ["train_cost", "train_loss", "train_accuracy", "val_cost", "val_loss", "val_accuracy"]
     header = (undisturbed / "search.csv").read_text().splitlines()[0]
@@ -95,8 +95,8 @@ def test_every_setting_is_searched_as_if_it_were_alone(over_settings, undisturbe
     for row in first:
         del row["flip"], row["hidden"]
     assert first == rows_of(undisturbed)  # to the same bits
-    ledger = read_trials(f"sqlite:///{over_settings / 'search.db'}")
-    tried = [(trial.params["flip"], trial.params["hidden"]) for trial in ledger]
+    database = read_trials(f"sqlite:///{over_settings / 'search.db'}")
+    tried = [(trial.params["flip"], trial.params["hidden"]) for trial in database]
     assert {one: tried.count(one) for one in tried} == dict.fromkeys(
         [(flip, hidden) for flip in (False, True) for hidden in (2, 3)], 2 * 4 * 2
     )
@@ -128,9 +128,9 @@ def test_a_finished_search_over_settings_trains_nothing_and_other_values_are_ano
     assert "stage  flip hidden " in capsys.readouterr().out
     assert main([*again, "--schedule.max_lr=0.1", "--model.hidden=7"]) == 0  # an axis replaces it
     assert main([*again, "--search.hidden=[2,4]"]) == 2
-    assert "search.hidden is [2, 4] here but [2, 3] in the ledger" in capsys.readouterr().err
+    assert "search.hidden is [2, 4] here but [2, 3] in the trial" in capsys.readouterr().err
     assert main(["search", *TINY, "--output", str(over_settings)]) == 2
-    assert "search.hidden is None here but [2, 3] in the ledger" in capsys.readouterr().err
+    assert "search.hidden is None here but [2, 3] in the trial database" in capsys.readouterr().err
 
 
 def test_a_setting_that_diverges_is_named_and_searched_no_further(tmp_path, capsys):
@@ -173,9 +173,9 @@ def test_another_rule_needs_no_training_of_the_stages(undisturbed, monkeypatch):
 
 def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
     assert main(["search", *TINY, "--search.number=5", "--output", str(undisturbed)]) == 2
-    assert "search.number is 5 here but 4 in the ledger" in capsys.readouterr().err
+    assert "search.number is 5 here but 4 in the trial database" in capsys.readouterr().err
     assert main(["search", *TINY, "--data.seed=3", "--output", str(undisturbed)]) == 2
-    assert "data.seed is 3 here but 0 in the ledger" in capsys.readouterr().err
+    assert "data.seed is 3 here but 0 in the trial database" in capsys.readouterr().err
 
 
 def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):

@@ -1,4 +1,4 @@
-"""A search of seconds, and how two of its ledgers are compared."""
+"""A search of seconds, and how two of its trial databases are compared."""
 
 import optuna
 
@@ -22,8 +22,8 @@ def read_trials(storage):
         database.engine.dispose()
 
 
-def read_ledger(storage):
-    """What a ledger holds of each finished trial, by stage, index and seed."""
+def read_database(storage):
+    """What a trial database holds of each finished trial, by stage, index and seed."""
     finished = [t for t in read_trials(storage) if t.state == optuna.trial.TrialState.COMPLETE]
     keys = [(t.user_attrs["stage"], t.user_attrs["index"], t.user_attrs["seed"]) for t in finished]
     assert len(set(keys)) == len(keys)

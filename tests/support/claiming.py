@@ -1,4 +1,4 @@
-"""A process that works on a ledger without training anything.
+"""A process that works on a trial database without training anything.
 
 ``python -m tests.support.claiming URL WHAT …`` says "ready" when all is imported, and waits for a
 line. It then does WHAT, a function below with these arguments, and prints what it got as JSON.
@@ -14,8 +14,8 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from onelayer.study.ledger import Ledger
 from onelayer.study.plan import Planned
+from onelayer.study.trial_database import TrialDatabase
 from tests.support.killing import fork
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,21 +37,21 @@ def figures_of(group):
     return [{"val_cost": p.l2, "val_accuracy": (p.index + p.seed / 8) / 16} for p in group]
 
 
-def open_ledger(storage):
-    return Ledger(storage, "out", SETTINGS)
+def open_database(storage):
+    return TrialDatabase(storage, "out", SETTINGS)
 
 
 def share(storage, groups=6, say=lambda *_: None):
     """Claim, train and record until all is finished; the groups that were recorded here."""
     plan, recorded = make_plan(groups), []
-    with closing(open_ledger(storage)) as ledger:
-        while ledger.unfinished(plan):
-            with ledger.claim(plan) as group:
+    with closing(open_database(storage)) as database:
+        while database.unfinished(plan):
+            with database.claim(plan) as group:
                 if group:
                     say("begin", group[0].group)
                 time.sleep(0.02)
                 if group:
-                    ledger.record(group, figures_of(group))
+                    database.record(group, figures_of(group))
                     recorded.append(group[0].group)
                     say("end", group[0].group)
     return recorded
@@ -83,7 +83,7 @@ def attack(storage, number, groups=12, kills=12):
 
 def hold(storage):
     """Claim a group and train it for ever."""
-    with closing(open_ledger(storage)) as ledger, ledger.claim(make_plan(1)):
+    with closing(open_database(storage)) as database, database.claim(make_plan(1)):
         print(json.dumps("held"), flush=True)
         time.sleep(600)
 
@@ -95,9 +95,9 @@ def die_recording(storage):
         def items(self):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with closing(open_ledger(storage)) as ledger, ledger.claim(make_plan(1)) as group:
+    with closing(open_database(storage)) as database, database.claim(make_plan(1)) as group:
         first, second = figures_of(group)
-        ledger.record(group, [first, Deadly(second)])
+        database.record(group, [first, Deadly(second)])
 
 
 @contextmanager

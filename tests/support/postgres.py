@@ -89,7 +89,7 @@ class Server:
 
     def create_database(self, options=""):
         """URL of a new database."""
-        name = f"ledger{next(self.numbers)}"
+        name = f"database{next(self.numbers)}"
         self.execute(f"CREATE DATABASE {name} {options}")
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 

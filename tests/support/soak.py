@@ -4,9 +4,9 @@
 
 A chain starts a small training, search or report, kills it at random moments and starts it again,
 at least three times, then lets it end and compares all that it left with an undisturbed one: bits
-of weights, curves, TensorBoard values, figures, pictures, the ledger, the report's page. What a
-report has finished may not change any more. Most kills are SIGKILL; some trainings get SIGTERM;
-some chains have TMPDIR on another filesystem. Exit code 1 if anything differs.
+of weights, curves, TensorBoard values, plots, the trial database, the report's page. What a report
+has finished may not change any more. Most kills are SIGKILL; some trainings get SIGTERM; some
+chains have TMPDIR on another filesystem. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -80,12 +80,12 @@ def digest_report(folder):
 
 
 def _digest_search(out):
-    from tests.study.tiny import read_ledger
+    from tests.study.tiny import read_database
 
-    ledger = read_ledger(f"sqlite:///{out / 'search.db'}")  # asserts that none stands there twice
+    database = read_database(f"sqlite:///{out / 'search.db'}")  # asserts that none is there twice
     (final,) = out.glob("final-*")
     return {
-        "ledger": repr(sorted(ledger.items())),
+        "database": repr(sorted(database.items())),
         "search.csv": (out / "search.csv").read_text(),
         "best.yaml": (out / "best.yaml").read_text(),
         "bits of curves.png": _bits((final / "curves.png").read_bytes()),  # fit's has its version

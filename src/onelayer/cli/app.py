@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
-from onelayer.cli.data_options import class_of, names_a_class
+from onelayer.cli.data_options import class_of, images_option, names_a_class
 from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
 from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
@@ -38,7 +40,7 @@ from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
 from onelayer.training.curves import Curves
-from onelayer.training.folder import run_folder
+from onelayer.training.folder import last_of, run_folder
 from onelayer.training.metrics import ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
@@ -76,6 +78,10 @@ class OneLayerCLI(LightningCLI):
         self.network: OneLayer  # of the checkpoints to evaluate
         self.opened: Opened = {}  # checkpoints
         argv = with_place_of_logger(with_data_of_checkpoint(argv, self.opened))
+        self._images_option = images_option(argv)
+        if argv[0] == "predict":
+            own = f"--data.{self._images_option}"
+            argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
         self._of_class = names_a_class(argv)
         super().__init__(
@@ -148,7 +154,8 @@ class OneLayerCLI(LightningCLI):
         if command == "test" and config.output is not None:
             config.test.folder = config.output
         if self._images:
-            (config.data.init_args if self._of_class else config.data).images = self._images
+            data = config.data.init_args if self._of_class else config.data
+            data[self._images_option] = self._images
         paths = checkpoint_paths(config, command)
         self.opened = {path: self.opened.get(path) or read_run(path) for path in paths}
         if command == "fit" and paths:
@@ -319,7 +326,10 @@ class OneLayerCLI(LightningCLI):
             return
         print(f"\n{format_summary(summary)}")
         if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, curves.csv, summary.json, test.json, checkpoints/)")
+            print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
+            if last_of(folder).is_file():
+                run = shlex.quote(str(folder))
+                print(f"export: onelayer export --ckpt_path {run} --output head.onnx")
         if summary["dataset"] == "synthetic":
             print(SYNTHETIC)
 

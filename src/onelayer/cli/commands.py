@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,8 @@ def run(argv: list[str]) -> int:
     Parser.command = command
     Parser.told.clear()
     with quiet(), signals(), explained():
-        if command == "gradcheck":
-            from onelayer.study.gradients import main
-
-            return main(rest)
+        if command in PLAIN:
+            return int(import_module(PLAIN[command]).main(rest))
         rest = class_first(configs_first(rest))
         if command in COMMANDS:
             return _run_ours(command, flat_names(command, rest))
@@ -117,6 +116,12 @@ def _report(config: Namespace) -> None:
     print(f"report: {path}")
 
 
+PLAIN = {
+    "gradcheck": "onelayer.study.gradients",
+    "export": "onelayer.cli.export",
+    "features": "onelayer.cli.features",
+}
+"""Modules of the commands without sections and configs, whose ``main`` takes the words."""
 Uses = dict[str, tuple[str, ...]]
 COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
     "range": (

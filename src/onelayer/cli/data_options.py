@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from inspect import signature
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,13 @@ def _check_class(name: str) -> None:
         raise InputError(f"--data {name}: {reason}.\n{legal}") from error
     if not isinstance(found, type) or not issubclass(found, LightningDataModule):
         raise InputError(f"--data {name} is no LightningDataModule.\n{legal}")
+
+
+def images_option(argv: Sequence[str]) -> str:
+    """Return which option of the class of data takes image files: images, or predict."""
+    kind = class_of(argv)
+    own = () if kind is None else signature(kind).parameters
+    return "predict" if "images" not in own and "predict" in own else "images"
 
 
 def content_of(config: str | Path) -> Mapping[str, Any]:

@@ -49,6 +49,9 @@ class ArraysDataModule(ResidentDataModule):
             floats as given, or rows of length 1 where standardise is unit: a transform of
             torchvision.transforms.v2, or any other module, by class path. Slower by far than flip
             and shift.
+        backbone: network that turns image files to predict into features. Default: the one that
+            made the features trained on. A class path must be given, as a checkpoint never imports
+            it by itself.
 
     Raises:
         InputError: a value out of its range; and, when they are read, for data that would train
@@ -74,6 +77,7 @@ class ArraysDataModule(ResidentDataModule):
         shift: int = 0,
         border: Border = "reflect",
         transform: Callable[[Any], Any] | None = None,
+        backbone: str | None = None,
     ) -> None:
         columns = Columns(x, y, groups)
         if val is not None:
@@ -96,7 +100,7 @@ class ArraysDataModule(ResidentDataModule):
             columns,
             Augment(flip, shift, border, transform),
         )
-        self.x, self.y, self.groups = x, y, groups
+        self.x, self.y, self.groups, self.backbone = x, y, groups, backbone
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run is resumed with, what predictions need, and the names of columns."""

@@ -150,7 +150,7 @@ class CIFAR10DataModule(ResidentDataModule):
                 else Shapes(self.seed, self.published.images)
             )
             self._forget()
-            self._name, self._whose, self._kind = name, name, "bytes"
+            self._name, self._whose, self._kind, self._dtype = name, name, "bytes", "uint8"
             self._shape, self._classes = (3, SIDE, SIDE), Classes(self.data_set.classes, True)
 
     def prepare_data(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onelayer.core.errors import InputError
+from onelayer.data.backbone import Extractor
 from onelayer.data.features import Statistics, standardise
 from onelayer.data.read.images import read_image
 
@@ -70,12 +71,39 @@ def load_images(
             found[str(path)] = read_image(path, shape)
         except InputError as error:
             reasons.append(str(error).removeprefix("images: "))
-    if reasons:
-        more = [f"and {len(reasons) - _NAMED} more."] if len(reasons) > _NAMED else []
-        said = "\n".join([*reasons[:_NAMED], *more])
-        if not found:
-            raise InputError(f"images: {said}\nNothing is left to predict.")
-        warnings.warn(f"left out, {len(reasons)} of {len(paths)}:\n{said}", stacklevel=2)
+    _tell(reasons, len(paths), bool(found))
     loader = PredictLoader(torch.stack(list(found.values())), statistics, unit, list(found))
     loader.unreadable = len(reasons)
     return loader
+
+
+def load_features(
+    paths: Sequence[Path], extractor: Extractor, statistics: Statistics, unit: bool = False
+) -> PredictLoader:
+    """Return the features of image files, as those that the network was trained on.
+
+    Files that cannot be read are left out, with a warning.
+
+    Raises:
+        InputError: no file can be read as an image, or the backbone gives other features.
+    """
+    found, names, reasons = list[Tensor](), list[str](), list[str]()
+    for read, features, faults in extractor.batches(paths):
+        found += [features] if read else []
+        names += map(str, read)
+        reasons += faults
+    _tell(reasons, len(paths), bool(found))
+    loader = PredictLoader(torch.cat(found), statistics, unit, names)
+    loader.unreadable = len(reasons)
+    return loader
+
+
+def _tell(reasons: Sequence[str], count: int, any_read: bool) -> None:
+    """Warn about files that were left out; refuse if none is left."""
+    if not reasons:
+        return
+    more = [f"and {len(reasons) - _NAMED} more."] if len(reasons) > _NAMED else []
+    said = "\n".join([*reasons[:_NAMED], *more])
+    if not any_read:
+        raise InputError(f"images: {said}\nNothing is left to predict.")
+    warnings.warn(f"left out, {len(reasons)} of {count}:\n{said}", stacklevel=3)

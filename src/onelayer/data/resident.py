@@ -15,6 +15,7 @@ from torch import Tensor
 from onelayer.core.checks import check_among, check_positive, check_same, check_whole
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment, Augmentation
+from onelayer.data.backbone import Backbone, Extractor
 from onelayer.data.classes import Classes
 from onelayer.data.features import (
     Features,
@@ -27,7 +28,7 @@ from onelayer.data.features import (
 )
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.naming import match
-from onelayer.data.predict import PredictLoader, load_images
+from onelayer.data.predict import PredictLoader, load_features, load_images
 from onelayer.data.read.formats import SUFFIXES, read_table
 from onelayer.data.read.images import find_images
 from onelayer.data.split import VAL_SIZE, Split
@@ -108,6 +109,11 @@ class ResidentDataModule(SplitTables, LightningDataModule):
     def _forget_tensors(self) -> None:
         self._tensors: dict[tuple[Split, torch.dtype], tuple[Features, Tensor]] = {}
         self._augmentation_of: tuple[tuple[Augment, int, int], Augmentation | None] | None = None
+
+    def __repr__(self) -> str:
+        """Return the class, the data and the order of batches."""
+        sizes = f"batch_size={self.batch_size}, seed={self.seed}"
+        return f"{type(self).__name__}({self.name}, {sizes}, val_size={self.val_size:g})"
 
     def __str__(self) -> str:
         # Lightning's own would load all of it and require torch's loaders.
@@ -236,6 +242,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
             "shape": list(self.shape),
             "columns": self.columns,
             "kind": self._kind,
+            "dtype": self._dtype,
+            **({} if self._backbone is None else {"backbone": str(self._backbone)}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -286,6 +294,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         """Take what the network learned with, to judge it by."""
         self.augment = Augment.of(state["arguments"])
         self._kind = state.get("kind", self._kind)
+        self._dtype = state.get("dtype", self._dtype)
+        if "backbone" in state:
+            self._backbone = Backbone.read(state["backbone"], "the checkpoint")
         kept = state["arguments"].get("standardise", self.standardise)
         check_among("the checkpoint's standardise", kept, STANDARDS)
         self.standardise = kept
@@ -367,6 +378,12 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         self._take_from_network()
         unit = self.standardise == "unit"
         if self._are_images():
+            if self._backbone is not None:
+                paths, device = find_images(self.predicted), torch.device("cpu")
+                if self.trainer is not None:
+                    device = self.trainer.strategy.root_device
+                extractor = Extractor(self._allowed(self._backbone), device)
+                return load_features(paths, extractor, self.statistics, unit)
             if self._kind == "numbers":
                 raise InputError(
                     "image files cannot be classified: the network was trained on numbers other "
@@ -380,6 +397,21 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         for _ in table.chunks():  # refuses what is not finite
             pass
         return PredictLoader(table.x, self.statistics, unit)
+
+    def _allowed(self, backbone: Backbone) -> Backbone:
+        """Return a backbone; a checkpoint may not import a class by itself."""
+        given = getattr(self, "backbone", None)
+        if given not in (None, backbone.name):
+            raise InputError(
+                f"data.backbone is {given}, and the network was trained on features of "
+                f"{backbone.words}.\nUse that backbone, or leave data.backbone out."
+            )
+        if backbone.is_class and given is None:
+            raise InputError(
+                f"the features were made by {backbone.words}, a class that no checkpoint may "
+                f"import by itself.\nIf you trust it, add --data.backbone {backbone.name}"
+            )
+        return backbone
 
     def _are_images(self) -> bool:
         """Return whether image files or folders are to be classified, not a table."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_whole, is_number
 from onelayer.core.errors import InputError
+from onelayer.data.backbone import Backbone
 from onelayer.data.classes import Classes
 from onelayer.data.duplicates import hash_rows, warn_of_shared
 from onelayer.data.naming import check_classes, check_distinct, few, warn_of_similar
@@ -59,6 +60,8 @@ class SplitTables:
         self._whose = ""  # whose columns these are; "" before they are known
         self._shape: tuple[int, ...] = ()
         self._kind: str | None = None  # of the features trained on: bytes, pixels or numbers
+        self._dtype: str | None = None  # of the features trained on, such as float32
+        self._backbone: Backbone | None = None  # that made the features trained on, if known
         self._tables: dict[str, Table] = {}  # those in memory now
         self._hashes: dict[str, NDArray[np.uint64]] = {}  # of the rows of each table
         self._rows: dict[Split, Tensor] = {}  # index of each row of a split in its table
@@ -122,8 +125,19 @@ class SplitTables:
             table = self.readers[name]()
             if name == "train":
                 self._learn_from(table)
+            self._check_backbone(table)
             self._tables[name] = table.ordered(self._columns, self._whose)
         return self._tables[name]
+
+    def _check_backbone(self, table: Table) -> None:
+        """Refuse features of another backbone than those trained on."""
+        own, there = self._backbone, table.backbone
+        if own is not None and there is not None and own != there:
+            raise InputError(
+                f"{table.where} has features of the backbone {there.words}, and the network is "
+                f"trained on those of {own.words}.\nMake the features with one backbone: "
+                "onelayer features."
+            )
 
     def _learn_from(self, table: Table) -> None:
         """Take the columns, the shape and the kind of features from the training table."""
@@ -132,6 +146,8 @@ class SplitTables:
             warn_of_similar(table.columns or [], "columns", table.where)
             self._take_columns(table.columns, table.where)
         self._shape = table.shape or (table.x.shape[1],)
+        self._backbone = self._backbone or table.backbone
+        self._dtype = self._dtype or str(table.x.dtype).removeprefix("torch.")
         if self._kind is None:
             self._kind = "bytes" if table.x.dtype == torch.uint8 else "numbers"
             if self._kind == "numbers" and len(table.shape) == 3 and _from_0_to_1(table):

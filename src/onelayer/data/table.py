@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer.core.errors import InputError
+from onelayer.data.backbone import Backbone
 from onelayer.data.features import raw_chunks
 from onelayer.data.naming import match
 
@@ -52,6 +53,7 @@ class Table:
         mapped: of features in a mapped file, a function to call before they are read, with whether
             that is in order.
         shape: colours, height and width of images; else ().
+        backbone: description of the network that made the features, if a file holds it.
 
     Raises:
         InputError: shapes do not fit, or the table is empty.
@@ -66,6 +68,7 @@ class Table:
     first_row: int = 0
     mapped: Callable[[bool], None] | None = None
     shape: tuple[int, ...] = ()
+    backbone: Backbone | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)

@@ -1,1 +1,1 @@
-"""Networks as other libraries use them."""
+"""Networks for use elsewhere: estimators, files, plain modules, and the Hugging Face Hub."""

@@ -19,7 +19,7 @@ from onelayer.training.files import atomic_write
 
 CONFIG = "config.yaml"
 _NEWER = ("flip", "shift", "border", "transform")
-"""Arguments that earlier ledgers and reports lack. They are left out at their defaults."""
+"""Arguments that earlier trial databases and reports lack. They are left out at their defaults."""
 
 Settings = Mapping[str, Any] | LightningDataModule
 """Arguments of CIFAR10DataModule, or ``class_path`` and ``init_args``, or a data module."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from onelayer.core.checks import LARGEST_SEED, check_whole
-from onelayer.core.errors import InputError
 from onelayer.core.gradcheck import (
     L2,
     STEP,
@@ -24,23 +21,18 @@ from onelayer.core.gradcheck import (
 )
 from onelayer.data.features import measure, standardise
 from onelayer.data.read import batches, shapes
+from onelayer.study.plain_parser import PlainParser
 from onelayer.training.summary import network_name
 
 IMAGES, INPUTS = 20, 50
 """Size of the check, as in the report."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}\nsee onelayer gradcheck --help")
-
-
 def main(argv: Sequence[str]) -> int:
     """Print the table of checks; 0 if every figure is within its bound, else 1."""
-    parser = _Parser(
-        prog="onelayer gradcheck",
-        description="Compare every analytic gradient with autograd and with difference quotients.",
-        allow_abbrev=False,
+    parser = PlainParser(
+        "gradcheck",
+        "Compare every analytic gradient with autograd and with difference quotients.",
     )
     parser.add_argument("--hidden", type=int, default=50, help="hidden units (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")

@@ -87,7 +87,7 @@ def format_proposals(test: RangeTest, proposals: Mapping[float, Proposal]) -> st
     ]
     ends = proposals[min(proposals, key=lambda l2: lowest[l2])]
     lines = [
-        "base_lr: where the loss has made 10 % of its total drop. max_lr: where it is lowest.",
+        "base_lr: the loss has made 10 % of its drop. max_lr: the loss is lowest.",
         *table(["l2", "base_lr", "max_lr", "lowest val loss"], cells),
         f"--schedule.base_lr {ends.base_lr:.3g} --schedule.max_lr {ends.max_lr:.3g}",
     ]

@@ -23,7 +23,6 @@ from onelayer.data.adapter import count_rows, has_split, name_of, sizes
 from onelayer.study.comparison_figures import plot_search
 from onelayer.study.data_settings import make_data, with_arguments, without_locations
 from onelayer.study.formatting import format_candidates, format_csv
-from onelayer.study.ledger import Ledger, is_finite
 from onelayer.study.plan import (
     AXES,
     Candidate,
@@ -45,6 +44,7 @@ from onelayer.study.run import (
     train_through,
     with_length,
 )
+from onelayer.study.trial_database import TrialDatabase, is_finite
 from onelayer.training.curves import Curves
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
@@ -206,25 +206,25 @@ class Search:
             known = {**self.settings(), "dataset": name_of(data)}
             if rows := getattr(data, "rows", None):
                 known["rows"] = rows  # a file with other content is another search
-            ledger = Ledger(storage, self.output.name, known)
+            database = TrialDatabase(storage, self.output.name, known)
         except InputError:
             if not there:
                 with suppress(OSError):  # it holds files of another process
                     self.output.rmdir()
             raise
-        with closing(ledger):
-            rows, candidates = self._run_stages(ledger, data)
+        with closing(database):
+            rows, candidates = self._run_stages(database, data)
             with alone_in(self.output):
                 content, folder = self._finish(rows, candidates, name_of(data))
         left = f"search.csv, search.png, best.yaml, {folder.name}/"
-        print(f"search: {self.output} ({left})\ntrials: {ledger.title}", flush=True)
+        print(f"search: {self.output} ({left})\n{database.title}", flush=True)
         return content
 
     def _run_stages(
-        self, ledger: Ledger, data: LightningDataModule
+        self, database: TrialDatabase, data: LightningDataModule
     ) -> tuple[list[dict[str, Any]], list[Candidate]]:
         """Return the rows of search.csv, and the candidates to choose from."""
-        members, images = self._members(ledger, data), count_rows(data, "val")
+        members, images = self._members(database, data), count_rows(data, "val")
         ranges = dict.fromkeys(self.plan.settings(), (self.plan.l2_min, self.plan.l2_max))
         rows: list[dict[str, Any]] = []
         candidates: list[Candidate] = []
@@ -236,9 +236,9 @@ class Search:
                 left = steps * len(groups_of(plan)) * (self.plan.stages - stage + 1)
                 bar.expect(f"search {stage}/{self.plan.stages}", bar.n + left)
                 self._announce(plan, before)
-                self._train_stage(ledger, plan, data, steps, bar)
+                self._train_stage(database, plan, data, steps, bar)
                 before = set(ranges.values())
-                rows += rows_of(ledger.trials(), plan)
+                rows += rows_of(database.trials(), plan)
                 candidates = aggregate(rows, images)
                 with alone_in(self.output):
                     atomic_write(self.output / "search.csv", format_csv(rows))
@@ -246,14 +246,14 @@ class Search:
                 bar.words = f"best val {100 * max(c.mean for c in candidates):.2f} %"
         return rows, candidates
 
-    def _members(self, ledger: Ledger, data: LightningDataModule) -> int:
+    def _members(self, database: TrialDatabase, data: LightningDataModule) -> int:
         """Return the number of networks trained at once, kept because the plan depends on it."""
         wanted = self.plan.members
         hidden = {self.model_of(setting)["hidden"] for setting in self.plan.settings()}
         fit = min(members_in_memory(h, *sizes(data)) for h in hidden)
-        kept = int(ledger.keep("members", wanted or fit))
+        kept = int(database.keep("members", wanted or fit))
         here, saved = {"search.members": wanted or kept}, {"search.members": kept}
-        check_same("the ledger", here, saved, "Leave it out.")
+        check_same("the trial database", here, saved, "Leave it out.")
         return kept
 
     def _announce(self, plan: Sequence[Planned], before: Collection[tuple[float, float]]) -> None:
@@ -273,7 +273,7 @@ class Search:
 
     def _train_stage(
         self,
-        ledger: Ledger,
+        database: TrialDatabase,
         plan: Sequence[Planned],
         data: LightningDataModule,
         steps: int,
@@ -285,14 +285,14 @@ class Search:
         """
         made = dict[str, Any]()  # the setting's arguments of the data at hand
         done, groups = bar.n, len(groups_of(plan))
-        while left := len(ledger.unfinished(plan)):
+        while left := len(database.unfinished(plan)):
             bar.skip(done + steps * (groups - left))
-            with ledger.claim(plan) as group:
+            with database.claim(plan) as group:
                 if group is not None:
                     if (own := _of("data", group[0].setting)) != made:
                         gc.collect()  # trainer, module and data refer to each other
                         data, made = make_data(self.data_of(group[0].setting)), own
-                    ledger.record(group, self.train(group, data, bar))
+                    database.record(group, self.train(group, data, bar))
             if group is None:
                 time.sleep(POLL)
         bar.skip(done + steps * groups)

@@ -166,7 +166,10 @@ def load_network(path: str | Path | Sequence[str | Path]) -> OneLayer:
             networks that cannot be averaged.
     """
     if isinstance(path, str | Path):
-        return network_of(read_run(path), path)
+        content = read_run(path)
+        network = network_of(content, path)
+        network.origin = Path(path), content["global_step"]
+        return network
     contents = {Path(one): read_run(one) for one in path}
     return joined_network(contents)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from inspect import signature
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -49,6 +50,7 @@ from onelayer.training.metrics import (
 )
 from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import USUAL_LR, observers
+from onelayer.training.portable import Portable
 from onelayer.training.resume import Resume
 from onelayer.training.schema import check_resumable, check_tensors
 from onelayer.training.tensorboard import TensorBoard
@@ -56,7 +58,7 @@ from onelayer.training.tensorboard import TensorBoard
 IMPLEMENTATION = ("fused", "cuda_graphs")  # a run may be resumed with other values of these
 
 
-class OneLayer(LightningModule):
+class OneLayer(LightningModule, Portable):
     """A population of softmax networks without or with one hidden ReLU layer.
 
     ``l2`` and ``seeds`` take a number or a list; lists make a population, their product, trained
@@ -153,7 +155,8 @@ class OneLayer(LightningModule):
         self.member: int | str = "best"  # whose predictions predict_step returns
         self.knows_statistics = False  # whether mean and std are those of training data
         self.data_state: dict[str, Any] | None = None  # of the data module, while in memory
-        self.samples: dict[str, Any] = {}  # shape, kind and standardise of raw samples, if known
+        self.samples: dict[str, Any] = {}  # shape, kind, … of raw samples, if known
+        self.origin: tuple[Path, int] | None = None  # checkpoint that was loaded, and its update
         self.further: dict[int, Measure] = {}  # of the second loader on, by its number
         self.set_members(members)
 
@@ -542,7 +545,7 @@ class FromData(Callback):
             _check_size("inputs", pl_module.inputs, len(data.statistics.mean))
             pl_module.mean.copy_(data.statistics.mean)
             pl_module.std.copy_(data.statistics.std)
-            pl_module.knows_statistics = True
+            pl_module.knows_statistics, pl_module.origin = True, None
             teach = getattr(data, "teach", None)
             pl_module.data_state = teach() if teach else None
             state = (pl_module.data_state or {}).get(type(data).__qualname__)
@@ -628,9 +631,16 @@ def _samples_of(state: Any) -> dict[str, Any]:
     """Return how raw samples look, from the state of a data module; {} if it does not say."""
     if not isinstance(state, dict) or "shape" not in state:
         return {}
-    standardise = (state.get("arguments") or {}).get("standardise", "feature")
-    shape = tuple(state["shape"])
-    return {"shape": shape, "kind": state.get("kind"), "standardise": standardise}
+    arguments = state.get("arguments") or {}
+    return {
+        "shape": tuple(state["shape"]),
+        "kind": state.get("kind"),
+        "dtype": state.get("dtype"),
+        "standardise": arguments.get("standardise", "feature"),
+        "dataset": state.get("dataset"),
+        "digest": arguments.get("rows"),
+        **({"backbone": state["backbone"]} if "backbone" in state else {}),
+    }
 
 
 class _Weights(nn.Module):

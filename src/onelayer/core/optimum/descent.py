@@ -34,7 +34,7 @@ SMALL = 2048  # unknowns k (d + 1) of a member up to which its full Hessian is u
 FAILURES = 2  # line searches in a row without a lower cost, after which a member stops
 
 
-class Ledger(Protocol):
+class Receiver(Protocol):
     """Receiver of a descent's iterations."""
 
     samples: Samples
@@ -53,7 +53,7 @@ class Descent:
     (m, k, d + 1), in float64; g, p and the logits (m, k, n) are in the dtype ``dtype``.
 
     Args:
-        ledger: told of every iteration.
+        receiver: gets every iteration.
         members: indices (m,).
         C: covariance of the features, for the curvature.
         dtype: of the products with X.
@@ -67,7 +67,7 @@ class Descent:
 
     def __init__(
         self,
-        ledger: Ledger,
+        receiver: Receiver,
         members: Tensor,
         W: Tensor,
         b: Tensor,
@@ -79,10 +79,10 @@ class Descent:
         most: int,
         newton: bool,
     ) -> None:
-        self.ledger, self.samples, self.C, self.dtype = ledger, ledger.samples, C, dtype
+        self.receiver, self.samples, self.C, self.dtype = receiver, receiver.samples, C, dtype
         self.gap, self.patience, self.limit, self.most = gap, patience, limit, most
         self.newton, self.small, self.rounds = newton, is_small(self.samples), 0
-        self.active, self.l2 = members, ledger.l2[members]
+        self.active, self.l2 = members, receiver.l2[members]
         self.units = len(members) * self.samples.k
         self.every = max(1, self.samples.n // CURVATURE_SAMPLES)
         self.mean = C.mean.double()
@@ -252,7 +252,7 @@ class Descent:
         W = self.θ[..., :-1]
         b = self.θ[..., -1] - W @ self.mean
         direction = self._uncentred(p) if self.newton else None
-        done = self.ledger.record(self.active, W, b, estimate, direction)
+        done = self.receiver.record(self.active, W, b, estimate, direction)
         self.rounds += 1
         return (
             (estimate <= self.gap)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
+from onelayer.data.backbone import Backbone
 from onelayer.data.naming import few
 from onelayer.data.read.columns import needed, read_columns
 from onelayer.data.read.convert import as_features, is_channels_last, labels
@@ -28,6 +29,7 @@ from onelayer.data.table import Array, Columns, Table
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors", ".csv", ".parquet")
 CLASSES = ("classes", "class_names", "target_names")
 """Keys under which an .npz, .pt or .safetensors may hold the names of the classes."""
+BACKBONE = "backbone"  # key of the description that onelayer features writes into an .npz
 _SPLIT = re.compile(r"^train(ing)?[\W_]+|[\W_]+train(ing)?$", re.IGNORECASE)
 _NAMELESS = ("x", "data", "features", "embeddings", "train", "training")  # files called so
 _LARGER = "\nTwo .npy files may be larger than memory: --data.train '[X.npy,y.npy]'."
@@ -155,7 +157,14 @@ def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, wher
         where,
         [str(name) for name in given.columns] if hasattr(given, "columns") else None,  # of pandas
         shape=shape,
+        backbone=_backbone(arrays.get(BACKBONE), where),
     )
+
+
+def _backbone(given: Any, where: str) -> Backbone | None:
+    """Return the description of a backbone; None for an array of another meaning."""
+    text = str(given) if isinstance(given, np.ndarray) and given.ndim == 0 else ""
+    return Backbone.read(text, where) if text.startswith("{") else None
 
 
 # ---- one function per kind of file: what it has under the names, and the names of classes
@@ -164,7 +173,7 @@ def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, wher
 def _npz(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = [key for key in (*names, *CLASSES) if key in archive.files]
+            wanted = [key for key in (*names, *CLASSES, BACKBONE) if key in archive.files]
             found = dict.fromkeys(archive.files)
             return found | {key: _loaded(archive, key, path) for key in wanted}
     except InputError:

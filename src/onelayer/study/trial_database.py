@@ -1,4 +1,4 @@
-"""The ledger of a search: an Optuna study in a database that several processes may share.
+"""The database of a search: an Optuna study in a database that several processes may share.
 
 One trial is one finished network. Its parameters are l2 and the other searched arguments, its value
 is the accuracy on validation. Stage, index, group, seed and all results are user attributes.
@@ -46,7 +46,7 @@ KEEPALIVES = (
 """PostgreSQL releases the locks of a machine that is gone within a minute: 30 s + 3 · 10 s."""
 
 
-class Ledger:
+class TrialDatabase:
     """The finished networks of one search.
 
     Args:
@@ -62,15 +62,15 @@ class Ledger:
 
     Attributes:
         study: Optuna's.
-        title: "the ledger" and its URL without the password.
+        title: "the trial database" and its URL without the password.
     """
 
     def __init__(self, storage: str | URL, name: str, settings: Mapping[str, Any]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.title = "the ledger"
+        self.title = "the trial database"
         try:
             url = make_url(storage)
-            self.title = f"the ledger {url.render_as_string(hide_password=True)}"
+            self.title = f"the trial database {url.render_as_string(hide_password=True)}"
             self._lock, options = _locks_of(url)
             with self._lock(ALL, True):
                 self._storage = RDBStorage(url.render_as_string(hide_password=False), options)
@@ -98,8 +98,8 @@ class Ledger:
             )
         here = json.loads(json.dumps(settings))  # as the database holds them: lists, no tuples
         saved = self.keep("search", here)
-        advice = "Use the ledger's settings, or another --output (or --storage)."
-        check_same("the ledger", here, saved, advice)
+        advice = "Use its hyperparameters, or another --output (or --storage)."
+        check_same("the trial database", here, saved, advice)
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -202,7 +202,8 @@ def _locks_of(url: URL) -> tuple[Lock, dict[str, Any]]:
         )
         return partial(_advisory_lock, sessions), {"pool_pre_ping": True, **utf8}
     raise InputError(
-        f"a ledger is a SQLite file or a PostgreSQL database, not {url.render_as_string()}:\n"
+        "a trial database is a SQLite file or a PostgreSQL database, not "
+        f"{url.render_as_string()}:\n"
         "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE."
     )
 

@@ -1,4 +1,4 @@
-"""Searches that share a ledger on a real PostgreSQL server, started by the test itself."""
+"""Searches that share a trial database on a real PostgreSQL server, started by the test itself."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from onelayer.core.errors import InputError
-from tests.study.tiny import TINY, read_ledger, read_trials
-from tests.support.claiming import figures_of, make_plan, open_ledger, share
+from tests.study.tiny import TINY, read_database, read_trials
+from tests.support.claiming import figures_of, make_plan, open_database, share
 from tests.support.killing import run_killed
 from tests.support.postgres import Server
 
@@ -30,7 +30,7 @@ def test_two_searches_share_the_trials_though_one_is_killed_again_and_again(
         runs = {n: pool.submit(run_killed, tmp_path / n, command, kills=kills[n]) for n in kills}
     assert runs["one"].result() >= 1
     assert runs["two"].result() == 0
-    assert read_ledger(storage) == read_ledger(f"sqlite:///{undisturbed / 'search.db'}")
+    assert read_database(storage) == read_database(f"sqlite:///{undisturbed / 'search.db'}")
     assert [t.state for t in read_trials(storage)] == [TrialState.COMPLETE] * 16
     tables = [(tmp_path / name / "out" / "search.csv").read_text() for name in kills]
     assert tables == [(undisturbed / "search.csv").read_text()] * 2
@@ -39,8 +39,8 @@ def test_two_searches_share_the_trials_though_one_is_killed_again_and_again(
 def test_a_database_without_an_encoding_serves_too(postgres):
     storage = postgres.create_database("ENCODING 'SQL_ASCII' TEMPLATE template0")
     assert share(storage, groups=1) == [0]
-    with closing(open_ledger(storage)) as ledger:
-        assert [trial.params["l2"] for trial in ledger.trials().values()] == [1e-5, 1e-5]
+    with closing(open_database(storage)) as database:
+        assert [trial.params["l2"] for trial in database.trials().values()] == [1e-5, 1e-5]
 
 
 def test_a_server_that_goes_away_ends_in_a_clear_error(caplog):
@@ -48,11 +48,11 @@ def test_a_server_that_goes_away_ends_in_a_clear_error(caplog):
         pytest.skip(Server.missing())
     plan, go_on = make_plan(1), "the same command goes on from there"
     with Server() as server:
-        with closing(open_ledger(server.create_database())) as ledger:
-            with ledger.claim(plan) as group:
+        with closing(open_database(server.create_database())) as database:
+            with database.claim(plan) as group:
                 server.stop()
                 with pytest.raises(InputError, match=go_on):
-                    ledger.record(group, figures_of(group))
+                    database.record(group, figures_of(group))
             with pytest.raises(InputError, match=go_on):
-                ledger.unfinished(plan)
+                database.unfinished(plan)
         assert caplog.records == []  # nothing of SQLAlchemy's own

@@ -1,4 +1,4 @@
-"""The ledger alone: whatever processes do or suffer, each network is entered once and kept."""
+"""The database alone: whatever processes do or suffer, each network is entered once and kept."""
 
 import json
 import math
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from onelayer.core.errors import InputError
-from onelayer.study.ledger import Ledger, is_finite
+from onelayer.study.trial_database import TrialDatabase, is_finite
 from tests.study.tiny import read_trials
 from tests.support.claiming import (
     HIGH,
@@ -22,27 +22,27 @@ from tests.support.claiming import (
     SETTINGS,
     figures_of,
     make_plan,
-    open_ledger,
+    open_database,
     processes,
     share,
 )
 
 
 @pytest.fixture
-def ledger(storage):
-    with closing(open_ledger(storage)) as ledger:
-        yield ledger
+def database(storage):
+    with closing(open_database(storage)) as database:
+        yield database
 
 
-def finish(ledger, plan):
+def finish(database, plan):
     """Claim and record what is left of a stage, alone."""
-    while ledger.unfinished(plan):
-        with ledger.claim(plan) as group:
-            ledger.record(group, figures_of(group))
+    while database.unfinished(plan):
+        with database.claim(plan) as group:
+            database.record(group, figures_of(group))
 
 
-def is_free(ledger, plan):
-    with ledger.claim(plan) as group:
+def is_free(database, plan):
+    with database.claim(plan) as group:
         return group is not None
 
 
@@ -69,26 +69,30 @@ def check_all_entered_once(storage, groups=6):
     assert [found[p.index, p.seed] for p in plan] == [f["val_accuracy"] for f in figures_of(plan)]
 
 
-def test_a_group_is_claimed_once_and_again_after_an_exception(ledger):
+def test_a_group_is_claimed_once_and_again_after_an_exception(database):
     plan = make_plan(2)
-    with ledger.claim(plan) as first, ledger.claim(plan) as second, ledger.claim(plan) as third:
+    with (
+        database.claim(plan) as first,
+        database.claim(plan) as second,
+        database.claim(plan) as third,
+    ):
         assert (first, second, third) == (plan[:2], plan[2:], None)
-    with pytest.raises(KeyboardInterrupt), ledger.claim(plan):
+    with pytest.raises(KeyboardInterrupt), database.claim(plan):
         raise KeyboardInterrupt
-    assert is_free(ledger, plan)
-    assert ledger.study.trials == []
+    assert is_free(database, plan)
+    assert database.study.trials == []
 
 
-def test_stages_do_not_mix(ledger):
-    finish(ledger, make_plan(2, stage=2))
-    assert len(ledger.unfinished(make_plan(2, stage=1))) == 2
-    assert ledger.unfinished(make_plan(2, stage=2)) == []
+def test_stages_do_not_mix(database):
+    finish(database, make_plan(2, stage=2))
+    assert len(database.unfinished(make_plan(2, stage=1))) == 2
+    assert database.unfinished(make_plan(2, stage=2)) == []
 
 
-def test_studies_of_one_database_do_not_wait_for_each_other(storage, ledger):
-    with closing(Ledger(storage, "other", {})) as other, ledger.claim(make_plan(1)):
+def test_studies_of_one_database_do_not_wait_for_each_other(storage, database):
+    with closing(TrialDatabase(storage, "other", {})) as other, database.claim(make_plan(1)):
         finish(other, make_plan(1))
-    assert ledger.trials() == {}
+    assert database.trials() == {}
 
 
 def test_threads_that_open_one_new_database_share_its_groups(storage):
@@ -111,12 +115,12 @@ def test_processes_that_are_killed_record_no_group_twice_and_lose_none(storage):
 
 def test_a_group_is_free_when_its_process_was_killed_and_not_before(storage):
     plan = make_plan(1)
-    with processes(1, storage, "hold") as (process,), closing(open_ledger(storage)) as ledger:
+    with processes(1, storage, "hold") as (process,), closing(open_database(storage)) as database:
         assert json.loads(process.stdout.readline()) == "held"
-        assert not is_free(ledger, plan)
+        assert not is_free(database, plan)
         os.kill(process.pid, signal.SIGKILL)  # and nobody waits for it
         end = time.monotonic() + 20
-        while not is_free(ledger, plan):
+        while not is_free(database, plan):
             assert time.monotonic() < end
 
 
@@ -124,65 +128,65 @@ def test_what_was_entered_before_a_kill_stays_and_the_rest_is_trained_again(stor
     plan = make_plan(1)
     with processes(1, storage, "die_recording") as (process,):
         assert process.wait(60) == -signal.SIGKILL
-    with closing(open_ledger(storage)) as ledger:
-        assert ledger.unfinished(plan) == [plan]  # all of it: a group is trained as one
-        with ledger.claim(plan) as group:
-            ledger.record(group, [{"val_cost": 9.0, "val_accuracy": 0.9} for _ in plan])
-        assert ledger.unfinished(plan) == []
-        values = [ledger.trials()[planned.key].value for planned in plan]
+    with closing(open_database(storage)) as database:
+        assert database.unfinished(plan) == [plan]  # all of it: a group is trained as one
+        with database.claim(plan) as group:
+            database.record(group, [{"val_cost": 9.0, "val_accuracy": 0.9} for _ in plan])
+        assert database.unfinished(plan) == []
+        values = [database.trials()[planned.key].value for planned in plan]
         assert values == [figures_of(plan)[0]["val_accuracy"], 0.9]
 
 
 def test_a_group_finished_between_the_question_and_the_claim_is_not_trained_again(
-    ledger, monkeypatch
+    database, monkeypatch
 ):
-    plan, real = make_plan(1), ledger.unfinished
-    finish(ledger, plan)
+    plan, real = make_plan(1), database.unfinished
+    finish(database, plan)
     answers = iter([[plan]])  # as it was a moment ago
-    monkeypatch.setattr(ledger, "unfinished", lambda p: next(answers, None) or real(p))
-    assert not is_free(ledger, plan)
+    monkeypatch.setattr(database, "unfinished", lambda p: next(answers, None) or real(p))
+    assert not is_free(database, plan)
 
 
-def test_figures_that_are_no_numbers_become_null_and_rank_last(ledger):
+def test_figures_that_are_no_numbers_become_null_and_rank_last(database):
     plan = make_plan(2)
     wild = [{"val_cost": math.nan, "val_accuracy": 0.1}, {"val_cost": 1, "val_accuracy": math.inf}]
-    ledger.record(plan, [*wild, *figures_of(plan[2:])])
-    first, second = (ledger.trials()[planned.key] for planned in plan[:2])
+    database.record(plan, [*wild, *figures_of(plan[2:])])
+    first, second = (database.trials()[planned.key] for planned in plan[:2])
     assert (first.value, first.user_attrs["val_cost"]) == (0.0, None)
     assert (second.value, second.user_attrs["val_accuracy"]) == (0.0, None)
     assert not is_finite({"val_cost": first.user_attrs["val_cost"]})
     assert not is_finite(wild[1])
     assert is_finite(figures_of(plan)[0])
-    assert ledger.study.best_trial.params["l2"] == plan[2].l2
+    assert database.study.best_trial.params["l2"] == plan[2].l2
 
 
-def test_other_settings_are_refused_with_both_values(storage, ledger):
-    with pytest.raises(InputError, match=r"model\.hidden is 50 here but 2 in the ledger") as caught:
-        Ledger(storage, "out", {**SETTINGS, "model.hidden": 50})
+def test_other_settings_are_refused_with_both_values(storage, database):
+    with pytest.raises(InputError, match=r"model\.hidden is 50 here but 2 in") as caught:
+        TrialDatabase(storage, "out", {**SETTINGS, "model.hidden": 50})
     assert "another --output (or --storage)" in str(caught.value)
-    with pytest.raises(InputError, match="new is 1 here but None in the ledger"):
-        Ledger(storage, "out", {**SETTINGS, "new": 1})
-    Ledger(storage, "out", {**SETTINGS, "search.seeds": (0, 1)}).close()
+    with pytest.raises(InputError, match="new is 1 here but None in the trial database"):
+        TrialDatabase(storage, "out", {**SETTINGS, "new": 1})
+    TrialDatabase(storage, "out", {**SETTINGS, "search.seeds": (0, 1)}).close()
 
 
-def test_a_ledger_of_an_earlier_version_is_refused(storage, ledger):
-    ledger.study.set_user_attr("settings", SETTINGS)  # where that kept them
+def test_a_ledger_of_an_earlier_version_is_refused(storage, database):
+    database.study.set_user_attr("settings", SETTINGS)  # where that kept them
     with pytest.raises(InputError, match="made by an earlier version of onelayer"):
-        open_ledger(storage)
+        open_database(storage)
 
 
 def test_of_values_that_come_at_once_the_first_is_kept_for_all(storage):
     def bring(i):
-        with closing(open_ledger(storage)) as ledger:
-            return ledger.keep("members", i)
+        with closing(open_database(storage)) as database:
+            return database.keep("members", i)
 
     assert len(set(in_threads(4, bring))) == 1
 
 
-def test_optuna_reads_the_ledger(storage, ledger):
+def test_optuna_reads_the_ledger(storage, database):
     plan = make_plan(2)
-    ledger.study.add_trial(optuna.trial.create_trial(value=0.0))  # not ours: it disturbs nobody
-    finish(ledger, plan)
+    database.study.add_trial(optuna.trial.create_trial(value=0.0))  # not ours: it disturbs nobody
+    finish(database, plan)
     _, *trials = read_trials(storage)
     assert [t.params["l2"] for t in trials] == [p.l2 for p in plan]
     range_ = optuna.distributions.FloatDistribution(LOW, HIGH, log=True)
@@ -198,8 +202,8 @@ def test_what_is_searched_beside_l2_are_parameters_of_their_own(storage):
     settings = {"search.hidden": [2, 9], "search.flip": [False, True]}
     (planned, *_) = make_plan(1)
     planned = replace(planned, setting=(("flip", True), ("hidden", 9)))
-    with closing(Ledger(storage, "out", settings)) as ledger:
-        ledger.record([planned], figures_of([planned]))
+    with closing(TrialDatabase(storage, "out", settings)) as database:
+        database.record([planned], figures_of([planned]))
     (trial,) = read_trials(storage)
     assert trial.params == {"l2": planned.l2, "flip": True, "hidden": 9}
     assert trial.distributions["hidden"].choices == (2, 9)
@@ -208,8 +212,8 @@ def test_what_is_searched_beside_l2_are_parameters_of_their_own(storage):
 @pytest.mark.parametrize("name", ["what?x=1", "a {b} 100%", "α#β", "c@d:e"])
 def test_a_file_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "search.db"
-    with closing(open_ledger(URL.create("sqlite", database=str(path)))) as ledger:
-        finish(ledger, make_plan(1))
+    with closing(open_database(URL.create("sqlite", database=str(path)))) as database:
+        finish(database, make_plan(1))
     assert path.is_file()
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert sorted(p.name for p in path.parent.iterdir()) == ["search.db", "search.db.locks"]
@@ -218,12 +222,15 @@ def test_a_file_may_have_any_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("nonsense", "cannot open the ledger: Could not parse"),
+        ("nonsense", "cannot open the trial database: Could not parse"),
         ("sqlite://", "is a SQLite file or a PostgreSQL database, not sqlite://"),
         ("sqlite:///:memory:", "is a SQLite file or a PostgreSQL database"),
         ("mysql://me:secret@host/base", r"PostgreSQL database, not mysql://me:\*\*\*@host/base"),
-        ("sqlite:///FOLDER/broken.db", "cannot open the ledger sqlite.*file is not a database"),
-        ("sqlite:///FOLDER/broken.db/search.db", "cannot open the ledger sqlite"),
+        (
+            "sqlite:///FOLDER/broken.db",
+            "cannot open the trial .*file is not a database",
+        ),
+        ("sqlite:///FOLDER/broken.db/search.db", "cannot open the trial database sqlite"),
         ("postgresql+psycopg://me:secret@127.0.0.1:1/base", r"cannot open .*\*\*\*.*refused"),
         ("postgresql+pg8000://me@127.0.0.1:1/base", "(?s)pg8000.*pip install 'onelayer.postgres.'"),
     ],
@@ -233,15 +240,15 @@ def test_a_database_that_cannot_be_used_is_refused_in_a_few_lines(storage, messa
         pytest.importorskip("psycopg")
     (tmp_path / "broken.db").write_text("this is no database\n" * 100)
     with pytest.raises(InputError, match=message) as caught:
-        open_ledger(storage.replace("FOLDER", str(tmp_path)))
+        open_database(storage.replace("FOLDER", str(tmp_path)))
     assert len(str(caught.value).splitlines()) <= 3
     assert "secret" not in str(caught.value)
 
 
 def test_a_database_that_fails_later_says_how_to_go_on(tmp_path):
-    database, plan = tmp_path / "search.db", make_plan(1)
-    with closing(open_ledger(f"sqlite:///{database}")) as ledger:
-        database.write_bytes(b"no database" * 10000)
-        for use in (ledger.unfinished, lambda plan: ledger.record(plan, figures_of(plan))):
+    path, plan = tmp_path / "search.db", make_plan(1)
+    with closing(open_database(f"sqlite:///{path}")) as database:
+        path.write_bytes(b"no database" * 10000)
+        for use in (database.unfinished, lambda plan: database.record(plan, figures_of(plan))):
             with pytest.raises(InputError, match="the same command goes on from there"):
                 use(plan)
