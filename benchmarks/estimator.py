@@ -96,6 +96,7 @@ def of_theirs(X: Any, y: Any) -> tuple[Any, float]:
 
 
 def measure(who: str, name: str, queue: Any) -> None:
+    warnings.resetwarnings()  # joblib sends filters, and their classes, to its processes
     warnings.simplefilter("ignore")
     X, X_test, y, y_test = SETS[name]()
     start = time.perf_counter()
@@ -113,10 +114,9 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.sets:
         for who in args.who:
-            queue: Any = multiprocessing.get_context("spawn").Queue()
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(who, name, queue)
-            )
+            context = multiprocessing.get_context("spawn")
+            queue: Any = context.Queue()
+            process = context.Process(target=measure, args=(who, name, queue))
             process.start()
             process.join(args.limit)
             if process.is_alive():
@@ -124,6 +124,8 @@ def main() -> None:
                 process.join()
                 print(f"{name:9} {who:13} more than {args.limit:.0f} s", flush=True)
                 continue
+            if process.exitcode:
+                raise SystemExit(f"{who} failed on {name}")
             seconds, gap, C, accuracy = queue.get()
             print(
                 f"{name:9} {who:13} {seconds:8.1f} s  gap {gap:.1e}  C {C:.3g}  "

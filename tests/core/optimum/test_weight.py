@@ -86,6 +86,15 @@ def test_integer_weights_are_repeated_samples(bias):
     assert torch.allclose(again.cost, ours.cost, rtol=0, atol=1e-12)
 
 
+def test_polished_weights_do_not_depend_on_the_start():
+    """A start may have a shift of all classes, which no Newton direction changes."""
+    first = solve(X, y, λ, 1e-10, weight=WEIGHT, polished=True)
+    shifted = first.W + 1e-8, first.b + 3.0
+    again = solve(X, y, λ, 1e-10, weight=WEIGHT, polished=True, start=shifted)
+    assert torch.allclose(again.W, first.W, rtol=0, atol=1e-13)
+    assert torch.allclose(again.b, first.b, rtol=0, atol=1e-12)
+
+
 def test_weights_of_one_keep_the_optimum():
     plain, ones = (solve(X, y, L2, 1e-14, weight=w) for w in (None, torch.ones(90)))
     assert torch.allclose(plain.cost, ones.cost, rtol=0, atol=1e-13)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onelayer.core import formulas
-from onelayer.core.optimum.curvature import FullHessian, with_ones
+from onelayer.core.optimum.curvature import FullHessian, with_ones, without_shift
 from onelayer.core.optimum.data import Samples
 from onelayer.core.optimum.descent import is_small
 from onelayer.core.optimum.lbfgs import dot
@@ -98,7 +98,8 @@ def _mean(samples: Samples) -> Tensor:
 
 
 def _centred(W: Tensor, b: Tensor, mean: Tensor) -> Tensor:
-    return torch.cat([W, (b + W @ mean).unsqueeze(2)], 2).double()
+    θ = torch.cat([W, (b + W @ mean).unsqueeze(2)], 2).double()
+    return without_shift(θ)  # which no direction changes
 
 
 def _bias(θ: Tensor, mean: Tensor) -> Tensor:
