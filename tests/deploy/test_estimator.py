@@ -1,6 +1,8 @@
 """OneLayerClassifier beside LogisticRegression: coefficients, weights, inputs and messages."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -221,3 +223,29 @@ def test_the_bound_holds_for_a_problem_that_is_not_polished(monkeypatch):
 def test_an_error_is_an_input_error():
     with pytest.raises(InputError, match="one class only"):
         OneLayerClassifier().fit(X, 0 * y)
+
+
+def test_tensors_of_a_device_are_checked_there(monkeypatch):
+    """The way of tensors on a GPU, tried with those of the CPU."""
+    monkeypatch.setattr(
+        "onelayer.deploy.inputs.is_on_device", lambda X: isinstance(X, torch.Tensor)
+    )
+    monkeypatch.setattr("onelayer.deploy.inputs.on_cpu", lambda y: y)
+    table = torch.from_numpy(X).requires_grad_()
+    ours = OneLayerClassifier().fit(table, y, WEIGHT)
+    assert np.array_equal(ours.coef_, OneLayerClassifier().fit(X, y, WEIGHT).coef_)
+    assert np.array_equal(ours.predict(table), ours.predict(X))
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        ours.predict(table[:, :2])
+    with pytest.raises(ValueError, match=r"X has shape \(150, 4\), .* without NaN"):
+        ours.fit(torch.from_numpy(MISSING), y)
+    with pytest.raises(ValueError, match=r"sample_weight\.shape"):
+        ours.fit(table, y, WEIGHT[1:])
+
+
+def test_a_missing_scikit_learn_is_one_message():
+    program = "import sys; sys.modules['sklearn'] = None; import onelayer.sklearn"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1] == (
+        'ImportError: onelayer.sklearn needs scikit-learn: pip install "onelayer[sklearn]"'
+    )

@@ -165,7 +165,10 @@ def test_tensors_and_the_plot():
         ({"scoring": "beauty"}, "beauty"),
         ({"bootstrap": -1}, "bootstrap must be"),
         ({"gap": None}, "gap must be"),
-        ({"cv": [(np.flatnonzero(y > 0), np.flatnonzero(y == 0))]}, "fold 0 .* no sample of class"),
+        (
+            {"cv": [(np.flatnonzero(y > 0), np.flatnonzero(y == 0))]},
+            "fold 0 .* no sample of class 0. Choose",
+        ),
         ({"cv": []}, "cv has no folds"),
     ],
 )

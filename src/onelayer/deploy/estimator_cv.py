@@ -130,7 +130,7 @@ class OneLayerClassifierCV(SoftmaxPredictions):
         X, y, weight, self.classes_ = learning_inputs(self, X, y, sample_weight, self.device)
         labels, w = y.cpu().numpy(), weight.cpu().numpy()
         splits = grid.splits_of(self.cv, *given, groups)
-        rows = np.vstack([grid.fold_weights(w, labels, splits), w])
+        rows = np.vstack([grid.fold_weights(w, labels, splits, self.classes_), w])
         l2 = grid.penalties(name, values, rows, len(self.classes_))
         self._scale = Scale(X, weight, bool(self.fit_intercept)) if self.standardise else None
         W, b = self._solve(X, y, rows, l2)

@@ -52,7 +52,9 @@ def splits_of(cv: Any, X: Any, y: np.ndarray, groups: Any) -> Splits:
     return splits
 
 
-def fold_weights(weight: np.ndarray, labels: np.ndarray, splits: Splits) -> np.ndarray:
+def fold_weights(
+    weight: np.ndarray, labels: np.ndarray, splits: Splits, classes: np.ndarray
+) -> np.ndarray:
     """Return the weights (f, n) that each fold learns from: 0 outside its training samples.
 
     A sample that a splitter repeats counts as often.
@@ -61,11 +63,12 @@ def fold_weights(weight: np.ndarray, labels: np.ndarray, splits: Splits) -> np.n
     counts = [np.bincount(numbers[train], minlength=len(weight)) for train, _ in splits]
     weights = weight * np.array(counts)
     for fold, row in enumerate(weights):
-        totals = np.bincount(labels, row)
+        totals = np.bincount(labels, row, len(classes))
         if not (totals > 0).all():
             raise InputError(
-                f"fold {fold} of cv learns from no sample of class number {totals.argmin()}. "
-                "Choose fewer folds, or a splitter that stratifies the classes."
+                f"fold {fold} of cv learns from no sample of class "
+                f"{plain_number(classes[totals.argmin()])!r}. Choose fewer folds, "
+                "or a splitter that stratifies the classes."
             )
     return weights
 

@@ -75,6 +75,11 @@ def device_of(X: Any, device: str | None) -> torch.device:
     return X.device if isinstance(X, Tensor) else torch.device("cpu")
 
 
+def is_on_device(X: Any) -> bool:
+    """Return whether X is a tensor outside the CPU's memory, which is checked where it is."""
+    return isinstance(X, Tensor) and X.device.type != "cpu"
+
+
 def on_cpu(values: Any) -> Any:
     """Return a tensor as an array; anything else as it is."""
     if not isinstance(values, Tensor):
@@ -107,14 +112,15 @@ def dense(features: Any) -> Tensor:
 def _features(estimator: Any, X: Any, reset: bool) -> Any:
     """Check features as scikit-learn does, and set or compare their names and number."""
     checks = {"accept_sparse": "csr", "dtype": FLOATS, "reset": reset}
-    if not isinstance(X, Tensor) or X.device.type == "cpu":
+    if not is_on_device(X):
         return validate_data(estimator, on_cpu(X), **checks)
     if X.ndim != 2 or not bool(X.isfinite().all()):
         raise InputError(
             f"X has shape {tuple(X.shape)}, and must be (n, d) without NaN or infinity. "
             "Reshape it, or drop those samples."
         )
-    validate_data(estimator, np.empty((1, X.shape[1])), reset=reset)
+    validate_data(estimator, np.zeros((1, X.shape[1])), reset=reset)
+    X = X.detach()
     return X if X.dtype in (torch.float32, torch.float64) else X.float()
 
 
@@ -130,7 +136,7 @@ def _check_complete(y: np.ndarray) -> None:
 def _weights(
     features: Any, sample_weight: Any, class_weight: Any, classes: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    reference = np.empty((len(y), 1)) if isinstance(features, Tensor) else features
+    reference = np.zeros((len(y), 1)) if isinstance(features, Tensor) else features
     weight = np.array(_check_sample_weight(sample_weight, reference, dtype=np.float64))
     if (weight < 0).any():
         raise InputError(
