@@ -32,5 +32,5 @@ def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):
     assert "error" not in kinds
 
 
-def test_there_are_two():
-    assert [path.stem for path in NOTEBOOKS] == ["cycles", "gradients"]
+def test_there_are_three():
+    assert [path.stem for path in NOTEBOOKS] == ["cycles", "gradients", "probe"]
