@@ -32,6 +32,7 @@ TINY = {
     "fit": [*SMALL, *SHORT],
     "test": SMALL,
     "predict": ["--trainer.enable_progress_bar=false"],
+    "export": [],
     "gradcheck": ["--hidden=3"],
     "range": [*SMALL[:-1], "--range.steps=20", "--range.points=5"],
     "search": [
@@ -102,7 +103,7 @@ def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
     for line in COMMANDS:
         _, command, *words = shlex.split(line, comments=True)
         if command == "report":  # tests/study/test_report.py

@@ -50,6 +50,12 @@ def own_run(folder, **model) -> Run:
     return train_and_test(settings, folder / "version_0")
 
 
+def read_npz(path):
+    """Return the arrays of a file without pickles, by name."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
 def predicted(network, x, member="best"):
     """What ``onelayer predict`` writes for raw samples: the data module's own way."""
     data = ArraysDataModule(predict=(x.reshape(len(x), -1),))

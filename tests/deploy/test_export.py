@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from onelayer import load_network
+from onelayer import CIFAR10DataModule, OneLayer, load_network
 from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.deploy import export as export_module
-from tests.deploy.nets import MODELS, made, own_run, predicted, raw_images
+from tests.deploy.nets import MODELS, made, own_run, predicted, raw_images, read_npz
 from tests.support.own import arrays
 
 onnx = pytest.importorskip("onnx")
@@ -56,7 +56,7 @@ def predict_file(path: Path, x: np.ndarray):
         return p
     scaled = x / 255 if x.dtype == np.uint8 else x
     if path.suffix == ".npz":
-        return numpy_lines(np.load(path, allow_pickle=False), scaled)
+        return numpy_lines(read_npz(path), scaled)
     return numpy_lines(importlib.import_module("safetensors.numpy").load_file(path), scaled)
 
 
@@ -117,7 +117,7 @@ def test_facts_are_json(own, tmp_path):
     facts = {entry.key: json.loads(entry.value) for entry in onnx_file.metadata_props}
     with safetensors.safe_open(own.network.export(tmp_path / "head.safetensors"), "np") as file:
         assert {key: json.loads(value) for key, value in file.metadata().items()} == facts
-    archive = np.load(own.network.export(tmp_path / "head.npz"), allow_pickle=False)
+    archive = read_npz(own.network.export(tmp_path / "head.npz"))
     assert json.loads(str(archive["metadata"])) == facts
     assert list(archive["classes"]) == facts["classes"] == ["ash", "birch", "cedar", "doum"]
     members = own.summary["members"]
@@ -135,12 +135,12 @@ def test_the_certificate_of_an_optimum_is_in_the_file(tmp_path, monkeypatch):
     assert main(["solve", *words, "--solve.l2=[0.1,1.0]", "--output=run"]) == 0
     summary = json.loads(Path("run/summary.json").read_text())
     assert main(["export", "--ckpt_path=run", "--output=head.npz"]) == 0
-    facts = json.loads(str(np.load("head.npz")["metadata"]))
+    facts = json.loads(str(read_npz("head.npz")["metadata"]))
     assert facts["members"][0]["gap"] == summary["final"]["gap"]
     assert facts["test_accuracy"] == summary["final"]["test"]["accuracy"]
     network = load_network("run/checkpoints/path.ckpt")
     path = network.export(tmp_path / "path.npz", 1)
-    member = json.loads(str(np.load(path)["metadata"]))["members"][0]
+    member = json.loads(str(read_npz(path)["metadata"]))["members"][0]
     assert member["gap"] == summary["members"][1]["gap"]
 
 
@@ -148,7 +148,7 @@ def test_metrics_of_another_update_are_left_out(own, tmp_path):
     network = load_network(own.folder / "checkpoints" / "last.ckpt")
     path, step = network.origin
     network.origin = path, step - 1
-    facts = json.loads(str(np.load(network.export(tmp_path / "a.npz"))["metadata"]))
+    facts = json.loads(str(read_npz(network.export(tmp_path / "a.npz"))["metadata"]))
     assert "test_accuracy" not in facts
 
 
@@ -253,3 +253,24 @@ def test_fit_ends_with_the_line_that_exports(tmp_path, monkeypatch, capsys):
     command = line.removeprefix("export: onelayer ").split()
     assert main(command) == 0
     assert Path("head.onnx").is_file()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("model", [{}, {"hidden": 50}, {"hidden": 10, "seeds": [0, 1, 2, 3, 4]}])
+def test_2000_test_images_of_cifar10(data_root, tmp_path, model):
+    """In every format, with weights that make logits as large as those of trained networks."""
+    data = CIFAR10DataModule(root=str(data_root), train_batches=[1], val_size=100)
+    network = OneLayer(**model, init_std=0.05)
+    network.mean.fill_(0.47)
+    network.std.fill_(0.25)
+    network.samples = {"shape": (3, 32, 32), "kind": "bytes", "standardise": "feature"}
+    x = data.labelled("test")[0][:2000].view(-1, 3, 32, 32).numpy()
+    expected = predicted(network, x)
+    for suffix in FORMATS:
+        p = predict_file(network.export(tmp_path / f"head{suffix}"), x)
+        assert np.abs(p - expected).max() < 1e-6
+    with torch.no_grad():
+        p = network.to_torch()(torch.from_numpy(x)).numpy()
+    assert np.abs(p - expected).max() < 1e-6
+    again = OneLayer.from_pretrained(network.save_pretrained(tmp_path / "hub"))
+    assert np.array_equal(predicted(again, x), expected)

@@ -16,6 +16,7 @@ from torch import nn
 from onelayer import load_network
 from onelayer.__main__ import main
 from onelayer.data.backbone import Backbone, Extractor
+from tests.deploy.nets import read_npz
 from tests.support.backbone import CLASSES, NAME, Tiny, features_by_hand, image_folder
 
 WORDS = ["--backbone", NAME, "--size", "32", "--weights", "random"]
@@ -42,7 +43,7 @@ def stopped(*_):
 
 def test_the_file_has_features_names_labels_and_the_backbone(folder, capsys):
     assert extract() == 0
-    content = np.load("features.npz", allow_pickle=False)
+    content = read_npz("features.npz")
     assert content["files"].tolist() == [f"{c}/{i}.png" for c in CLASSES for i in range(8)]
     assert content["y"].tolist() == [c for c in CLASSES for _ in range(8)]
     assert content["classes"].tolist() == list(CLASSES)
@@ -59,7 +60,7 @@ def test_the_file_has_features_names_labels_and_the_backbone(folder, capsys):
 def test_batches_shards_and_types_change_nothing_else(folder):
     assert extract() == 0
     assert extract("--batch_size=5", "--shard=7", "--dtype=float16", output="b.npz") == 0
-    a, b = np.load("features.npz"), np.load("b.npz")
+    a, b = read_npz("features.npz"), read_npz("b.npz")
     assert b["X"].dtype == np.float16
     assert np.allclose(a["X"], b["X"], atol=1e-3)
     for key in ("y", "files", "classes", "backbone"):
@@ -87,7 +88,7 @@ def test_a_stopped_command_goes_on_from_its_shards(folder, monkeypatch):
     monkeypatch.setattr(Extractor, "read", stop_after(1000))
     assert extract(*words) == 0
     assert len(seen) == 24 - 10  # two shards were there
-    a, b = np.load("whole.npz"), np.load("features.npz")
+    a, b = read_npz("whole.npz"), read_npz("features.npz")
     assert all(np.array_equal(a[key], b[key]) for key in ("y", "files"))
     assert np.allclose(a["X"], b["X"], atol=1e-6)
 
@@ -114,12 +115,12 @@ def test_files_that_are_no_images_are_left_out_with_a_warning(folder, capsys):
     Path("pets/dog/8.png").write_bytes(b"no image")
     assert extract() == 1
     assert "dog/8.png cannot be read" in capsys.readouterr().err
-    assert len(np.load("features.npz")["X"]) == 24
+    assert len(read_npz("features.npz")["X"]) == 24
 
 
 def test_a_folder_without_classes_has_no_labels(folder):
     assert extract(images="pets/cat") == 0
-    assert sorted(np.load("features.npz").files) == ["X", "backbone", "files"]
+    assert sorted(read_npz("features.npz")) == ["X", "backbone", "files"]
 
 
 def test_weights_from_a_file(folder, tmp_path):
@@ -136,7 +137,7 @@ def test_weights_from_a_file(folder, tmp_path):
 def test_a_model_of_torchvision_loses_its_last_layer(folder):
     words = ["--backbone=torchvision/shufflenet_v2_x0_5", "--weights=random", "--size=32"]
     assert main(["features", "--images=pets/cat", "--output=a.npz", *words]) == 0
-    content = np.load("a.npz")
+    content = read_npz("a.npz")
     assert content["X"].shape == (8, 1024)
     import torchvision
 
@@ -169,7 +170,7 @@ def test_a_model_of_timm_is_made_without_its_head(folder, monkeypatch):
     words = ["--backbone=timm/vit_tiny", "--weights=random", "--size=32"]
     assert main(["features", "--images=pets/cat", "--output=a.npz", *words]) == 0
     assert asked == {"name": "vit_tiny", "pretrained": False, "num_classes": 0}
-    assert np.load("a.npz")["X"].shape == (8, 24)
+    assert read_npz("a.npz")["X"].shape == (8, 24)
 
 
 @pytest.mark.parametrize("command", ["solve", "fit"])
@@ -195,7 +196,7 @@ def test_train_and_predict_new_images_by_the_same_backbone(folder, tmp_path, com
     assert [row[0] for row in rows] == [f"new/{c}/{i}.png" for c in CLASSES for i in range(3)]
     assert extract(images="new", output="new.npz") == 0
     network = load_network(Path(run) / "checkpoints/last.ckpt")
-    X = torch.from_numpy(np.load("new.npz")["X"])
+    X = torch.from_numpy(read_npz("new.npz")["X"])
     X = (X - network.mean.float()) / network.std.float()
     expected = network.predict_proba(X).detach().numpy()
     assert np.allclose(np.array([row[3:] for row in rows], float), expected, atol=1e-5)
@@ -203,7 +204,7 @@ def test_train_and_predict_new_images_by_the_same_backbone(folder, tmp_path, com
     again = predictions()
     assert [row[1] for row in again] == [row[1] for row in rows]
     assert main(["export", "--ckpt_path", run, "--output", "head.npz"]) == 0
-    assert json.loads(str(np.load("head.npz")["metadata"]))["backbone"]["name"] == NAME
+    assert json.loads(str(read_npz("head.npz")["metadata"]))["backbone"]["name"] == NAME
 
 
 def test_features_of_another_backbone_are_refused(folder, capsys):

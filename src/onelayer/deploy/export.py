@@ -155,19 +155,16 @@ def _compare(head: Head, predict: Predict, path: Path) -> float:
     """Return the largest difference from predict over batches of several sizes.
 
     Raises:
-        InputError: a probability differs by more than :data:`CLOSE`, and by more than four times
-            what predict itself is off by, as its float32 rounds.
+        InputError: a probability differs by more than :data:`CLOSE`.
     """
     worst = 0.0
     for n in BATCHES:
         x = raw_samples(head, n)
-        expected, exact = head.predict(x), head.predict(x, torch.float64)
-        difference = float((torch.from_numpy(predict(x.numpy())) - expected).abs().max())
-        allowed = max(CLOSE, 4 * float((expected - exact).abs().max()))
-        if not difference <= allowed:
+        difference = float((torch.from_numpy(predict(x.numpy())) - head.predict(x)).abs().max())
+        if not difference <= CLOSE:
             raise InputError(
                 f"{path} was not written: on {n} random samples a probability differs from "
-                f"predict's by {difference:.1e}, and {allowed:.1e} is allowed.\nPredict with the "
+                f"predict's by {difference:.1e}, and {CLOSE:g} is allowed.\nPredict with the "
                 "checkpoint instead."
             )
         worst = max(worst, difference)

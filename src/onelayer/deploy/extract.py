@@ -117,13 +117,13 @@ class Extraction:
         backbone: Backbone,
     ) -> list[str]:
         """Write the shards as one file; return why files were left out."""
-        shards = [np.load(_shard(folder, i)) for i in range(0, len(paths), self.shard)]
+        shards = [_read(_shard(folder, i)) for i in range(0, len(paths), self.shard)]
         faults = [str(fault) for shard in shards for fault in shard["faults"]]
         index = np.concatenate([shard["index"] for shard in shards])
         if not len(index):
             raise InputError(f"no image in {self.images} can be read: {faults[0]}")
         content = {
-            "X": np.concatenate([shard["X"] for shard in shards if "X" in shard.files]),
+            "X": np.concatenate([shard["X"] for shard in shards if "X" in shard]),
             "files": np.array([names[i] for i in index]),
             "backbone": np.array(str(backbone)),
         }
@@ -188,6 +188,11 @@ def _device(name: str) -> torch.device:
 
 def _shard(folder: Path, start: int) -> Path:
     return folder / f"{start:09d}.npz"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _npz(content: dict[str, Any]) -> bytes:

@@ -14,7 +14,6 @@ from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members
 from onelayer.data.features import Statistics, standardise
 from onelayer.training.members import Choice, Member
-from onelayer.training.metrics import mean_probabilities
 
 if TYPE_CHECKING:
     from onelayer.training.module import OneLayer
@@ -67,20 +66,13 @@ class Head:
         return [self.network.members[i] for i in self.choice.members]
 
     @torch.no_grad()
-    def predict(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return what ``predict`` does: probabilities (n, k) of raw samples (n, …).
-
-        Args:
-            x: raw samples.
-            dtype: type to multiply and add in; the weights' by default.
-        """
+    def predict(self, x: Tensor) -> Tensor:
+        """Return what ``predict`` does: probabilities (n, k) of raw samples (n, …)."""
         network = self.network
         statistics = Statistics(network.mean.cpu(), network.std.cpu())
         W = network.weights[0]
         X = standardise(x.flatten(1), statistics, unit=self.unit).to(W.device, W.dtype)
-        if dtype is None:
-            return network.predict_proba(X, self.member).cpu()
-        return mean_probabilities(X.cpu().to(dtype), [value.to(dtype) for value in self.weights])
+        return network.predict_proba(X, self.member).cpu()
 
     def folded(self) -> dict[str, Tensor]:
         """Return the weights for samples that are not standardised, float64, by name.

@@ -1,6 +1,7 @@
 """A network as one ONNX file, written node by node.
 
-Operators are those of opset 17: https://onnx.ai/onnx/operators/.
+Operators are those of opset 17: https://onnx.ai/onnx/operators/. Products and sums are float64, as
+in predict: float32 is off by a few 1e-6. Weights lie in the file in their own type.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ class _Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
+    def wide(self, name: str, value: Tensor) -> str:
+        """Add a constant as float64, in the file in its own type."""
+        kept = self.constant(name, value)
+        if value.dtype == torch.float64:
+            return kept
+        return self.add("Cast", [kept], f"{name}_wide", to=_type(torch.float64))
+
     def standardised(self, head: Head) -> str:
         """Add the way from raw samples (n, …) to X (n, d)."""
         x, work = "samples", head.work
@@ -88,37 +96,36 @@ class _Graph:
             std = self.constant("std", (head.std * scale).to(work))
             x = self.add("Sub", [x, mean], "centred")
             x = self.add("Div", [x, std], "standardised")
-        weights = head.weights[0].dtype
-        return x if weights == work else self.add("Cast", [x], "X", to=_type(weights))
+        return x if work == torch.float64 else self.add("Cast", [x], "X", to=_type(torch.float64))
 
     def probabilities(self, head: Head, x: str) -> str:
         """Add the way from X (n, d) to the mean of the networks' probabilities (n, k)."""
+        p, dtype = self._mean(head, x), head.weights[0].dtype
+        return self.add("Cast", [p], "probabilities", to=_type(dtype))
+
+    def _mean(self, head: Head, x: str) -> str:
         m = len(head.weights[0])
         first, bias, *others = head.weights
-        units = first.shape[1]
-        W = self.constant(head.names[0], first.flatten(0, 1).mT.contiguous())
+        W = self.wide(head.names[0], first.flatten(0, 1).mT.contiguous())
         z = self.add("MatMul", [x, W], "products")
-        z = self.add("Add", [z, self.constant(head.names[1], bias.flatten())], "scores")
+        z = self.add("Add", [z, self.wide(head.names[1], bias.flatten())], "scores")
         if others:
             z = self.add("Relu", [z], "hidden")
-        if m == 1:
-            if others:
-                z = self._second(others, z)
-            return self.add("Softmax", [z], "probabilities", axis=-1)
-        shape = self.constant("by_member", torch.tensor([0, m, units]))
-        z = self.add("Reshape", [z, shape], "of_members")
-        z = self.add("Transpose", [z], "members_first", perm=[1, 0, 2])
+        if m > 1:
+            shape = self.constant("by_member", torch.tensor([0, m, first.shape[1]]))
+            z = self.add("Reshape", [z, shape], "of_members")
+            z = self.add("Transpose", [z], "members_first", perm=[1, 0, 2])
         if others:
             z = self._second(others, z)
         p = self.add("Softmax", [z], "each", axis=-1)
-        return self.add("ReduceMean", [p], "probabilities", axes=[0], keepdims=0)
+        return p if m == 1 else self.add("ReduceMean", [p], "mean_of_members", axes=[0], keepdims=0)
 
     def _second(self, weights: list[Tensor], h: str) -> str:
         W, b = weights[0].mT.contiguous(), weights[1].unsqueeze(1)
         if len(W) == 1:
             W, b = W[0], b[0]
-        z = self.add("MatMul", [h, self.constant("W2", W)], "second")
-        return self.add("Add", [z, self.constant("b2", b)], "logits")
+        z = self.add("MatMul", [h, self.wide("W2", W)], "second")
+        return self.add("Add", [z, self.wide("b2", b)], "logits")
 
 
 def _type(dtype: torch.dtype) -> int:

@@ -65,8 +65,29 @@ class Measure(Metric):
         return {"loss": self.loss / self.count, "accuracy": self.correct / self.count}
 
 
-def mean_probabilities(
+@torch.no_grad()
+def precise_probabilities(
     X: Tensor, parameters: formulas.Parameters, mirror: Shape | None = None
+) -> Tensor:
+    """Return :func:`mean_probabilities` computed in float64, in the dtype of the parameters.
+
+    In float32 a sum over thousands of features is off by 1e-6. A logit that the dtype of the
+    parameters cannot hold counts as not finite.
+    """
+    dtype, device = parameters[0].dtype, parameters[0].device
+    wide = [value.double() for value in parameters]
+    largest = torch.finfo(dtype).max
+    found = [
+        mean_probabilities(x.to(device).double(), wide, mirror, largest) for x in X.split(CHUNK)
+    ]
+    return torch.cat(found).to(dtype)
+
+
+def mean_probabilities(
+    X: Tensor,
+    parameters: formulas.Parameters,
+    mirror: Shape | None = None,
+    largest: float = math.inf,
 ) -> Tensor:
     """Return class probabilities (n, k) of X (n, d), averaged over the members.
 
@@ -76,11 +97,15 @@ def mean_probabilities(
         X: standardised samples (n, d).
         parameters: parameters of the members, (m, …) each.
         mirror: shape of an image, to average over each image and the image flipped left to right.
+        largest: logits whose absolute value is larger count as not finite.
     """
-    P = formulas.logits(X, parameters).softmax(-1).nanmean(0)
+    Z = formulas.logits(X, parameters)
+    if largest < math.inf:
+        Z = Z.where(Z.abs() <= largest, math.nan)
+    P = Z.softmax(-1).nanmean(0)
     if mirror is None:
         return P
-    return (P + mean_probabilities(flip(X, tuple(mirror)), parameters)) / 2
+    return (P + mean_probabilities(flip(X, tuple(mirror)), parameters, None, largest)) / 2
 
 
 def check_image(shape: Any, inputs: int) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ from onelayer.training.metrics import (
     Shape,
     check_image,
     mean_of_finite,
-    mean_probabilities,
+    precise_probabilities,
 )
 from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import USUAL_LR, observers
@@ -292,7 +292,8 @@ class OneLayer(LightningModule, Portable):
     ) -> Tensor:
         """Return class probabilities (n, k), averaged over the chosen members.
 
-        Members that have diverged are ignored.
+        They are computed in float64 and returned in the weights' dtype. Members that have diverged
+        are ignored.
 
         Args:
             X: standardised samples (n, d).
@@ -304,7 +305,7 @@ class OneLayer(LightningModule, Portable):
         mirror = mirror if mirror is None else check_image(mirror, self.inputs)
         chosen = self.choose(member).members
         weights = [p[chosen] for p in self.weights]
-        return mean_probabilities(X.to(self.device), weights, mirror)
+        return precise_probabilities(X, weights, mirror)
 
     def headline(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return one number for each metric (m,), which monitors find as ``val/accuracy`` etc.
