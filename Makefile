@@ -50,7 +50,7 @@ lock: $(STAMP)  ## write constraints.txt anew, with the newest versions
 
 docs: $(DEV)  ## build the documentation in .site; warnings are errors
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: $(DEV)  ## build the wheel and the sdist in dist/

@@ -279,7 +279,7 @@ VALUES = [
     value("data.limit=0", "limit must be", ">= 1", "0"),
     value("data.train_batches=[]", "train_batches must list", "1 to 5", "[]"),
     value("data.train_batches=[6]", "train_batches must", "not [6]"),
-    value("data.val_batches=[1]", "train_batches and val_batches share [1]"),
+    value("data.val_batches=[1]", "--data.val_size has no effect", "val_batches is [1]"),
     value("data.seed=-1", "seed must be", ">= 0", "-1"),
     value("model.seeds=-1", "seeds must be", "from 0 to", "-1"),
     value("model.seeds=[0,18446744073709551616]", "seeds must be", "18446744073709551615"),

@@ -32,7 +32,7 @@ def test_arrows_point_down() -> None:
         ("core/formulas.py", "import lightning", "core knows torch alone"),
         ("core/errors.py", "def f():\n    from onelayer.data import loader", "rooms"),
         ("training/records.py", "import lightning", "rows of curves know no Lightning"),
-        ("study/search.py", "from onelayer.cli import fit", "rooms"),
+        ("study/search.py", "from onelayer.cli import app", "rooms"),
     ],
 )
 def test_a_planted_import_is_caught(tmp_path: Path, file: str, source: str, contract: str) -> None:

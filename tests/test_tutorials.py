@@ -1,11 +1,21 @@
 """The notebooks run, cell after cell, and are committed with their outputs."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "tutorials").glob("*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def same_level():
+    """A notebook silences Lightning's log for itself alone."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -22,5 +32,5 @@ def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):
     assert "error" not in kinds
 
 
-def test_there_are_two():
-    assert [path.stem for path in NOTEBOOKS] == ["cycles", "gradients"]
+def test_there_are_three():
+    assert [path.stem for path in NOTEBOOKS] == ["cycles", "gradients", "probe"]

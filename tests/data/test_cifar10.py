@@ -107,6 +107,11 @@ def test_splits_are_cut_as_described(root, arguments, train, val):
     assert same(module, "test", images(6), slice(arguments.get("limit")))
 
 
+def test_files_that_train_and_validate_are_refused():
+    with pytest.raises(InputError, match=r"train_batches and val_batches share \[1\]"):
+        CIFAR10DataModule(train_batches=[1], val_batches=[1])
+
+
 def test_a_split_holds_no_more_memory_than_itself(root):
     assert data(root, "fit").labelled("val")[0].untyped_storage().nbytes() == 4 * 3072
 

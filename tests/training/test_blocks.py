@@ -290,7 +290,7 @@ REASONS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:two masters", "ignore:Trying to infer", "ignore:Profiler")
+@pytest.mark.filterwarnings("ignore:two callbacks set", "ignore:Trying to infer", "ignore:Profiler")
 @pytest.mark.parametrize(("given", "words"), REASONS, ids=[words for _, words in REASONS])
 def test_one_line_says_why_there_are_no_blocks(tmp_path, caplog, given, words):
     given = dict(given)

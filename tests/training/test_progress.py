@@ -176,13 +176,13 @@ def test_range_search_and_solve(monkeypatch, tiny, capsys):
 @pytest.mark.parametrize("given", [None, "TQDMProgressBar", "RichProgressBar"])
 def test_an_installed_package_chooses_no_bar(monkeypatch, tiny, given):
     """Lightning draws with Rich wherever that is installed; ours gives way to the user's alone."""
-    from onelayer.cli import fit
+    from onelayer.cli.app import OneLayerCLI
 
     bars = []
     monkeypatch.setattr(
-        fit.OneLayerCLI, "fit", lambda self, **_: bars.append(self.trainer.progress_bar_callback)
+        OneLayerCLI, "fit", lambda self, **_: bars.append(self.trainer.progress_bar_callback)
     )
-    monkeypatch.setattr(fit.OneLayerCLI, "after_fit", lambda self: None)
+    monkeypatch.setattr(OneLayerCLI, "after_fit", lambda self: None)
     words = [] if given is None else [f"--trainer.callbacks+={given}"]
     assert main(["fit", *tiny, "--trainer.max_steps=2", *words]) == 0
     assert [type(bar).__name__ for bar in bars] == [given or "ProgressLine"]

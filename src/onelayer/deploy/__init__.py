@@ -1,1 +1,1 @@
-"""Trained networks for use elsewhere: files, plain modules, and the Hugging Face Hub."""
+"""Networks for use elsewhere: estimators, files, plain modules, and the Hugging Face Hub."""

@@ -194,7 +194,7 @@ X, y = problem(n=30)
         ({"X": X.numpy()}, "must be tensors, not a ndarray and a Tensor"),
         (
             {"folds": ((y == 1) | (torch.arange(30) % 2 == 0)).long()},
-            "class 1 has no sample with a weight above 0 for member or fold 1",
+            "class 1 has no sample with a weight above 0 for fold 1",
         ),
         ({"folds": torch.zeros_like(y)}, "folds must be 2"),
         ({"folds": y[:-1]}, "one for each of 30 samples"),

@@ -40,6 +40,8 @@ bound that is far smaller where features have very different scales:
 
 which for Newton's own direction is half its decrement, to second order.
 
+Without a bias, P need not balance the classes: r and ε are 0.
+
 Source: Fenchel duality of the log-sum-exp, whose conjugate is the negative entropy; Boyd and
 Vandenberghe, *Convex Optimization* (2004), sections 3.3.1 and 5.1.6; Shalev-Shwartz and Zhang,
 *Stochastic dual coordinate ascent*, JMLR 14 (2013), section 1 and table 1 for the dual of a
@@ -211,6 +213,8 @@ class _Balance:
         b + log(ȳ/p̄), which never raises it: iterative scaling; Darroch and Ratcliff (1972).
         """
         given, start = b, self.sums(b)
+        if not self.samples.bias:
+            return start.loss, b, start
         now = start
         shares = self.samples.class_shares(self.members)
         open_ = ~(now.distance <= BALANCED)
@@ -238,7 +242,7 @@ class _Balance:
         A number for each class is added to dz until Σₙ G' = 0.
         """
         dW, db = direction[..., :-1], direction[..., -1]
-        for _ in range(BALANCING):
+        for _ in range(BALANCING * self.samples.bias):
             r = torch.zeros_like(b)
             for P, G, δ, w, _ in self._along(b, dW, db):
                 r += ((G + P * δ) * w).sum(2)
@@ -251,7 +255,7 @@ class _Balance:
             r += G.sum(2)
             formulas.combine(A, G.mT, X, 1, 1.0, out=A)
         self.samples.totals(A, r, divergence)
-        return A, r, divergence
+        return A, r * self.samples.bias, divergence
 
     def _along(
         self, b: Tensor, dW: Tensor, db: Tensor
@@ -291,7 +295,7 @@ class _Balance:
             sums.G.add_((formulas.residual(Z.mT, y, 1.0).mT * w).sum(2))
             sums.S.sub_(Q @ P.mT).diagonal(dim1=1, dim2=2).add_(Q.sum(2))
         self.samples.totals(*sums)
-        return sums
+        return sums._replace(G=sums.G * self.samples.bias)
 
     def _weight(self, at: slice) -> Tensor | float:
         return self.samples.weight(at, self.members, torch.float64)

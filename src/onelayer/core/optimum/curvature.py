@@ -63,6 +63,8 @@ class Covariance:
         most = CURVATURE_SAMPLES if large else max(SAMPLE * samples.d, CURVATURE_SAMPLES)
         some = samples.sample(most)
         mean, deviation = _moments(some)
+        if not samples.bias:  # nothing takes up the mean
+            mean, deviation = torch.zeros_like(mean), (mean.square() + deviation.square()).sqrt()
         varying = deviation[deviation > 0]
         ratio = float(varying.max() / varying.min()) if len(varying) else 1.0
         if not ratio <= SCALES:
@@ -231,7 +233,7 @@ class FullHessian:
         H = torch.zeros(m, k, d + 1, k, d + 1, dtype=torch.float64, device=mean.device)
         size = max(1, 2**22 // (k * (d + 1)))
         for at, X, Z in chunks():
-            A = torch.cat([X - mean, X.new_ones(len(X), 1)], 1)
+            A = with_ones(X - mean, samples.bias)
             w = samples.weight(at, members, torch.float64)
             P = Z.softmax(1)
             for i, (p, p_w) in enumerate(zip(P.mT, (P * w).mT, strict=True)):  # (n', k)
@@ -242,7 +244,7 @@ class FullHessian:
         shift = H.diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2).mean(1) / k  # (m, d + 1)
         H.diagonal(dim1=2, dim2=4).add_(shift.view(m, 1, 1, d + 1))
         self.H = H.view(m, k * (d + 1), k * (d + 1))
-        penalty = torch.cat([mean.new_ones(d), mean.new_zeros(1)]).repeat(k)
+        penalty = torch.cat([mean.new_ones(d), mean.new_full((1,), not samples.bias)]).repeat(k)
         self.H.diagonal(dim1=1, dim2=2).add_(2 * l2.view(-1, 1) * penalty)
         self.factors = Factors(self.H)
 
@@ -264,7 +266,7 @@ class ClassBlocks:
         m, k, d = len(members), samples.k, samples.d
         H = torch.zeros(m, k, d + 1, d + 1, dtype=torch.float64, device=mean.device)
         for at, X, Z in chunks():
-            A = torch.cat([X - mean, X.new_ones(len(X), 1)], 1)
+            A = with_ones(X - mean, samples.bias)
             P = Z.softmax(1)
             R = P * (1 - P) * samples.weight(at, members, torch.float64)
             for i in range(m):
@@ -272,12 +274,18 @@ class ClassBlocks:
                     H[i, j].addmm_((A * R[i, j].unsqueeze(1)).T, A)
         samples.totals(H)
         H = H.view(m * k, d + 1, d + 1)
-        H.diagonal(dim1=1, dim2=2)[:, :-1] += 2 * l2.repeat_interleave(k).unsqueeze(1)
+        penalised = slice(None, -1 if samples.bias else None)
+        H.diagonal(dim1=1, dim2=2)[:, penalised] += 2 * l2.repeat_interleave(k).unsqueeze(1)
         self.factors = Factors(H)
 
     def solve(self, g: Tensor) -> Tensor:
         """Return ``H⁻¹g``."""
         return without_shift(self.factors.solve(g.flatten(0, 1)).view_as(g))
+
+
+def with_ones(X: Tensor, bias: bool) -> Tensor:
+    """Return X (n, d) with a column for the bias: of ones, or of zeros where there is none."""
+    return torch.cat([X, X.new_full((len(X), 1), bias)], 1)
 
 
 Chunks = Callable[[], Iterator[tuple[slice, Tensor, Tensor]]]

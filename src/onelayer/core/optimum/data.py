@@ -38,6 +38,8 @@ class Samples:
         weights: (g, n), finite and not negative; each row is scaled to sum to 1.
         row: the row of ``weights`` that each member uses (m,).
         shared: X and y are one process's shard: sums are added over all processes.
+        bias: whether the networks have a bias; otherwise theirs is 0.
+        groups: what a row of ``weights`` stands for in messages: a ``member`` or a ``fold``.
 
     Raises:
         InputError: shapes, dtypes, numbers or labels that nothing can be learned from.
@@ -51,13 +53,15 @@ class Samples:
         weights: Tensor | None = None,
         row: Tensor | None = None,
         shared: bool = False,
+        bias: bool = True,
+        groups: str = "member",
     ) -> None:
         check_samples(X, y)
         check_labels(y, k)
-        self.X, self.y, self.shared = X, y, shared
+        self.X, self.y, self.shared, self.bias = X, y, shared, bias
         self.k = k or int(self._largest(y.max())) + 1
         self.n = self._count(len(y))
-        self.row = row
+        self.row, self.groups = row, groups
         self.weights = None if weights is None else self._normalised(weights)
         self.shares = self._shares()
         self._check_classes()
@@ -157,6 +161,12 @@ class Samples:
     def _rows(self, members: Tensor) -> Tensor:
         return members if self.row is None else self.row[members]
 
+    def _name(self, row: int) -> str:
+        """Return what a row of the weights is called in messages."""
+        if self.groups == "member" and self.row is not None:
+            row = int((self.row == row).nonzero()[0])
+        return f"{self.groups} {row}"
+
     def _count(self, n: int) -> int:
         return int(self.total(torch.tensor(float(n), dtype=torch.float64)))
 
@@ -169,10 +179,10 @@ class Samples:
         weights = weights.double()
         total = self.total(weights.sum(1, keepdim=True))
         if not bool((total > 0).all()):
-            member = int((~(total > 0)).nonzero()[0, 0])
+            row = int((~(total > 0)).nonzero()[0, 0])
             raise InputError(
-                f"the sample weights of member {member} are all zero: at least one sample needs a "
-                "weight above 0."
+                f"the sample weights of {self._name(row)} are all zero: at least one sample needs "
+                "a weight above zero."
             )
         return weights / total
 
@@ -198,7 +208,7 @@ class Samples:
                     "Number the classes 0, 1, … without a gap."
                 )
             raise InputError(
-                f"class {k} has no sample with a weight above 0 for member or fold {row}: its bias "
+                f"class {k} has no sample with a weight above 0 for {self._name(row)}: its bias "
                 "would go to minus infinity.\nChoose fewer folds, or other weights."
             )
 

@@ -160,9 +160,11 @@ class Descent:
             seen += len(some) * w_ if isinstance(w_, float) else w_.sum(2, keepdim=True)
         seen = seen.to(self.dtype)
         self.samples.totals(g, g_b, S, seen)
+        g_b *= self.samples.bias
         g -= g_b.unsqueeze(2) * self.mean.to(self.dtype)
         g += (2 * self.l2.view(-1, 1, 1) * self.θ[..., :-1]).to(self.dtype)
-        return torch.cat([g, g_b.unsqueeze(2)], 2), S * (4 / 3) / seen
+        S = torch.where(seen > 0, S * (4 / 3) / seen, _uniform(k, S))
+        return torch.cat([g, g_b.unsqueeze(2)], 2), S
 
     # ---- an iteration
 
@@ -237,6 +239,7 @@ class Descent:
             g_b += Q.sum(2)
             formulas.combine(g, Q.mT, X, 1, 1.0, out=g)
         self.samples.totals(g, g_b)
+        g_b *= self.samples.bias
         g -= g_b.unsqueeze(2) * self.mean
         g += 2 * self.l2.view(-1, 1, 1) * v[..., :-1]
         return torch.cat([g, g_b.unsqueeze(2)], 2)
@@ -325,6 +328,12 @@ class Descent:
         self.θ += times(step, p.double())
         for (_, Zp), Z in zip(self._steps(p), self.Z, strict=True):
             Z.addcmul_(Zp, times(step.to(self.dtype), Zp.new_ones(1)))
+
+
+def _uniform(k: int, like: Tensor) -> Tensor:
+    """Return S (k, k) of equal probabilities: for members without a weight in the subset."""
+    eye = torch.eye(k, dtype=like.dtype, device=like.device)
+    return (eye - 1 / k) / k
 
 
 def member_bytes(samples: Samples, itemsize: int) -> float:

@@ -21,13 +21,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onelayer.core.checks import LARGEST, check_positive, check_whole, is_number
+from onelayer.core.checks import check_positive, check_whole
 from onelayer.core.errors import InputError, TrainingError
 from onelayer.core.optimum.certificate import Certificate, certify
 from onelayer.core.optimum.curvature import Covariance
 from onelayer.core.optimum.data import Samples, check_samples
 from onelayer.core.optimum.descent import Descent, member_bytes
+from onelayer.core.optimum.members import check_l2, population
+from onelayer.core.optimum.polish import is_polished, polish
 
+POLISHED = 1e-10  # gap from which Newton's full steps go on
 ROUNDING = 1e-14  # relative difference of two costs that counts as none
 
 
@@ -97,7 +100,10 @@ def solve(
     l2: float | Sequence[float] | Tensor,
     gap: float = 1e-6,
     *,
+    weight: Tensor | None = None,
     folds: Tensor | None = None,
+    bias: bool = True,
+    polished: bool = False,
     start: tuple[Tensor, Tensor] | None = None,
     state: Progress | None = None,
     max_iterations: int = 1000,
@@ -106,16 +112,22 @@ def solve(
 ) -> Optima:
     r"""Minimise the cost ``J`` of linear softmax layers, one for each λ, to a certified gap.
 
-    .. math:: J(W, b) = \tfrac1n \sum_n -\log \mathrm{softmax}(x_n W^T + b)_{y_n} + \lambda \|W\|^2
+    .. math:: J(W, b) = \frac{\sum_n w_n \ell_n}{\sum_n w_n} + \lambda \|W\|^2, \quad
+        \ell_n = -\log \mathrm{softmax}(x_n W^T + b)_{y_n}
 
     Args:
         X: features (n, d), floating point: a tensor, or anything with a tensor's ``shape``,
             ``dtype``, ``device``, ``split`` and ``index_select``, such as a mapped file.
         y: labels (n,), int64, from 0 to k - 1; each class has a sample.
-        l2: λ of each member, above 0; scikit-learn's C is 1 / (2 λ n).
+        l2: λ of each member, above 0; scikit-learn's C is 1 / (2 λ Σw).
         gap: largest distance of a cost to its minimum.
+        weight: weights w of the samples, not negative: (n,) for all members, or (m, n), one row
+            for each member. With (m, n), ``l2`` lists m λ or one for all. Default: 1 each.
         folds: fold of each sample (n,), from 0. For each fold and each λ, a member learns from the
-            other folds.
+            other folds: its weights are 0 in its own fold.
+        bias: whether there is a bias b; otherwise it stays 0.
+        polished: whether small problems end with Newton's steps in float64, until rounding is all
+            that is left of the gradient. Weights then agree with other solvers' in all digits.
         start: W (m, k, d) and b (m, k) to start from; default zeros.
         state: a report after a round, to go on from.
         max_iterations: limit for each member; if it does not suffice, the gap says so.
@@ -128,8 +140,8 @@ def solve(
         number of threads gives the same bits.
 
     Raises:
-        InputError: naming the argument: a λ that is not above 0, a feature that is not finite, a
-            class without a sample.
+        InputError: naming the argument: a λ that is not above 0, a feature that is not finite,
+            a negative weight, a class whose samples have no weight.
         TrainingError: the numbers of a member overflow float64.
 
     Warns:
@@ -146,56 +158,28 @@ def solve(
     """
     l2 = l2.tolist() if isinstance(l2, Tensor) else l2
     l2 = list(l2) if isinstance(l2, Sequence) else [l2]
-    check_l2(l2)
+    check_l2(l2, repeated=getattr(weight, "ndim", 1) == 2)
     check_positive("gap", gap)
     check_whole("max_iterations", max_iterations, 1)
     check_samples(X, y)
     y = y.to(X.device)
-    fold, weights = torch.full((len(l2),), -1, device=y.device), None
-    if folds is not None:
-        check_folds(folds, y, shared)
-        number = _number_of(folds, shared)
-        fold = torch.arange(number, device=y.device).repeat_interleave(len(l2))
-        numbers = torch.arange(number, device=y.device)
-        weights = (folds.to(y.device) != numbers.unsqueeze(1)).double()
-    λ = torch.tensor(l2, dtype=torch.float64, device=y.device).repeat(len(fold) // len(l2))
-    row = None if folds is None else fold
-    samples = Samples(X, y, weights=weights, row=row, shared=shared)
+    members = population(y, len(l2), weight, folds, shared)
+    λ = torch.tensor(l2, dtype=torch.float64, device=y.device)
+    λ = λ.repeat(len(members.fold) // len(l2))
+    samples = Samples(
+        X, y, weights=members.weights, row=members.row, shared=shared, bias=bias,
+        groups="member" if folds is None else "fold",
+    )  # fmt: skip
     with torch.no_grad():
-        optima = _Solver(samples, λ, fold, gap, max_iterations, report).run(start, state)
+        small = polished and is_polished(samples)
+        asked = min(gap, POLISHED) if small else gap
+        solver = _Solver(samples, λ, members.fold, asked, max_iterations, report)
+        solver.run(start, state)
+        if small:
+            solver.polish()
+        optima = solver.optima()
     _warn_of_gaps(optima, gap)
     return optima
-
-
-def check_l2(l2: Sequence[float]) -> None:
-    """Raise :class:`InputError` unless every λ has a certified minimum: all are above 0."""
-    if not len(l2):
-        raise InputError("l2 must list at least one λ > 0.")
-    for value in l2:
-        if is_number(value) and value == 0:
-            raise InputError(
-                "l2 must be > 0, not 0: without a penalty the weights of separable data grow "
-                "without limit, and no gap can be certified. Use a small λ, such as 1e-6."
-            )
-        if not is_number(value) or not 0 < value <= LARGEST:
-            raise InputError(f"l2 must be a number > 0 and at most {LARGEST:g}, not {value!r}.")
-    if len(set(l2)) < len(l2):
-        raise InputError(f"l2 must not repeat a value, not {list(l2)}.")
-
-
-def check_folds(folds: Tensor, y: Tensor, shared: bool = False) -> None:
-    """Raise :class:`InputError` unless each sample has a fold, of two or more: 0, 1, …."""
-    if folds.shape != y.shape or folds.dtype != torch.int64 or bool((folds < 0).any()):
-        raise InputError(f"folds must be whole numbers >= 0, one for each of {len(y)} samples.")
-    if _number_of(folds, shared) < 2:
-        raise InputError("folds must be 2 or more: a member learns from the other folds.")
-
-
-def _number_of(folds: Tensor, shared: bool) -> int:
-    last = folds.max()
-    if shared:
-        torch.distributed.all_reduce(last, torch.distributed.ReduceOp.MAX)
-    return int(last) + 1
 
 
 def _warn_of_gaps(optima: Optima, gap: float) -> None:
@@ -232,6 +216,7 @@ class _Solver:
         self.W = torch.zeros(m, samples.k, samples.d, dtype=torch.float64, device=device)
         shares = samples.class_shares(torch.arange(m, device=device)).log()
         self.b = shares - shares.mean(1, keepdim=True)  # the best bias for W = 0
+        self.b *= samples.bias
         self.cost, self.gaps = (torch.full_like(l2, torch.inf) for _ in range(2))
         self.estimate = torch.full_like(l2, torch.inf)
         self.stuck = torch.zeros(m, dtype=torch.bool, device=device)
@@ -240,8 +225,8 @@ class _Solver:
         self.found = self.W, self.b  # of the round at hand
         self.direction: Tensor | None = None
 
-    def run(self, start: tuple[Tensor, Tensor] | None, state: Progress | None) -> Optima:
-        """Return the members once all are certified, or no round is left."""
+    def run(self, start: tuple[Tensor, Tensor] | None, state: Progress | None) -> None:
+        """Return once all are certified, or no round is left."""
         done = 0
         if state is not None and state.round is not None:
             done = self._restore(state)
@@ -265,6 +250,21 @@ class _Solver:
                 arrived |= way.newton & (self.gaps[far] <= before / 2)
                 self.stuck[far] = ~arrived
             self._report(number + 1)
+
+    def polish(self) -> None:
+        """Remove what is left of the gradients; keep a member whose numbers overflow as it is."""
+        members = torch.arange(len(self.l2), device=self.l2.device)
+        W, b, direction = polish(self.samples, self.W, self.b, self.l2, members)
+        fine = torch.cat([W, direction], 2).flatten(1).isfinite().all(1) & b.isfinite().all(1)
+        members, W, b, direction = members[fine], W[fine], b[fine], direction[fine]
+        l2 = self.l2[members]
+        own = certify(self.samples, W, b, l2, members)
+        along = certify(self.samples, W, b, l2, members, direction)
+        self.W[members], self.b[members], self.cost[members] = W, b, own.cost
+        self.gaps[members] = torch.fmin(own.gap, along.gap)
+
+    def optima(self) -> Optima:
+        """Return the members; raise :class:`TrainingError` where no gap is known."""
         self._check_finite()
         return Optima(self.l2, self.W, self.b, self.cost, self.gaps, self.iterations, self.fold)
 

@@ -1,0 +1,138 @@
+"""OneLayerClassifierCV beside scikit-learn's LogisticRegressionCV: seconds, gaps, accuracy.
+
+``python -m benchmarks.estimator`` runs 10 C × 5 folds on digits, on pixels of CIFAR-10 (10,000
+rows) and on imbalanced features (50,000 × 768, 100 classes). The largest gap of scikit-learn's
+networks is found by our certificate, of the refitted network alone: its folds' are not kept.
+A fit that takes longer than ``--limit`` seconds is ended and printed as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+import warnings
+from typing import Any
+
+from onelayer._compat import share_cores
+
+share_cores()
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import train_test_split
+
+from onelayer.core.optimum.certificate import certify
+from onelayer.core.optimum.data import Samples
+from onelayer.sklearn import OneLayerClassifierCV
+
+CS, FOLDS = np.logspace(-4, 4, 10), 5
+Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def digits() -> Split:
+    X, y = load_digits(return_X_y=True)
+    return _standardised(*train_test_split(X, y, test_size=0.2, random_state=0, stratify=y))
+
+
+def cifar10() -> Split:
+    from onelayer.data.cifar10 import CIFAR10DataModule
+
+    data = CIFAR10DataModule()
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    parts = []
+    for split, n in (("train", 10_000), ("test", 2_000)):
+        X, y = data.tensors(split)
+        rows = torch.arange(n)
+        parts.append((X.index_select(0, rows).float().numpy(), y[:n].numpy()))
+    (X, y), (X_test, y_test) = parts
+    return X, X_test, y, y_test
+
+
+def features(n: int = 50_000, d: int = 768, k: int = 100) -> Split:
+    """Sizes of classes fall like 1/rank, and classes overlap."""
+    rng = np.random.default_rng(0)
+    shares = 1 / np.arange(1, k + 1)
+    scale = 1 / np.sqrt(np.arange(1, d + 1))
+    centres = rng.normal(size=(k, d)) * scale
+    parts = []
+    for rows in (n, n // 5):
+        y = np.concatenate([np.arange(k).repeat(5), rng.choice(k, rows, p=shares / shares.sum())])
+        X = 0.11 * centres[y] + rng.normal(size=(len(y), d)) * scale
+        parts.append((X.astype(np.float32), y))
+    (X, y), (X_test, y_test) = parts
+    return _standardised(X, X_test, y, y_test)
+
+
+def _standardised(X: Any, X_test: Any, y: Any, y_test: Any) -> Split:
+    mean, std = X.mean(0), X.std(0)
+    std[std == 0] = 1
+    return (X - mean) / std, (X_test - mean) / std, y, y_test
+
+
+SETS = {"digits": digits, "cifar10": cifar10, "features": features}
+
+
+def of_ours(X: Any, y: Any) -> tuple[Any, float]:
+    probe = OneLayerClassifierCV(CS, cv=FOLDS).fit(X, y)
+    return probe, max(float(probe.fold_gap_.max()), float(probe.path_.gap.max()), probe.gap_)
+
+
+def of_theirs(X: Any, y: Any) -> tuple[Any, float]:
+    probe = LogisticRegressionCV(
+        Cs=CS, cv=FOLDS, n_jobs=2, scoring="accuracy", l1_ratios=(0,), use_legacy_attributes=False
+    ).fit(X, y)
+    found = certify(
+        Samples(torch.from_numpy(X), torch.from_numpy(y)),
+        torch.from_numpy(probe.coef_)[None].double(),
+        torch.from_numpy(probe.intercept_)[None].double(),
+        torch.tensor([1 / (2 * float(probe.C_) * len(y))], dtype=torch.float64),
+    )
+    return probe, float(found.gap)
+
+
+def measure(who: str, name: str, queue: Any) -> None:
+    warnings.resetwarnings()  # joblib sends filters, and their classes, to its processes
+    warnings.simplefilter("ignore")
+    X, X_test, y, y_test = SETS[name]()
+    start = time.perf_counter()
+    probe, gap = {"onelayer": of_ours, "scikit-learn": of_theirs}[who](X, y)
+    seconds = time.perf_counter() - start
+    queue.put((seconds, gap, float(probe.C_), probe.score(X_test, y_test)))
+
+
+def main() -> None:
+    """Print a line for each classifier and data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--who", nargs="+", default=["onelayer", "scikit-learn"])
+    parser.add_argument("--limit", type=float, default=7200.0)
+    args = parser.parse_args()
+    for name in args.sets:
+        for who in args.who:
+            context = multiprocessing.get_context("spawn")
+            queue: Any = context.Queue()
+            process = context.Process(target=measure, args=(who, name, queue))
+            process.start()
+            process.join(args.limit)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+                print(f"{name:9} {who:13} more than {args.limit:.0f} s", flush=True)
+                continue
+            if process.exitcode:
+                raise SystemExit(f"{who} failed on {name}")
+            seconds, gap, C, accuracy = queue.get()
+            print(
+                f"{name:9} {who:13} {seconds:8.1f} s  gap {gap:.1e}  C {C:.3g}  "
+                f"test accuracy {accuracy:.4f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""scikit-learn's own checks of estimators: all of them, without an exception."""
+
+import warnings
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from onelayer.sklearn import OneLayerClassifier, OneLayerClassifierCV
+
+
+@pytest.mark.filterwarnings("default")
+@parametrize_with_checks([OneLayerClassifier(), OneLayerClassifierCV(Cs=3, cv=2)])
+def test_scikit_learns_checks(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(estimator)
