@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.export`` trains a linear network, one of 50 hidden units and five of these on
 CIFAR-10, exports each as .onnx, .safetensors and .npz, and prints for 2,000 test images the largest
-difference of a probability from predict's. Times are the shortest of repeated calls on one thread, of
-raw images to probabilities: onnxruntime, NumPy as the documentation has it, and to_torch().
+difference of a probability from predict's. Times are the shortest of repeated calls on one thread,
+of raw images to probabilities: onnxruntime, NumPy as the documentation has it, and to_torch().
 """
 
 from __future__ import annotations
