@@ -118,8 +118,8 @@ def _report(config: Namespace) -> None:
 
 PLAIN = {
     "gradcheck": "onelayer.study.gradients",
-    "export": "onelayer.cli.export",
-    "features": "onelayer.cli.features",
+    "export": "onelayer.cli.export_command",
+    "features": "onelayer.cli.features_command",
 }
 """Modules of the commands without sections and configs, whose ``main`` takes the words."""
 Uses = dict[str, tuple[str, ...]]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from onelayer.core.checks import check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
-from onelayer.core.optimum.members import check_l2
+from onelayer.core.optimum.population import check_l2
 from onelayer.core.optimum.solve import Optima
 from onelayer.data.adapter import count_rows, has_split, name_of
 from onelayer.data.features import Features, SomeRows

@@ -27,8 +27,8 @@ from onelayer.core.optimum.certificate import Certificate, certify
 from onelayer.core.optimum.curvature import Covariance
 from onelayer.core.optimum.data import Samples, check_samples
 from onelayer.core.optimum.descent import Descent, member_bytes
-from onelayer.core.optimum.members import check_l2, population
 from onelayer.core.optimum.polish import is_polished, polish
+from onelayer.core.optimum.population import check_l2, population
 
 POLISHED = 1e-10  # gap from which Newton's full steps go on
 ROUNDING = 1e-14  # relative difference of two costs that counts as none
