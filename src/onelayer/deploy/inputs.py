@@ -1,4 +1,4 @@
-"""What scikit-learn's users pass, as tensors: arrays, tables, sparse matrices and tensors."""
+"""Inputs of scikit-learn's users as tensors: arrays, tables, sparse matrices and tensors."""
 
 from __future__ import annotations
 
