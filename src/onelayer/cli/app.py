@@ -78,12 +78,12 @@ class OneLayerCLI(LightningCLI):
         self.network: OneLayer  # of the checkpoints to evaluate
         self.opened: Opened = {}  # checkpoints
         argv = with_place_of_logger(with_data_of_checkpoint(argv, self.opened))
+        self._of_class = names_a_class(argv)  # refuses a class that there is not
+        self._images_option = images_option(argv)
         if argv[0] == "predict":
             own = f"--data.{self._images_option}"
             argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
-        self._of_class = names_a_class(argv)
-        self._images_option = images_option(argv)
         super().__init__(
             OneLayer,
             LightningDataModule if self._of_class else CIFAR10DataModule,
