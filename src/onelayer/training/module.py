@@ -326,9 +326,7 @@ class OneLayer(LightningModule, Portable):
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks of every run, except those that the trainer has already."""
         trainer: Any = self.trainer
-        kinds: tuple[type[Callback], ...] = (FromData, Resume, Blocks)
-        if not trainer.barebones:
-            kinds += (Curves, TensorBoard, Divergence)
+        kinds = ALWAYS if trainer.barebones else (*ALWAYS, *MEASURING)
         return [kind() for kind in kinds if not any(isinstance(c, kind) for c in trainer.callbacks)]
 
     def overridden(self, names: Sequence[str]) -> list[str]:
@@ -530,7 +528,7 @@ class FromData(Callback):
         """
         owner: Any = trainer
         if not isinstance(pl_module, OneLayer):
-            added = (FromData, Resume, Blocks, Curves, TensorBoard, Divergence)
+            added = (*ALWAYS, *MEASURING)
             owner.callbacks = [c for c in owner.callbacks if not isinstance(c, added)]
             return
         data = owner.datamodule
@@ -600,6 +598,10 @@ class FromData(Callback):
             return
         if not data.statistics.equal(Statistics(module.mean.cpu(), module.std.cpu())):
             raise InputError("the checkpoint's network and its data have other statistics.")
+
+
+ALWAYS: tuple[type[Callback], ...] = (FromData, Resume, Blocks)  # callbacks of every run
+MEASURING: tuple[type[Callback], ...] = (Curves, TensorBoard, Divergence)  # unless barebones
 
 
 def known_of(data: Any, model: OneLayer) -> dict[str, Any]:
