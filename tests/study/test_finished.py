@@ -45,3 +45,12 @@ def test_the_newest_run_is_last(run, tmp_path, monkeypatch):
         Run.load("nowhere")
     with pytest.raises(InputError, match="the run has not ended"):
         _ = Run(tmp_path).summary
+
+
+def test_a_diverged_network_is_not_drawn(run):
+    again = Run.load(run.folder)
+    with torch.no_grad():
+        again.network.W1[1] = torch.nan
+    with pytest.raises(InputError, match="cannot be drawn"):
+        again.plot_weights(1)
+    assert min(again.plot_weights(0).size) > 30

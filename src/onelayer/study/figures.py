@@ -19,7 +19,7 @@ from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer, observers
 from onelayer.training.records import Row, diverged, finals, read_rows
 from onelayer.training.summary import network_name
-from onelayer.training.weight_images import is_picture, save_weights
+from onelayer.training.weight_images import picture_of, save_picture
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -77,11 +77,9 @@ class PlotCurves(Observer):
 
 
 def plot_weights(network: OneLayer, path: str | Path) -> None:
-    """Draw the weights of the first network of the λ best on validation, if samples are images."""
-    shape, member = network.samples.get("shape", ()), network.choose().members[0]
-    W = network.weights[0][member]
-    if is_picture(shape, network.inputs) and bool(W.isfinite().all()):
-        save_weights(W, shape, path, () if network.hidden else network.classes)
+    """Draw the weights of one network of the λ best on validation, if samples are images."""
+    if (sheet := picture_of(network)) is not None:
+        save_picture(sheet, path)
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:

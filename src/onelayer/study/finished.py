@@ -16,7 +16,7 @@ from onelayer.training.folder import last_of
 from onelayer.training.module import OneLayer
 from onelayer.training.records import Row, read_rows
 from onelayer.training.summary import format_summary, network_name
-from onelayer.training.weight_images import is_picture, picture
+from onelayer.training.weight_images import picture_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,24 +86,25 @@ class Run:
             plot_curves(self.folder / "curves.csv", path, self.summary["dataset"], title)
         return Image.open(io.BytesIO(path.read_bytes()))
 
-    def plot_weights(self, member: int | None = None) -> Image:
+    def plot_weights(self, member: int | str = "best") -> Image:
         """Return the weights of one network as images: one per class, or per hidden unit.
 
         Args:
             member: index of the network; by default the first of the λ best on validation.
 
         Raises:
-            InputError: the network was not trained on images.
+            InputError: the network was not trained on images, or has diverged.
         """
         from PIL import Image
 
-        network = self.network
-        shape = network.samples.get("shape", ())
-        if not is_picture(shape, network.inputs):
-            raise InputError(f"samples {shape} are not images: their weights cannot be drawn.")
-        index = network.choose().members[0] if member is None else network.choose(member).members[0]
-        names = () if network.hidden else tuple(network.classes)
-        return Image.fromarray(picture(network.weights[0][index], shape, names))
+        sheet = picture_of(self.network, member)
+        if sheet is None:
+            shape = self.network.samples.get("shape", ())
+            raise InputError(
+                f"the weights of {self.network.choose(member).words} cannot be drawn: samples "
+                f"{shape} are not images, or the weights are not finite. Choose another network."
+            )
+        return Image.fromarray(sheet)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

@@ -35,7 +35,7 @@ from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import last_of
 from onelayer.training.schedule import TriangularLR
-from onelayer.training.weight_images import save_weights
+from onelayer.training.weight_images import picture, save_picture
 
 
 class Report(Exercises):
@@ -204,7 +204,8 @@ class Report(Exercises):
             name, titles, what = "W1", tuple[str, ...](), "its hidden units"
             if fit.network == "linear":
                 name, titles, what = "W", tuple(self._data.classes), "the ten classes"
-            save_weights(state[name][0], self._data.shape, self.output / file, titles)
+            sheet = picture(state[name][0], self._data.shape, titles)
+            save_picture(sheet, self.output / file)
             caption = (
                 f"{network}, after three cycles, seed {self.repeat.seeds[0]}: the weights of "
                 f"{what}, each scaled to its own range"

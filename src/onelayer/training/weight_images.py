@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +48,22 @@ def picture(W: Tensor, shape: Sequence[int], names: Sequence[str] = ()) -> NDArr
     return np.asarray(sheet)
 
 
-def save_weights(
-    W: Tensor, shape: Sequence[int], path: str | Path, names: Sequence[str] = ()
-) -> None:
-    """Write weights (units, d) as a PNG, complete or not at all; see :func:`picture`."""
+def picture_of(network: Any, member: int | str = "best") -> NDArray[np.uint8] | None:
+    """Return the picture of the first chosen network whose weights are finite.
+
+    Return None if there is none, or if samples are not images.
+    """
+    shape, finite = network.samples.get("shape", ()), network.finite_members().tolist()
+    index = next((m for m in network.choose(member).members if finite[m]), None)
+    if index is None or not is_picture(shape, network.inputs):
+        return None
+    return picture(network.weights[0][index], shape, () if network.hidden else network.classes)
+
+
+def save_picture(sheet: NDArray[np.uint8], path: str | Path) -> None:
+    """Write a picture as a PNG, complete or not at all."""
     content = io.BytesIO()
-    Image.fromarray(picture(W, shape, names)).save(content, format="png")
+    Image.fromarray(sheet).save(content, format="png")
     atomic_write(path, content.getbuffer())
 
 
