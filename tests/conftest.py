@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from onelayer.core import update
+from onelayer.data.read import shapes
 from tests.support import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,6 +61,14 @@ def draw() -> Iterator[list[bool]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
         yield state
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_in_images() -> Iterator[None]:
+    """Make each chunk of the built-in images once: hundreds of tests read the same ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "_draw", lru_cache(maxsize=100)(shapes._draw))
+        yield
 
 
 @pytest.fixture

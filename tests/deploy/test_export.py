@@ -255,16 +255,22 @@ def test_fit_ends_with_the_line_that_exports(tmp_path, monkeypatch, capsys):
     assert Path("head.onnx").is_file()
 
 
+@pytest.fixture(scope="module")
+def cifar10_images(data_root):
+    """Return 2000 images of CIFAR-10."""
+    data = CIFAR10DataModule(root=str(data_root), train_batches=[1], val_size=100)
+    return data.labelled("test")[0][:2000].view(-1, 3, 32, 32).numpy()
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize("model", [{}, {"hidden": 50}, {"hidden": 10, "seeds": [0, 1, 2, 3, 4]}])
-def test_2000_test_images_of_cifar10(data_root, tmp_path, model):
+def test_2000_test_images_of_cifar10(cifar10_images, tmp_path, model):
     """In every format, with weights that make logits as large as those of trained networks."""
-    data = CIFAR10DataModule(root=str(data_root), train_batches=[1], val_size=100)
     network = OneLayer(**model, init_std=0.05)
     network.mean.fill_(0.47)
     network.std.fill_(0.25)
     network.samples = {"shape": (3, 32, 32), "kind": "bytes", "standardise": "feature"}
-    x = data.labelled("test")[0][:2000].view(-1, 3, 32, 32).numpy()
+    x = cifar10_images
     expected = predicted(network, x)
     for suffix in FORMATS:
         p = predict_file(network.export(tmp_path / f"head{suffix}"), x)
