@@ -367,7 +367,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
         X, y = self.tensors(split)  # type: ignore[misc]  # it is not empty
-        return ResidentLoader(X, y, batch_size, checked=True, **options)
+        weight = self.sample_weights(split)
+        weight = None if weight is None else weight.to(X.device, X.dtype)
+        return ResidentLoader(X, y, batch_size, checked=True, weight=weight, **options)
 
     def predict_dataloader(self) -> PredictLoader:
         """Return batches of samples to classify: X (n, d), or pairs (X, names) of image files.
