@@ -27,19 +27,35 @@ def check_class_weight(given: ClassWeight) -> None:
         check_number(f"class_weight of {name}", value)
 
 
-def weights_of_classes(given: ClassWeight, names: Sequence[str], totals: Tensor) -> Tensor:
-    """Return the weight of each class (k,), float64, unscaled.
+def learn_class_weights(
+    given: ClassWeight, names: Sequence[str], y: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Return the weight of each class (k,), float64, scaled by the samples of a training split.
+
+    The samples then have mean weight 1: that of their class times their own.
 
     Args:
         given: see :data:`ClassWeight`; a class that a mapping does not name has weight 1.
         names: names of the classes, in order.
-        totals: summed weight of each class's samples (k,), not negative.
+        y: labels (n,).
+        weight: weights of the samples (n,), not negative. Default: 1 each.
 
     Raises:
         InputError: the mapping names no such class, or leaves all samples without weight.
     """
-    if given == "balanced":
-        return balanced(totals)
+    own = torch.ones_like(y, dtype=torch.float64) if weight is None else weight.double()
+    totals = torch.zeros(len(names), dtype=torch.float64, device=y.device).index_add_(0, y, own)
+    of_class = balanced(totals) if given == "balanced" else _by_name(given, names).to(totals)
+    total = (of_class * totals).sum()
+    if not bool(total > 0):
+        raise InputError(
+            "class_weight gives every training sample weight 0: nothing is learned. Give a class "
+            "a weight above 0."
+        )
+    return of_class * (totals.sum() / total)
+
+
+def _by_name(given: ClassWeight, names: Sequence[str]) -> Tensor:
     weights = {str(name): float(value) for name, value in dict(given or {}).items()}  # type: ignore[arg-type]
     if unknown := weights.keys() - set(names):
         few = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
@@ -47,13 +63,7 @@ def weights_of_classes(given: ClassWeight, names: Sequence[str], totals: Tensor)
             f"class_weight has the class {min(unknown)!r}, which is none of {few}. Correct its "
             "name."
         )
-    result = torch.tensor([weights.get(name, 1.0) for name in names], dtype=torch.float64)
-    if not bool((result * totals.cpu() > 0).any()):
-        raise InputError(
-            "class_weight gives every training sample weight 0: nothing is learned. Give a class "
-            "a weight above 0."
-        )
-    return result
+    return torch.tensor([weights.get(name, 1.0) for name in names], dtype=torch.float64)
 
 
 def balanced(totals: Tensor) -> Tensor:

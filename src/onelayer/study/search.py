@@ -48,9 +48,8 @@ from onelayer.study.trial_database import TrialDatabase, is_finite
 from onelayer.training.curves import Curves
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.memory import check_making, members_in_memory
-from onelayer.training.metrics import QUANTITIES, quantities
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
-from onelayer.training.records import last_figures
+from onelayer.training.records import QUANTITIES, last_figures, quantities
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.summary import format_summary
 

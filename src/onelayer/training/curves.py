@@ -20,7 +20,6 @@ from onelayer.data.random import permutation
 from onelayer.data.split import Split, Splits
 from onelayer.training.blocks import overrides
 from onelayer.training.folder import run_folder
-from onelayer.training.metrics import quantities
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
@@ -29,7 +28,7 @@ from onelayer.training.observer import (
     others,
     scheduled_rate,
 )
-from onelayer.training.records import Row, restored_rows, values_of, write_rows
+from onelayer.training.records import Row, quantities, restored_rows, values_of, write_rows
 from onelayer.training.resume import stopped_by
 
 LEAST_ROWS = 1000  # samples of the training split measured on the way, at least
@@ -372,9 +371,10 @@ def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None)
     if samples is None:
         return None
     X, y, weight = samples
-    if some is None:
-        return module.evaluate(X, y, weight)
-    return module.evaluate(SomeRows(X, some), y[some], None if weight is None else weight[some])
+    if some is not None:
+        X, y, weight = SomeRows(X, some), y[some], None if weight is None else weight[some]
+    # A subclass's evaluate needs no argument for weights that there are not.
+    return module.evaluate(X, y, *(() if weight is None else (weight,)))
 
 
 def _by_loaders(module: Any, data: Any, split: Split, rows: int | None) -> Any:

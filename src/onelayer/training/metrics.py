@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.data.augment import mirror as flip
 from onelayer.data.features import Features, SomeRows
+from onelayer.training.records import quantities
 
-QUANTITIES = ("cost", "loss", "accuracy", "balanced_accuracy")
-"""Names of metrics in the order of tables; the last only with class weights."""
 CHUNK = 5000  # images measured at once: a large matrix product, little memory
 Shape = Sequence[int]
 """Channels, height and width of an image."""
@@ -27,11 +26,6 @@ def mean_of_finite(figures: dict[str, Tensor]) -> dict[str, Tensor]:
     finite = torch.stack(list(figures.values())).isfinite().all(0)
     kept = finite if bool(finite.any()) else torch.ones_like(finite)
     return {name: value[kept].mean() for name, value in figures.items()}
-
-
-def quantities(figures: Mapping[str, Any]) -> list[str]:
-    """Return the names of :data:`QUANTITIES` that metrics have, in order."""
-    return [name for name in QUANTITIES if figures.get(name) is not None]
 
 
 class Measure(Metric):

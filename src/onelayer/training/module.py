@@ -26,7 +26,7 @@ from onelayer.core.checks import (
     check_share,
     check_whole,
 )
-from onelayer.core.class_weight import check_class_weight, weights_of_classes
+from onelayer.core.class_weight import check_class_weight, learn_class_weights
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
@@ -54,11 +54,11 @@ from onelayer.training.metrics import (
     check_image,
     mean_of_finite,
     precise_probabilities,
-    quantities,
 )
 from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import USUAL_LR, observers
 from onelayer.training.portable import Portable
+from onelayer.training.records import quantities
 from onelayer.training.resume import Resume
 from onelayer.training.schema import check_resumable, check_tensors
 from onelayer.training.tensorboard import TensorBoard
@@ -268,12 +268,8 @@ class OneLayer(LightningModule, Portable):
 
         They are scaled so that the mean weight of its samples is 1.
         """
-        v = torch.ones_like(y, dtype=torch.float64) if weight is None else weight.double()
-        totals = torch.zeros(self.outputs, dtype=torch.float64, device=y.device)
-        totals.index_add_(0, y, v)
-        given = weights_of_classes(self.class_weight, self.classes, totals.cpu())
-        given *= v.sum().cpu() / (given * totals.cpu()).sum()
-        self.class_weights = given.to(self.weights[0])
+        found = learn_class_weights(self.class_weight, self.classes, y, weight)
+        self.class_weights = found.to(self.weights[0])
 
     def dropout_mask(
         self, rows: int, update: int, part: int = 0, share: tuple[int, int] = (0, 1)

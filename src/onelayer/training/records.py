@@ -5,13 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onelayer.core.errors import InputError
 from onelayer.training.files import atomic_write, named
-from onelayer.training.metrics import quantities
+
+QUANTITIES = ("cost", "loss", "accuracy", "balanced_accuracy")
+"""Names of metrics in the order of tables; the last only with class weights."""
+
+
+def quantities(figures: Mapping[str, Any]) -> list[str]:
+    """Return the names of :data:`QUANTITIES` that metrics have, in order."""
+    return [name for name in QUANTITIES if figures.get(name) is not None]
 
 
 class Row(NamedTuple):

@@ -28,10 +28,17 @@ from onelayer.data.split import Splits
 from onelayer.training.classification import classification_metrics, report_of
 from onelayer.training.files import write_json
 from onelayer.training.folder import run_folder
-from onelayer.training.metrics import QUANTITIES, check_image, ensembles_of, quantities
+from onelayer.training.metrics import check_image, ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer, observers, others
-from onelayer.training.records import Row, last_figures, restored_rows, values_of
+from onelayer.training.records import (
+    QUANTITIES,
+    Row,
+    last_figures,
+    quantities,
+    restored_rows,
+    values_of,
+)
 from onelayer.training.summary import SPLITS, collect, ensemble_kind, format_summary
 
 FILE = "test.json"

@@ -18,9 +18,8 @@ from torch.utils.tensorboard.summary import hparams
 from onelayer.data.adapter import augment_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
-from onelayer.training.metrics import QUANTITIES, quantities
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, is_finite
+from onelayer.training.records import QUANTITIES, Row, is_finite, quantities
 from onelayer.training.summary import collect, network_name
 from onelayer.training.weight_images import is_picture, picture
 
