@@ -34,17 +34,18 @@ def progress_lines(callbacks: Iterable[Any], flags: Mapping[str, Any]) -> list[C
     return [] if off or given else [ProgressLine()]
 
 
-def claim_version(logger: Any) -> bool:
-    """Make the next version's folder that nobody else has: several may start at the same moment.
+def claim_folder(logger: Any) -> bool:
+    """Make the folder of a new run, by the next version if none is given.
+
+    Several processes may start at the same moment, and each gets a version that nobody else has.
 
     Args:
         logger: a TensorBoardLogger or CSVLogger.
 
     Returns:
-        Whether it was made; not where the version was given.
+        Whether it was made; false if the given version was there.
     """
-    if logger._version is not None:
-        return False
+    given = logger._version is not None
     while True:
         folder = Path(logger.log_dir)  # by the next version
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,8 @@ def claim_version(logger: Any) -> bool:
             folder.mkdir()
             return True
         except FileExistsError:
+            if given:
+                return False
             logger._version = None
 
 
