@@ -32,6 +32,7 @@ from onelayer.cli.resuming import (
     take_network,
     with_data_of_checkpoint,
 )
+from onelayer.cli.sections import SHARED
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.adapter import has_split, name_of
@@ -50,8 +51,8 @@ from onelayer.training.observer import callbacks_of
 from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, members_with
-from onelayer.training.saving import Checkpoints, Snapshots
-from onelayer.training.schedule import STEP_SIZE, TriangularLR
+from onelayer.training.saving import Checkpoints
+from onelayer.training.schedule import STEP_SIZE
 from onelayer.training.summary import format_report, format_split, format_summary, network_name
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
@@ -93,13 +94,14 @@ class OneLayerCLI(LightningCLI):
             own = f"--data.{self._images_option}"
             argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
+        always = [PlotCurves()] if argv[0] == "fit" else [PlotCurves(), Curves()]
         super().__init__(
             OneLayer,
             LightningDataModule if self._of_class else CIFAR10DataModule,
             subclass_mode_data=self._of_class,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
+            trainer_defaults={**trainer_defaults(), "callbacks": always},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -114,13 +116,12 @@ class OneLayerCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k == self._argv[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that have a section."""
-        parser.add_lightning_class_args(TriangularLR, "schedule")
-        parser.add_lightning_class_args(Curves, "curves")
-        parser.add_lightning_class_args(Snapshots, "snapshots")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
-        parser.set_defaults({"snapshots.last": 0})
-        parser.add_lightning_class_args(Results, "test")
+        """Add the callbacks that have a section; without a fit, only Results is of use."""
+        for section, kind in SHARED.items():
+            if issubclass(kind, Callback) and (kind is Results or self._argv[0] == "fit"):
+                parser.add_lightning_class_args(kind, section)
+        if self._argv[0] == "fit":
+            parser.set_defaults({"snapshots.last": 0})
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments have the same name
 
@@ -297,13 +298,12 @@ class OneLayerCLI(LightningCLI):
         """Leave out Checkpoints if they are off, or if there is no folder for them."""
         asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
         refuse_doubles(callbacks, asked)
-        homeless = (
-            config["logger"] is False and self._get(self.config, "checkpoints").dirpath is None
-        )
-        if homeless or config["barebones"] or config["enable_checkpointing"] is False:
-            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
-            if not any(isinstance(callback, Checkpoint) for callback in asked):
-                config["enable_checkpointing"] = False
+        off = config["barebones"] or config["enable_checkpointing"] is False
+        for ours in [c for c in callbacks if isinstance(c, Checkpoints)]:
+            if off or (config["logger"] is False and ours.dirpath is None):
+                callbacks.remove(ours)
+        if not any(isinstance(callback, Checkpoint) for callback in [*callbacks, *asked]):
+            config["enable_checkpointing"] = False
         lines = progress_lines(asked, config)
         return super()._instantiate_trainer(config, [*callbacks, *lines])
 

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from onelayer.training.folder import AGAIN, FOLDER, last_of
 from onelayer.training.metrics import QUANTITIES, Measure
 from onelayer.training.module import OneLayer
 from onelayer.training.optimality import joined, learned
+from onelayer.training.trainer import device_of
 
 SAVED = "rounds.ckpt"  # state of a stopped solve, in the folder of checkpoints
 Read = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]
@@ -104,11 +105,13 @@ class Solve:
         grid: the λ.
         data: settings of the data.
         output: folder for path.csv, path.png, summary.json and checkpoints/.
+        trainer: flags of the Trainer that choose the device: accelerator and devices.
     """
 
     grid: Grid
     data: Mapping[str, Any]
     output: Path
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Solve the path, or the rest of it, and return the content of summary.json.
@@ -161,7 +164,8 @@ class _Work:
         self.grid, self.data, self.settings, self.rank = asked.grid, data, settings, rank
         self.l2, self.folder = asked.grid.values(), asked.output
         saved = self.folder / FOLDER / SAVED
-        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank)
+        device = device_of(asked.trainer)
+        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank, device)
         self.data_settings = asked.data
         data.setup("fit")
 

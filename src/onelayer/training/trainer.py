@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.core.errors import InputError
 from onelayer.training.progress import ProgressLine
 
 
@@ -22,6 +26,26 @@ def trainer_defaults() -> dict[str, Any]:
         "devices": 1,  # Lightning would take every GPU there is
         "enable_model_summary": False,
     }
+
+
+def device_of(flags: Mapping[str, Any]) -> torch.device:
+    """Return the device of this process, by the Trainer's flags accelerator and devices.
+
+    Raises:
+        InputError: the flags choose several devices.
+    """
+    # torchrun, or another program, decides the number of processes.
+    alone = {"plugins": [LightningEnvironment()], "logger": False, "enable_checkpointing": False}
+    trainer = Trainer(**{**trainer_defaults(), **flags, **alone})
+    if trainer.num_devices > 1:
+        raise InputError(
+            f"trainer.devices chooses {trainer.num_devices} devices, but a process of this command "
+            "works on one.\nLeave it out, or choose a device by its number: '[1]'."
+        )
+    device = trainer.strategy.root_device
+    if device.type == "cuda" and (rank := os.environ.get("LOCAL_RANK")):
+        return torch.device("cuda", int(rank))
+    return device
 
 
 def progress_lines(callbacks: Iterable[Any], flags: Mapping[str, Any]) -> list[Callback]:
