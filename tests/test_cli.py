@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -408,6 +409,59 @@ def test_a_run_stopped_and_resumed_ends_as_one_that_was_not(empty_folder, finish
     theirs = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, value in theirs.items():
         assert torch.equal(ours[name], value)
+
+
+def test_output_is_the_folder_of_a_run_and_resumes(empty_folder, finished, capfd):
+    """It ends as the run without --output, also when another folder takes over in mid-run."""
+    (empty_folder / "small.yaml").write_text("model:\n  l2: [0.0, 0.1]\n")
+    config, ends = ["fit", "-c", "small.yaml", *SMALL], []
+    with pytest.warns(UserWarning, match="mid-cycle"):
+        assert main([*config, "--trainer.max_steps=14", "--output=runs/a"]) == 0
+    config_yaml = Path("runs/a/config.yaml").read_text()
+    assert main([*config, "--ckpt_path=runs/a", "--output=runs/b"]) == 0
+    assert "\nresuming runs/a/checkpoints/last.ckpt after 14" in f"\n{capfd.readouterr().out}"
+    assert Path("runs/a/config.yaml").read_text() == config_yaml
+    assert main(["fit", "--ckpt_path=last", "--output=runs/a", "--trainer.max_steps=20"]) == 0
+    assert "run: runs/a (" in capfd.readouterr().out
+    assert not Path("lightning_logs").exists()
+    for run in (finished, Path("runs/a"), Path("runs/b")):
+        assert (run / "curves.png").is_file()
+        ends.append(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    for name, value in ends[0].items():
+        assert torch.equal(ends[1][name], value)
+        assert torch.equal(ends[2][name], value)
+    assert (Path("runs/a/curves.csv").read_text()) == (finished / "curves.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--output=finished"], "finished has another run's checkpoints, config.yaml, curves.csv"),
+        (["--output=finished", "--ckpt_path=other"], "finished has another run's"),
+        (["--output=new", "--ckpt_path=last"], "there is no checkpoint new"),
+        (["--output=new", "--trainer.logger=false"], "--output new has no effect: there is no"),
+        (["--output=new", "--trainer.logger=CSVLogger"], "--output new has no effect: the run is"),
+        (["--output=new/er", "--data.batch_size=1000"], "batch_size"),
+    ],
+)
+def test_an_output_that_fit_cannot_use_is_refused_and_leaves_nothing(
+    finished, empty_folder, capfd, options, told
+):
+    for name in ("finished", "other"):
+        shutil.copytree(finished, name)
+    before = {path: path.stat().st_mtime_ns for path in empty_folder.rglob("*")}
+    assert main(["fit", *SMALL, "--model.l2=[0,0.1]", *options]) == 2
+    assert told in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in empty_folder.rglob("*")} == before
+
+
+def test_validate_writes_its_results_to_output(finished, capfd):
+    assert main(["validate", f"--ckpt_path={finished}", "--output=out"]) == 0
+    found = json.loads(Path("out/validate.json").read_text())
+    summary = json.loads((finished / "summary.json").read_text())
+    assert found["dataset"] == summary["dataset"]
+    for member, kept in zip(found["members"], summary["members"], strict=True):
+        assert member["val"] == pytest.approx(kept["val"])
 
 
 def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):

@@ -17,13 +17,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data_options import class_of, images_option, names_a_class
-from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
+from onelayer.cli.folders import SaveConfig, check_output, own_folder, with_place_of_logger
 from onelayer.cli.messages import interrupted
 from onelayer.cli.parser import Parser, shorten, typed_options
 from onelayer.cli.resuming import (
     Opened,
     Resumed,
     checkpoint_paths,
+    output_of,
     replace_end,
     restore_data,
     resume,
@@ -31,6 +32,8 @@ from onelayer.cli.resuming import (
     take_network,
     with_data_of_checkpoint,
 )
+from onelayer.cli.sections import SHARED
+from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.adapter import has_split, name_of
 from onelayer.data.cifar10 import CIFAR10DataModule
@@ -40,6 +43,7 @@ from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
 from onelayer.training.curves import Curves
+from onelayer.training.files import write_json
 from onelayer.training.folder import last_of, run_folder
 from onelayer.training.metrics import ensembles_of
 from onelayer.training.module import OneLayer
@@ -47,8 +51,8 @@ from onelayer.training.observer import callbacks_of
 from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results, members_with
-from onelayer.training.saving import Checkpoints, Snapshots
-from onelayer.training.schedule import STEP_SIZE, TriangularLR
+from onelayer.training.saving import Checkpoints
+from onelayer.training.schedule import STEP_SIZE
 from onelayer.training.summary import format_report, format_split, format_summary, network_name
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
@@ -58,6 +62,12 @@ DESCRIPTIONS = {
     "validate": "Measure a checkpoint on the validation split.",
     "test": "Measure a checkpoint on the test split.",
     "predict": "Classify images or samples with a checkpoint.",
+}
+OUTPUT = {
+    "fit": "Folder of the run; lightning_logs/<config>/version_N by default.",
+    "validate": "Folder for validate.json.",
+    "test": "Folder for test.json and test.png.",
+    "predict": "CSV file to write.",
 }
 MEMBER = (
     "Networks that predict. best: the mean of those whose λ is best on validation. all: the mean "
@@ -84,13 +94,14 @@ class OneLayerCLI(LightningCLI):
             own = f"--data.{self._images_option}"
             argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
+        always = [PlotCurves()] if argv[0] == "fit" else [PlotCurves(), Curves()]
         super().__init__(
             OneLayer,
             LightningDataModule if self._of_class else CIFAR10DataModule,
             subclass_mode_data=self._of_class,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
+            trainer_defaults={**trainer_defaults(), "callbacks": always},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -105,13 +116,12 @@ class OneLayerCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k == self._argv[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that have a section."""
-        parser.add_lightning_class_args(TriangularLR, "schedule")
-        parser.add_lightning_class_args(Curves, "curves")
-        parser.add_lightning_class_args(Snapshots, "snapshots")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
-        parser.set_defaults({"snapshots.last": 0})
-        parser.add_lightning_class_args(Results, "test")
+        """Add the callbacks that have a section; without a fit, only Results is of use."""
+        for section, kind in SHARED.items():
+            if issubclass(kind, Callback) and (kind is Results or self._argv[0] == "fit"):
+                parser.add_lightning_class_args(kind, section)
+        if self._argv[0] == "fit":
+            parser.set_defaults({"snapshots.last": 0})
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments have the same name
 
@@ -131,17 +141,15 @@ class OneLayerCLI(LightningCLI):
             parser.set_defaults({"model.inputs": None, "model.classes": None})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the results are printed once, by us
-        if subcommand == "test":
-            parser.add_argument(
-                "--output", type=str | None, help="Folder for test.json and test.png."
-            )
         if subcommand == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="CSV file to write."
+                "--output", type=str, default="predictions.csv", help=OUTPUT[subcommand]
             )
             parser.add_argument(
                 "--member", type=int | Literal["best", "all"], default="best", help=MEMBER
             )
+        else:
+            parser.add_argument("--output", type=str | None, help=OUTPUT[subcommand])
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -281,21 +289,21 @@ class OneLayerCLI(LightningCLI):
         if self.subcommand != "fit":
             return asked.logger or False
         if asked.logger in (None, True) and not asked.barebones:
-            runs = runs_folder(self.config[str(self.subcommand)])
-            return run_logger(self.resumed.folder, runs, self.resumed.step)
+            config = self.config[str(self.subcommand)]
+            run = output_of(config) or self.resumed.folder
+            return run_logger(run, runs_folder(config), self.resumed.step)
         return asked.logger
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Leave out Checkpoints if they are off, or if there is no folder for them."""
         asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
         refuse_doubles(callbacks, asked)
-        homeless = (
-            config["logger"] is False and self._get(self.config, "checkpoints").dirpath is None
-        )
-        if homeless or config["barebones"] or config["enable_checkpointing"] is False:
-            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
-            if not any(isinstance(callback, Checkpoint) for callback in asked):
-                config["enable_checkpointing"] = False
+        off = config["barebones"] or config["enable_checkpointing"] is False
+        for ours in [c for c in callbacks if isinstance(c, Checkpoints)]:
+            if off or (config["logger"] is False and ours.dirpath is None):
+                callbacks.remove(ours)
+        if not any(isinstance(callback, Checkpoint) for callback in [*callbacks, *asked]):
+            config["enable_checkpointing"] = False
         lines = progress_lines(asked, config)
         return super()._instantiate_trainer(config, [*callbacks, *lines])
 
@@ -308,6 +316,8 @@ class OneLayerCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             self.trainer.fit(**kwargs)
             return
+        if output := output_of(self.config["fit"]):
+            check_output(output, self.trainer, resumed=self.resumed.folder is not None)
         if verify := getattr(self.datamodule, "verify_test", None):
             verify()
         with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
@@ -334,8 +344,10 @@ class OneLayerCLI(LightningCLI):
             print(SYNTHETIC)
 
     def after_validate(self) -> None:
-        """Print the results of the validation split."""
-        self._print_results("val")
+        """Print the results of the validation split, and write validate.json."""
+        summary = self._print_results("val")
+        if summary and (output := self._get(self.config, "output")) is not None:
+            write_json(at_home(output) / "validate.json", summary)
 
     def after_test(self) -> None:
         """Print the results of the test split."""
@@ -344,19 +356,23 @@ class OneLayerCLI(LightningCLI):
         if report and self.trainer.is_global_zero:
             print(f"\n{format_report(report)}")
 
-    def _print_results(self, split: str) -> None:
+    def _print_results(self, split: str) -> dict[str, Any] | None:
+        """Print the results of a split, and return them as in summary.json; None if not rank 0."""
         module, dataset = self.model, name_of(self.datamodule)
         figures = module.figures(module.measured)  # of all processes
         ensembles = ensembles_of(module, split)
         if not self.trainer.is_global_zero:
-            return
+            return None
+        members = members_with(module, split, figures)
         what = {"val": "validation", "test": "test"}[split]
         print(f"{network_name(module.hidden)}, {dataset}, {what} split")
-        print(format_split(members_with(module, split, figures), split, ensembles))
+        print(format_split(members, split, ensembles))
         if split == "test" and not module.hidden:
             print(format_gaps(module, self.datamodule))
         if dataset == "synthetic":
             print(SYNTHETIC)
+        summary = {"dataset": dataset, "hidden": module.hidden, "members": members}
+        return summary | ({"ensembles": ensembles} if ensembles else {})
 
     def predict(self, **kwargs: Any) -> None:
         """Write the CSV of predictions, and print which networks predicted."""

@@ -10,7 +10,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
+from lightning.pytorch.cli import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    LightningCLI,
+)
 
 from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.parser import Parser
@@ -27,13 +30,12 @@ SHARED: dict[str, type] = {
     "data": CIFAR10DataModule,
     "schedule": TriangularLR,
     "curves": Curves,
-    "checkpoints": Checkpoints,
     "snapshots": Snapshots,
+    "checkpoints": Checkpoints,
     "test": Results,
     "trainer": Trainer,
 }
 NO_DATA = ("images", "predict")  # options of data that only predict uses
-TRAINER_COMMANDS = (Trainer.fit, Trainer.validate, Trainer.test, Trainer.predict)
 OTHERS = {
     "seed_everything": False, "output": None, "storage": None, "member": "best", "optimizer": None,
     "data.class_path": None, "data.init_args": None, "snapshots.last": 0,
@@ -105,9 +107,9 @@ def every_option() -> Mapping[str, Any]:
         for p in inspect.signature(kind).parameters.values()
     }
     options |= {f"trainer.{name}": value for name, value in trainer_defaults().items()}
-    for run in TRAINER_COMMANDS:
-        known = inspect.signature(run).parameters.values()
-        options |= {p.name: p.default for p in known if p.default is not p.empty}
+    for command, skipped in LightningCLI.subcommands().items():
+        known = inspect.signature(getattr(Trainer, command)).parameters.values()
+        options |= {p.name: p.default for p in known if p.name not in {"self", *skipped}}
     return options | OTHERS
 
 

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from onelayer.training.metrics import Measure
 from onelayer.training.module import OneLayer
 from onelayer.training.optimality import joined, learned
 from onelayer.training.records import quantities
+from onelayer.training.trainer import device_of
 
 SAVED = "rounds.ckpt"  # state of a stopped solve, in the folder of checkpoints
 Read = Callable[[Any, Sequence[Any]], Weighted]
@@ -108,12 +109,14 @@ class Solve:
         data: settings of the data.
         output: folder for path.csv, path.png, summary.json and checkpoints/.
         class_weight: weights of the classes, as those of a OneLayer.
+        trainer: flags of the Trainer that choose the device: accelerator and devices.
     """
 
     grid: Grid
     data: Mapping[str, Any]
     output: Path
     class_weight: ClassWeight = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Solve the path, or the rest of it, and return the content of summary.json.
@@ -168,7 +171,8 @@ class _Work:
         self.grid, self.data, self.settings, self.rank = asked.grid, data, settings, rank
         self.l2, self.folder = asked.grid.values(), asked.output
         saved = self.folder / FOLDER / SAVED
-        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank)
+        device = device_of(asked.trainer)
+        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank, device)
         self.data_settings, self.class_weight = asked.data, asked.class_weight
         data.setup("fit")
 

@@ -175,14 +175,12 @@ class Repeat:
     Args:
         runs: folder of the runs.
         seeds: seeds of every run's networks.
-        step_size: n_s of every run, for a quick report; by default that of each exercise.
         widths: numbers of hidden units for a section on accuracy by width, 0 for linear; takes
             hours.
     """
 
     runs: str = "lightning_logs/report"
     seeds: list[int] = field(default_factory=lambda: list(range(10)))
-    step_size: int | None = None
     widths: list[int] = field(default_factory=list)
 
 

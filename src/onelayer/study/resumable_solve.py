@@ -43,16 +43,17 @@ class ResumableSolver:
         settings: all that decides the result; compared with those of the file.
         gap: largest distance to the minimum.
         rank: number of this process.
+        device: device of this process.
 
     Raises:
         InputError: the file has other settings.
     """
 
-    def __init__(self, saved: Path, settings: Mapping[str, Any], gap: float, rank: int) -> None:
-        self.saved, self.settings, self.gap, self.rank = saved, dict(settings), gap, rank
-        self.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    def __init__(
+        self, saved: Path, settings: Mapping[str, Any], gap: float, rank: int, device: torch.device
+    ) -> None:
+        self.saved, self.settings, self.gap = saved, dict(settings), gap
+        self.rank, self.device = rank, device
         self.parts = self._read() if saved.is_file() else {}
 
     @property

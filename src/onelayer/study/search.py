@@ -92,7 +92,7 @@ class Search:
             "search": self.plan.as_dict(),
             "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
-            "trainer": dict(self.trainer),
+            "trainer": {k: v for k, v in self.trainer.items() if k != "devices"},
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
         # The rule is applied afterwards: it may change without training anything again.
