@@ -140,6 +140,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
             self.check_batch_size()
             self._check_all()
             self.augment.check(self.shape)
+            self.sample_weights("train")  # refuses those that are all 0
         elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: data.val_size is 0. Set data.val.")
         made = {split for split, _ in self._tensors}
