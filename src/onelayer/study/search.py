@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from onelayer.study.run import (
 from onelayer.study.trial_database import TrialDatabase, is_finite
 from onelayer.training.curves import Curves
 from onelayer.training.files import atomic_write, write_json
+from onelayer.training.members import grouped
 from onelayer.training.memory import check_making, members_in_memory
 from onelayer.training.metrics import QUANTITIES
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
@@ -259,10 +261,8 @@ class Search:
     def _announce(self, plan: Sequence[Planned], before: Collection[tuple[float, float]]) -> None:
         """Print the ranges of λ of a stage; ``before`` are those of the stage before."""
         clear_bars()
-        by_range: dict[tuple[float, float], list[Setting]] = {}
-        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
-            by_range.setdefault((low, high), []).append(setting)
-        for (low, high), settings in by_range.items():
+        for (low, high), own in grouped(plan, attrgetter("low", "high")).items():
+            settings = list(dict.fromkeys(planned.setting for planned in own))
             several = len(settings) > 1
             whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
             words = f"{self.plan.number} l2 in [{low:.3g}, {high:.3g}]"

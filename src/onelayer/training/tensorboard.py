@@ -168,7 +168,7 @@ class TensorBoard(Observer):
         finite = module.finite_members().tolist()
         groups = by_l2([member.l2 for member in module.members])
         if len(groups) > MOST_PICTURES:
-            best = module.members[module.choose("best").members[0]].l2
+            best = _best_l2(trainer)
             groups = {best: groups[best]}
         for l2, members in groups.items():
             member = next((m for m in members if finite[m]), None)
