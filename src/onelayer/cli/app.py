@@ -35,7 +35,7 @@ from onelayer.cli.resuming import (
 from onelayer.cli.sections import SHARED
 from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.adapter import has_split, name_of
+from onelayer.data.adapter import has_split, name_of, verify
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.resident import ResidentDataModule
 from onelayer.study.data_settings import make_data
@@ -318,8 +318,7 @@ class OneLayerCLI(LightningCLI):
             return
         if output := output_of(self.config["fit"]):
             check_output(output, self.trainer, resumed=self.resumed.folder is not None)
-        if verify := getattr(self.datamodule, "verify_test", None):
-            verify()
+        verify(self.datamodule)
         with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
             self.trainer.fit(**kwargs)
 

@@ -18,7 +18,7 @@ from onelayer.core.checks import check_among, check_positive, check_whole
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.population import check_l2
 from onelayer.core.optimum.solve import Optima
-from onelayer.data.adapter import count_rows, has_split, name_of
+from onelayer.data.adapter import count_rows, has_split, name_of, shape_of, verify
 from onelayer.data.features import Features, SomeRows
 from onelayer.data.split import Standardised
 from onelayer.study.comparison_figures import plot_path
@@ -128,8 +128,7 @@ class Solve:
             raise InputError(
                 "λ is chosen on a validation split: set data.val_size, or solve.folds."
             )
-        if verify := getattr(data, "verify_test", None):
-            verify()
+        verify(data)
         locations = without_locations(self.data)
         settings = {"dataset": name_of(data), **asdict(self.grid)}
         settings |= {f"data.{name}": value for name, value in locations.items()}
@@ -278,7 +277,7 @@ class _Work:
                 model.mean.copy_(self.data.statistics.mean)
                 model.std.copy_(self.data.statistics.std)
         model.learned_from = list(learned_from)
-        model.samples = {"shape": tuple(getattr(self.data, "shape", ()))}
+        model.samples = {"shape": shape_of(self.data)}
         return model.to(self.solver.device)
 
     def _measure(self, model: OneLayer, pair: tuple[Features, Tensor]) -> list[dict[str, float]]:

@@ -29,7 +29,7 @@ from onelayer.core.checks import (
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
-from onelayer.data.adapter import name_of, numbers, pair, warn_of_several
+from onelayer.data.adapter import name_of, numbers, pair, shape_of, warn_of_several
 from onelayer.data.features import Features, SomeRows, Statistics
 from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
 from onelayer.data.split import Splits, Standardised
@@ -548,7 +548,7 @@ class FromData(Callback):
             teach = getattr(data, "teach", None)
             pl_module.data_state = teach() if teach else None
             state = (pl_module.data_state or {}).get(type(data).__qualname__)
-            pl_module.samples = _samples_of(state) or {"shape": tuple(getattr(data, "shape", ()))}
+            pl_module.samples = _samples_of(state) or {"shape": shape_of(data)}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

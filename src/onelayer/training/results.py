@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torchmetrics import MetricCollection
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.adapter import batches, class_names, has_loader, name_of, pair
+from onelayer.data.adapter import batches, class_names, has_loader, name_of, pair, shape_of
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.split import Splits
 from onelayer.training.classification import classification_metrics, report_of
@@ -90,8 +90,9 @@ class Results(Observer):
 
     def _set_mirror(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = cast(OneLayer, pl_module), cast(Any, trainer).datamodule
-        shape = getattr(data, "shape", None)
-        module.ensembles.mirror = check_image(shape, module.inputs) if self.mirror else None
+        module.ensembles.mirror = (
+            check_image(shape_of(data), module.inputs) if self.mirror else None
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse metrics of other networks in a checkpoint."""
