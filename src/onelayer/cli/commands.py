@@ -57,8 +57,8 @@ def run(argv: list[str]) -> int:
 
 
 def _run_ours(command: str, argv: list[str]) -> int:
-    description, uses, act = COMMANDS[command]
-    parser = command_parser(command, description, uses, argv)
+    uses, act = COMMANDS[command]
+    parser = command_parser(command, uses, argv)
     for section in ("trainer", "curves", "test", "schedule"):  # a command has its own defaults
         parser.set_defaults({f"{section}.{name}": None for name in uses.get(section, ())})
     if command == "search":
@@ -133,9 +133,8 @@ PLAIN = {
 """Modules of the commands without sections and configs, whose ``main`` takes the words."""
 DEVICE = ("accelerator", "devices")
 Uses = dict[str, tuple[str, ...]]
-COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
+COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
     "range": (
-        "Learning rate range test: the rates that a cycle may go between.",
         {
             "range": (),
             "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing"),
@@ -145,7 +144,6 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _range,
     ),
     "search": (
-        "Search λ (l2) from coarse to fine, and a few values of other arguments.",
         {
             "search": (),
             "model": ("hidden", "dropout", "label_smoothing"),
@@ -159,12 +157,10 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _search,
     ),
     "solve": (
-        "The linear network's optimum for every λ (l2), with a certificate.",
         {"solve": (), "data": (), "trainer": DEVICE},
         _solve,
     ),
     "report": (
-        "Repeat the exercises beside their published results.",
         {
             "report": (),
             "search": tuple(name for name in Plan.__dataclass_fields__ if name not in AXES),
@@ -175,4 +171,4 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _report,
     ),
 }
-"""Description, options by section, and function of each command that is no Trainer method."""
+"""Options by section, and function of each command that is no Trainer method."""
