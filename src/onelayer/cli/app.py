@@ -6,7 +6,6 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
@@ -20,13 +19,12 @@ from onelayer.cli.data_options import class_of, images_option, names_a_class
 from onelayer.cli.folders import SaveConfig, check_output, own_folder, with_place_of_logger
 from onelayer.cli.help import MEMBER, OUTPUT
 from onelayer.cli.messages import interrupted
-from onelayer.cli.parser import Parser, shorten, typed_options
+from onelayer.cli.parser import Parser, output_of, shorten, typed_options
 from onelayer.cli.printing import print_run, print_split
 from onelayer.cli.resuming import (
     Opened,
     Resumed,
     checkpoint_paths,
-    output_of,
     replace_end,
     restore_data,
     resume,
@@ -141,8 +139,8 @@ class OneLayerCLI(LightningCLI):
         """Apply options that follow from several others."""
         command = str(self.subcommand)
         config = self.config[command]
-        if command == "test" and config.output is not None:
-            config.test.folder = config.output
+        if command == "test" and (folder := output_of(config)):
+            config.test.folder = str(folder)
         if self._images:
             data = config.data.init_args if self._of_class else config.data
             data[self._images_option] = self._images
@@ -318,8 +316,8 @@ class OneLayerCLI(LightningCLI):
     def after_validate(self) -> None:
         """Print the results of the validation split, and write validate.json."""
         summary = print_split(self.model, self.datamodule, "val", self.trainer.is_global_zero)
-        if summary and (output := self._get(self.config, "output")) is not None:
-            write_json(at_home(output) / "validate.json", summary)
+        if summary and (folder := output_of(self.config["validate"])):
+            write_json(folder / "validate.json", summary)
 
     def after_test(self) -> None:
         """Print the results of the test split."""
@@ -334,7 +332,7 @@ class OneLayerCLI(LightningCLI):
             raise InputError("predict works in one process: leave out trainer.devices.")
         self.model.member = self._get(self.config, "member")
         self.model.choose(self.model.member)  # refuses a network that does not exist
-        writer = PredictionsCSV(Path(self._get(self.config, "output")))
+        writer = PredictionsCSV(at_home(self._get(self.config, "output")))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         words = self.model.choose(self.model.member).words

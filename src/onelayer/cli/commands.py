@@ -20,6 +20,7 @@ from onelayer.cli.parser import (
     configs_first,
     flat_names,
     names_of,
+    output_of,
     several_images,
 )
 from onelayer.cli.sections import command_parser, given
@@ -66,7 +67,7 @@ def _run_ours(command: str, argv: list[str]) -> int:
         parser.add_argument("--storage", type=str | None, help="URL of the trial database.")
     config = parser.parse_args(argv)
     device_of(given(config.trainer))  # refuses now, before anything is made
-    config.output = Path(config.output or Path(RUNS, names_of(config.config) or command))
+    config.output = output_of(config) or Path(RUNS, names_of(config.config) or command)
     act(config)
     return 0
 
