@@ -42,7 +42,6 @@ from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
-from onelayer.training.curves import Curves
 from onelayer.training.files import write_json
 from onelayer.training.folder import run_folder
 from onelayer.training.module import OneLayer
@@ -74,14 +73,13 @@ class OneLayerCLI(LightningCLI):
             own = f"--data.{self._images_option}"
             argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
-        always = [PlotCurves()] if argv[0] == "fit" else [PlotCurves(), Curves()]
         super().__init__(
             OneLayer,
             LightningDataModule if self._of_class else CIFAR10DataModule,
             subclass_mode_data=self._of_class,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": always},
+            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
