@@ -108,6 +108,7 @@ def _solve(config: Namespace) -> None:
         grid=Grid(**config.solve.as_dict()),
         data=config.data.as_dict(),
         output=config.output,
+        class_weight=config.model.class_weight,
         trainer=given(config.trainer),
     ).run()
 
@@ -133,12 +134,13 @@ PLAIN = {
 }
 """Modules of the commands without sections and configs, whose ``main`` takes the words."""
 DEVICE = ("accelerator", "devices")
+CLASSES = ("class_weight",)
 Uses = dict[str, tuple[str, ...]]
 COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
     "range": (
         {
             "range": (),
-            "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing"),
+            "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing", *CLASSES),
             "data": (),
             "trainer": ("accelerator", "devices", "precision"),
         },
@@ -147,7 +149,7 @@ COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
     "search": (
         {
             "search": (),
-            "model": ("hidden", "dropout", "label_smoothing"),
+            "model": ("hidden", "dropout", "label_smoothing", *CLASSES),
             "data": (),
             "schedule": (),
             "final": (),
@@ -158,7 +160,7 @@ COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
         _search,
     ),
     "solve": (
-        {"solve": (), "data": (), "trainer": DEVICE},
+        {"solve": (), "model": CLASSES, "data": (), "trainer": DEVICE},
         _solve,
     ),
     "report": (

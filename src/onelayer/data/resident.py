@@ -140,6 +140,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
             self.check_batch_size()
             self._check_all()
             self.augment.check(self.shape)
+            self.sample_weights("train")  # refuses those that are all 0
         elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: data.val_size is 0. Set data.val.")
         made = {split for split, _ in self._tensors}
@@ -368,7 +369,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
         X, y = self.tensors(split)  # type: ignore[misc]  # it is not empty
-        return ResidentLoader(X, y, batch_size, checked=True, **options)
+        weight = self.sample_weights(split)
+        weight = None if weight is None else weight.to(X.device, X.dtype)
+        return ResidentLoader(X, y, batch_size, checked=True, weight=weight, **options)
 
     def predict_dataloader(self) -> PredictLoader:
         """Return batches of samples to classify: X (n, d), or pairs (X, names) of image files.

@@ -100,6 +100,7 @@ def format_path(summary: Mapping[str, Any]) -> str:
     """Return the closing table of a solve: a line per λ, and the chosen one's results."""
     tried = [row["l2"] for row in summary["members"]]
     chosen = summary["l2"]
+    balanced = "val_balanced_accuracy"
     cells, notes = list[list[str]](), list[str]()
     for row in summary["members"]:
         l2 = row["l2"]
@@ -110,11 +111,16 @@ def format_path(summary: Mapping[str, Any]) -> str:
                 f"{l2:.3g}", f"{row['cost']:.5f}", f"{row['gap']:.0e}", str(row["iterations"]),
                 f"{100 * row['train_accuracy']:.2f}",
                 percent(row["val_accuracy"], row["val_error"]),
+                *([f"{100 * row[balanced]:.2f}"] if balanced in row else []),
             ]
         )  # fmt: skip
-    lines = table(["l2", "cost", "gap", "steps", "train", "val"], cells, notes)
+    columns = ["l2", "cost", "gap", "steps", "train", "val"]
+    columns += ["balanced"] if balanced in summary["members"][0] else []
+    lines = table(columns, cells, notes)
     final = summary["final"]
     test = f", test {100 * final['test']['accuracy']:.2f}" if "test" in final else ""
+    if "balanced_accuracy" in final.get("test", {}):
+        test += f" (balanced {100 * final['test']['balanced_accuracy']:.2f})"
     lines += [
         f"linear softmax, {summary['dataset']}, {summary['seconds']:.1f} s; accuracy in %, "
         "± standard error",

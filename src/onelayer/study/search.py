@@ -50,9 +50,8 @@ from onelayer.training.curves import Curves
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.members import grouped
 from onelayer.training.memory import check_making, members_in_memory
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
-from onelayer.training.records import last_figures
+from onelayer.training.records import QUANTITIES, last_figures, quantities
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.summary import format_summary
 
@@ -303,7 +302,8 @@ class Search:
         results: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
             for row in last_figures(rows, split):
-                values = {f"{split}_{name}": getattr(row, name) for name in QUANTITIES}
+                names = quantities(row._asdict())
+                values = {f"{split}_{name}": getattr(row, name) for name in names}
                 results.setdefault((row.l2, row.seed), {}).update(values)
         return [results[planned.l2, planned.seed] for planned in group]
 
@@ -359,7 +359,8 @@ def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[
     names = [f"{split}_{name}" for split in ("train", "val") for name in QUANTITIES]
     rows = []
     for planned in plan:
-        figures = {name: trials[planned.key].user_attrs[name] for name in names}
+        known = trials[planned.key].user_attrs
+        figures = {name: known[name] for name in names if name in known}
         known = {"stage": planned.stage, "index": planned.index, **dict(planned.setting)}
         known |= {"l2": planned.l2, "seed": planned.seed}
         rows.append({**known, **figures, "diverged": not is_finite(figures)})

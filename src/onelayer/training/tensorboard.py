@@ -18,14 +18,13 @@ from torch.utils.tensorboard.summary import hparams
 from onelayer.data.adapter import augment_of, shape_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, is_finite
+from onelayer.training.records import QUANTITIES, Row, is_finite, quantities
 from onelayer.training.summary import collect, network_name
 from onelayer.training.weight_images import is_picture, picture
 
 # TensorBoard's custom scalars: training and validation of one quantity in one chart.
-CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
+CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES[:3]}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}  # of HParams, shown unasked
 WEIGHTS = "weights"
 MOST_PICTURES = 8  # λ whose weights are drawn; of more, only those of the best
@@ -127,7 +126,8 @@ class TensorBoard(Observer):
         HParams shows the last points of the curves of validation as they are.
         """
         step, l2 = summary["steps"], members[0]["l2"]
-        test = {f"test/{name}": collect(members, "test", name) for name in QUANTITIES}
+        names = quantities(members[0].get("test", {}))
+        test = {f"test/{name}": collect(members, "test", name) for name in names}
         for tag, values in test.items():
             if values:
                 writer.add_scalar(tag, statistics.fmean(values), step)
@@ -238,7 +238,7 @@ def _points(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
     for split in dict.fromkeys(row.split for row in rows):
         own = [row for row in rows if row.split == split]
         sound = [row for row in own if is_finite(row)] or own
-        for name in QUANTITIES:
+        for name in quantities(own[0]._asdict()):
             yield f"{name}/{split}", math.fsum(getattr(row, name) for row in sound) / len(sound)
 
 
