@@ -20,12 +20,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 
 from onelayer.__main__ import main
-from onelayer.cli import app
 from onelayer.cli.app import OneLayerCLI
 from onelayer.core import gradcheck
 from onelayer.data.features import Statistics, standardise
 from onelayer.data.read.images import read_image
 from onelayer.training.checkpoint import load_network
+from onelayer.training.curves import Curves
+from onelayer.training.module import OneLayer
 from tests.study.tiny import TINY
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -196,16 +197,15 @@ def test_figures_need_no_backend(empty_folder):
 @pytest.mark.parametrize(
     ("hook", "told"),
     [
-        ("Curves.on_train_start", "onelayer: interrupted\n"),  # nothing is saved yet
-        ("Curves.on_test_end", "onelayer: stopped after 20 updates. To go on: onelayer fit"),
+        ("on_train_start", "onelayer: interrupted\n"),  # nothing is saved yet
+        ("on_test_end", "onelayer: stopped after 20 updates. To go on: onelayer fit"),
     ],
 )
 def test_ctrl_c_names_a_checkpoint_only_where_one_is(capfd, monkeypatch, hook, told):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    name, method = hook.split(".")
-    monkeypatch.setattr(getattr(app, name), method, interrupt)
+    monkeypatch.setattr(Curves, hook, interrupt)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # Lightning ignores it for good
         assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 130
@@ -223,12 +223,11 @@ def exit_of_sigterm(*_):
 
 
 @pytest.mark.parametrize(
-    ("hook", "act"), [("Curves.on_train_start", sigterm), ("Curves.on_test_end", exit_of_sigterm)]
+    ("hook", "act"), [("on_train_start", sigterm), ("on_test_end", exit_of_sigterm)]
 )
 def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook, act):
     """It makes an exit without a code of it, that is, success."""
-    name, method = hook.split(".")
-    monkeypatch.setattr(getattr(app, name), method, act)
+    monkeypatch.setattr(Curves, hook, act)
     assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 143
     error = capfd.readouterr().err
     assert "onelayer: stopped after" in error
@@ -236,7 +235,7 @@ def test_sigterm_that_only_lightning_hears_is_answered(capfd, monkeypatch, hook,
 
 
 def test_sigterm_during_a_search_is_answered(capfd, monkeypatch):
-    monkeypatch.setattr(app.OneLayer, "on_train_epoch_start", sigterm)
+    monkeypatch.setattr(OneLayer, "on_train_epoch_start", sigterm)
     assert main(["search", *TINY]) == 143
     assert "onelayer: interrupted: the same command goes on from there" in capfd.readouterr().err
 

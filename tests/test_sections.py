@@ -171,6 +171,22 @@ def test_a_command_works_on_the_device_that_the_trainer_s_options_choose(command
     assert not [*Path().iterdir()]
 
 
+def test_output_is_where_results_go(monkeypatch, tmp_path, capfd):
+    """For every command that has results, also below the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["fit", *COMMANDS["fit"], "--output=~/fit"]) == 0
+    for command, left in (("validate", "validate.json"), ("test", "test.json")):
+        assert main([command, "--ckpt_path=fit", f"--output=~/{command}"]) == 0
+        assert Path(command, left).is_file()
+    np.savez("x.npz", X=np.zeros((2, 3072), np.uint8))
+    predict = ["predict", "--ckpt_path=fit", "--data.predict=x.npz", "--output=~/p.csv"]
+    assert main(predict) == main(["range", *COMMANDS["range"], "--output=~/range"]) == 0
+    assert Path("p.csv").is_file()
+    assert Path("range/range.csv").is_file()
+    assert not Path("lightning_logs").exists()
+    assert not Path("~").exists()
+
+
 def test_solve_works_on_the_device_that_was_chosen(monkeypatch):
     """Under torchrun each process has its own GPU."""
     trainer = SimpleNamespace(num_devices=1, strategy=SimpleNamespace(root_device=None))

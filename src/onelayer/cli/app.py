@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
@@ -15,16 +13,18 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from onelayer.cli import describe
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data_options import class_of, images_option, names_a_class
 from onelayer.cli.folders import SaveConfig, check_output, own_folder, with_place_of_logger
+from onelayer.cli.help import MEMBER, OUTPUT
 from onelayer.cli.messages import interrupted
-from onelayer.cli.parser import Parser, shorten, typed_options
+from onelayer.cli.parser import Parser, output_of, shorten, typed_options
+from onelayer.cli.printing import print_run, print_split
 from onelayer.cli.resuming import (
     Opened,
     Resumed,
     checkpoint_paths,
-    output_of,
     replace_end,
     restore_data,
     resume,
@@ -36,43 +36,22 @@ from onelayer.cli.sections import SHARED
 from onelayer.core.checks import at_home
 from onelayer.core.cycles import STEP_SIZE
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.adapter import has_split, name_of
+from onelayer.data.adapter import has_split, verify
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.resident import ResidentDataModule
 from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
-from onelayer.training.curves import Curves
 from onelayer.training.files import write_json
-from onelayer.training.folder import last_of, run_folder
-from onelayer.training.metrics import ensembles_of
+from onelayer.training.folder import run_folder
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
-from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import Results, members_with
+from onelayer.training.results import Results
 from onelayer.training.saving import Checkpoints
-from onelayer.training.summary import format_report, format_split, format_summary, network_name
+from onelayer.training.summary import format_report
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
-
-SYNTHETIC = "these results are of the built-in synthetic images, not of CIFAR-10."
-DESCRIPTIONS = {
-    "fit": "Train, then measure the training, validation and test splits.",
-    "validate": "Measure a checkpoint on the validation split.",
-    "test": "Measure a checkpoint on the test split.",
-    "predict": "Classify images or samples with a checkpoint.",
-}
-OUTPUT = {
-    "fit": "Folder of the run; lightning_logs/<config>/version_N by default.",
-    "validate": "Folder for validate.json.",
-    "test": "Folder for test.json and test.png.",
-    "predict": "CSV file to write.",
-}
-MEMBER = (
-    "Networks that predict. best: the mean of those whose λ is best on validation. all: the mean "
-    "of all. A number: that network alone."
-)
 
 
 class OneLayerCLI(LightningCLI):
@@ -94,14 +73,13 @@ class OneLayerCLI(LightningCLI):
             own = f"--data.{self._images_option}"
             argv = [re.sub(r"^--data\.images(?=$|=)", own, word) for word in argv]
         self._argv, self._images, self._typed = argv, list(images), typed_options(argv)
-        always = [PlotCurves()] if argv[0] == "fit" else [PlotCurves(), Curves()]
         super().__init__(
             OneLayer,
             LightningDataModule if self._of_class else CIFAR10DataModule,
             subclass_mode_data=self._of_class,
             args=argv,
             parser_class=Parser,
-            trainer_defaults={**trainer_defaults(), "callbacks": always},
+            trainer_defaults={**trainer_defaults(), "callbacks": [PlotCurves()]},
             seed_everything_default=False,  # every random choice has its own seed
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # hyperparameters are plain values already
@@ -135,7 +113,7 @@ class OneLayerCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, Parser)
         parser.usage = f"onelayer {subcommand} [-c CONFIG] [options]"
-        parser.description = DESCRIPTIONS[subcommand]
+        parser.description = describe(subcommand)
         parser.data_of_a_class, parser.data_class = self._of_class, class_of(self._argv)
         if self._of_class:  # the data decide
             parser.set_defaults({"model.inputs": None, "model.classes": None})
@@ -159,8 +137,8 @@ class OneLayerCLI(LightningCLI):
         """Apply options that follow from several others."""
         command = str(self.subcommand)
         config = self.config[command]
-        if command == "test" and config.output is not None:
-            config.test.folder = config.output
+        if command == "test" and (folder := output_of(config)):
+            config.test.folder = str(folder)
         if self._images:
             data = config.data.init_args if self._of_class else config.data
             data[self._images_option] = self._images
@@ -318,8 +296,7 @@ class OneLayerCLI(LightningCLI):
             return
         if output := output_of(self.config["fit"]):
             check_output(output, self.trainer, resumed=self.resumed.folder is not None)
-        if verify := getattr(self.datamodule, "verify_test", None):
-            verify()
+        verify(self.datamodule)
         with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
             self.trainer.fit(**kwargs)
 
@@ -331,48 +308,21 @@ class OneLayerCLI(LightningCLI):
         elif has_split(self.datamodule, "test"):
             with interrupted(run_folder(self.trainer)):
                 self.trainer.test(self.model, self.datamodule, verbose=False)
-        summary = results.summary
-        if summary is None or not self.trainer.is_global_zero:
-            return
-        print(f"\n{format_summary(summary)}")
-        if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
-            if last_of(folder).is_file():
-                run = shlex.quote(str(folder))
-                print(f"export: onelayer export --ckpt_path {run} --output head.onnx")
-        if summary["dataset"] == "synthetic":
-            print(SYNTHETIC)
+        if results.summary and self.trainer.is_global_zero:
+            print_run(results.summary, run_folder(self.trainer))
 
     def after_validate(self) -> None:
         """Print the results of the validation split, and write validate.json."""
-        summary = self._print_results("val")
-        if summary and (output := self._get(self.config, "output")) is not None:
-            write_json(at_home(output) / "validate.json", summary)
+        summary = print_split(self.model, self.datamodule, "val", self.trainer.is_global_zero)
+        if summary and (folder := output_of(self.config["validate"])):
+            write_json(folder / "validate.json", summary)
 
     def after_test(self) -> None:
         """Print the results of the test split."""
-        self._print_results("test")
+        print_split(self.model, self.datamodule, "test", self.trainer.is_global_zero)
         report = self._get(self.config_init, "test").report
         if report and self.trainer.is_global_zero:
             print(f"\n{format_report(report)}")
-
-    def _print_results(self, split: str) -> dict[str, Any] | None:
-        """Print the results of a split, and return them as in summary.json; None if not rank 0."""
-        module, dataset = self.model, name_of(self.datamodule)
-        figures = module.figures(module.measured)  # of all processes
-        ensembles = ensembles_of(module, split)
-        if not self.trainer.is_global_zero:
-            return None
-        members = members_with(module, split, figures)
-        what = {"val": "validation", "test": "test"}[split]
-        print(f"{network_name(module.hidden)}, {dataset}, {what} split")
-        print(format_split(members, split, ensembles))
-        if split == "test" and not module.hidden:
-            print(format_gaps(module, self.datamodule))
-        if dataset == "synthetic":
-            print(SYNTHETIC)
-        summary = {"dataset": dataset, "hidden": module.hidden, "members": members}
-        return summary | ({"ensembles": ensembles} if ensembles else {})
 
     def predict(self, **kwargs: Any) -> None:
         """Write the CSV of predictions, and print which networks predicted."""
@@ -380,7 +330,7 @@ class OneLayerCLI(LightningCLI):
             raise InputError("predict works in one process: leave out trainer.devices.")
         self.model.member = self._get(self.config, "member")
         self.model.choose(self.model.member)  # refuses a network that does not exist
-        writer = PredictionsCSV(Path(self._get(self.config, "output")))
+        writer = PredictionsCSV(at_home(self._get(self.config, "output")))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         words = self.model.choose(self.model.member).words

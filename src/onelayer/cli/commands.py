@@ -20,6 +20,7 @@ from onelayer.cli.parser import (
     configs_first,
     flat_names,
     names_of,
+    output_of,
     several_images,
 )
 from onelayer.cli.sections import command_parser, given
@@ -57,8 +58,8 @@ def run(argv: list[str]) -> int:
 
 
 def _run_ours(command: str, argv: list[str]) -> int:
-    description, uses, act = COMMANDS[command]
-    parser = command_parser(command, description, uses, argv)
+    uses, act = COMMANDS[command]
+    parser = command_parser(command, uses, argv)
     for section in ("trainer", "curves", "test", "schedule"):  # a command has its own defaults
         parser.set_defaults({f"{section}.{name}": None for name in uses.get(section, ())})
     if command == "search":
@@ -66,7 +67,7 @@ def _run_ours(command: str, argv: list[str]) -> int:
         parser.add_argument("--storage", type=str | None, help="URL of the trial database.")
     config = parser.parse_args(argv)
     device_of(given(config.trainer))  # refuses now, before anything is made
-    config.output = Path(config.output or Path(RUNS, names_of(config.config) or command))
+    config.output = output_of(config) or Path(RUNS, names_of(config.config) or command)
     act(config)
     return 0
 
@@ -135,9 +136,8 @@ PLAIN = {
 DEVICE = ("accelerator", "devices")
 CLASSES = ("class_weight",)
 Uses = dict[str, tuple[str, ...]]
-COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
+COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
     "range": (
-        "Learning rate range test: the rates that a cycle may go between.",
         {
             "range": (),
             "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing", *CLASSES),
@@ -147,7 +147,6 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _range,
     ),
     "search": (
-        "Search λ (l2) from coarse to fine, and a few values of other arguments.",
         {
             "search": (),
             "model": ("hidden", "dropout", "label_smoothing", *CLASSES),
@@ -161,12 +160,10 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _search,
     ),
     "solve": (
-        "The linear network's optimum for every λ (l2), with a certificate.",
         {"solve": (), "model": CLASSES, "data": (), "trainer": DEVICE},
         _solve,
     ),
     "report": (
-        "Repeat the exercises beside their published results.",
         {
             "report": (),
             "search": tuple(name for name in Plan.__dataclass_fields__ if name not in AXES),
@@ -177,4 +174,4 @@ COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
         _report,
     ),
 }
-"""Description, options by section, and function of each command that is no Trainer method."""
+"""Options by section, and function of each command that is no Trainer method."""

@@ -21,7 +21,7 @@ from onelayer.cli.data_options import (
     typed_class,
     words_for,
 )
-from onelayer.cli.parser import RUNS, names_of, typed_options
+from onelayer.cli.parser import RUNS, names_of, output_of, typed_options
 from onelayer.core.checks import at_home, check_same
 from onelayer.core.errors import InputError
 from onelayer.data.cifar10 import CIFAR10DataModule
@@ -221,11 +221,6 @@ def checkpoint_paths(config: Namespace, command: str) -> list[Path]:
 def _last_of_output(given: str, output: str | None) -> str:
     """Return --ckpt_path of ``fit``, where last means the run in --output if there is one."""
     return str(at_home(output)) if given == "last" and output is not None else given
-
-
-def output_of(config: Namespace) -> Path | None:
-    """Return the folder of the run that --output names, if it does."""
-    return None if config.output is None else at_home(config.output)
 
 
 def find_checkpoints(given: Any, runs: Path, any_config: bool) -> list[Path]:

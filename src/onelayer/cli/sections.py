@@ -15,6 +15,7 @@ from lightning.pytorch.cli import (  # type: ignore[attr-defined]
     LightningCLI,
 )
 
+from onelayer.cli import describe
 from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.parser import Parser
 from onelayer.data.cifar10 import CIFAR10DataModule
@@ -52,19 +53,16 @@ def own_sections() -> dict[str, type]:
     return {"range": Rates, "search": Plan, "final": Final, "solve": Grid, "report": Repeat}
 
 
-def command_parser(
-    command: str, description: str, uses: Mapping[str, tuple[str, ...]], argv: list[str]
-) -> Parser:
+def command_parser(command: str, uses: Mapping[str, tuple[str, ...]], argv: list[str]) -> Parser:
     """Return the parser of a command of ours.
 
     Args:
         command: its name.
-        description: a sentence.
         uses: options that the command uses, by section; () for all of a section.
         argv: words after the command.
     """
     usage = f"onelayer {command} [-c CONFIG] [options]"
-    parser = Parser(prog=f"onelayer {command}", usage=usage, description=description)
+    parser = Parser(prog=f"onelayer {command}", usage=usage, description=describe(command))
     parser.add_argument(
         "-c", "--config", action=ActionConfigFile, help="YAML file, or a shipped one's name."
     )

@@ -204,6 +204,25 @@ def sizes(data: Any) -> tuple[int, int]:
         ) from error
 
 
+def shape_of(data: Any) -> tuple[int, ...]:
+    """Return the shape of a data module's samples; () if it is not known."""
+    return tuple(getattr(data, "shape", ()))
+
+
+# ---- checks
+
+
+def verify(data: Any) -> None:
+    """Refuse now what a run would refuse later, if a data module can be checked.
+
+    Raises:
+        InputError: a batch is larger than the training split, or a split cannot be measured.
+    """
+    for name in ("check_batch_size", "verify_test"):
+        if check := getattr(data, name, None):
+            check()
+
+
 # ---- names
 
 

@@ -175,10 +175,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         table that X is made of is dropped, unless X is :class:`~onelayer.data.features.RawFeatures`
         because a GPU has no room for more or the table is mapped.
         """
-        device, dtype = torch.device("cpu"), torch.float32
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            dtype = torch.float64 if self.trainer.precision == "64-true" else dtype
+        double = self.trainer is not None and self.trainer.precision == "64-true"
+        device, dtype = self._device(), torch.float64 if double else torch.float32
         if (split, dtype) not in self._tensors:
             if not self.size(split):
                 return None
@@ -188,6 +186,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         X = X.to(device)
         self._tensors[split, dtype] = X, y.to(X.device)  # a file's stay in host memory
         return self._tensors[split, dtype]
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _standardised(
         self, split: Split, device: torch.device, dtype: torch.dtype
@@ -382,11 +383,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         unit = self.standardise == "unit"
         if self._are_images():
             if self._backbone is not None:
-                paths, device = find_images(self.predicted), torch.device("cpu")
-                if self.trainer is not None:
-                    device = self.trainer.strategy.root_device
-                extractor = Extractor(self._allowed(self._backbone), device)
-                return load_features(paths, extractor, self.statistics, unit)
+                extractor = Extractor(self._allowed(self._backbone), self._device())
+                return load_features(find_images(self.predicted), extractor, self.statistics, unit)
             if self._kind == "numbers":
                 raise InputError(
                     "image files cannot be classified: the network was trained on numbers other "

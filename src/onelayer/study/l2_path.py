@@ -20,7 +20,7 @@ from onelayer.core.class_weight import ClassWeight, learn_class_weights
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.population import check_l2
 from onelayer.core.optimum.solve import Optima
-from onelayer.data.adapter import Weighted, count_rows, has_split, name_of
+from onelayer.data.adapter import Weighted, count_rows, has_split, name_of, shape_of, verify
 from onelayer.data.features import SomeRows
 from onelayer.data.split import Standardised
 from onelayer.study.comparison_figures import plot_path
@@ -133,8 +133,7 @@ class Solve:
             raise InputError(
                 "λ is chosen on a validation split: set data.val_size, or solve.folds."
             )
-        if verify := getattr(data, "verify_test", None):
-            verify()
+        verify(data)
         locations = without_locations(self.data)
         settings = {"dataset": name_of(data), **asdict(self.grid)}
         settings |= {f"data.{name}": value for name, value in locations.items()}
@@ -311,7 +310,7 @@ class _Work:
                 model.mean.copy_(self.data.statistics.mean)
                 model.std.copy_(self.data.statistics.std)
         model.learned_from = list(learned_from)
-        model.samples = {"shape": tuple(getattr(self.data, "shape", ()))}
+        model.samples = {"shape": shape_of(self.data)}
         return model.to(self.solver.device)
 
     def _measure(self, model: OneLayer, samples: Weighted) -> list[dict[str, float]]:

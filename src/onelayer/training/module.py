@@ -35,6 +35,7 @@ from onelayer.data.adapter import (
     name_of,
     numbers,
     samples_of,
+    shape_of,
     warn_of_several,
     weighted,
 )
@@ -622,7 +623,7 @@ class FromData(Callback):
             teach = getattr(data, "teach", None)
             pl_module.data_state = teach() if teach else None
             state = (pl_module.data_state or {}).get(type(data).__qualname__)
-            pl_module.samples = _samples_of(state) or {"shape": tuple(getattr(data, "shape", ()))}
+            pl_module.samples = _samples_of(state) or {"shape": shape_of(data)}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

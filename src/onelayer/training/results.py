@@ -21,6 +21,7 @@ from onelayer.data.adapter import (
     has_loader,
     name_of,
     samples_of,
+    shape_of,
     weighted,
 )
 from onelayer.data.loader import ResidentLoader
@@ -104,8 +105,9 @@ class Results(Observer):
 
     def _set_mirror(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = cast(OneLayer, pl_module), cast(Any, trainer).datamodule
-        shape = getattr(data, "shape", None)
-        module.ensembles.mirror = check_image(shape, module.inputs) if self.mirror else None
+        module.ensembles.mirror = (
+            check_image(shape_of(data), module.inputs) if self.mirror else None
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse metrics of other networks in a checkpoint."""

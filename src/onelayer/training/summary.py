@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from onelayer.data.naming import shown
-from onelayer.training.members import by_l2, ends_of
+from onelayer.training.members import ends_of, grouped
 from onelayer.training.text import table
 
 SPLITS = ("train", "val", "test")
@@ -132,8 +133,7 @@ def _lines(
     """Return a head, and a line for each λ with its number of networks and its ensembles below."""
     word = "networks" if any("step" in member for member in members) else "seeds"
     rows = list[list[str]]()
-    for l2, places in by_l2([member["l2"] for member in members]).items():
-        group = [members[place] for place in places]
+    for l2, group in grouped(members, itemgetter("l2")).items():
         gone = sum(member.get("diverged", False) for member in group)
         seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
         rows.append([f"{l2:.3g}", seeds, *cells(group)])

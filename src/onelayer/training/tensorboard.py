@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from onelayer.data.adapter import augment_of
+from onelayer.data.adapter import augment_of, shape_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
 from onelayer.training.observer import Observer, observers
@@ -160,7 +160,7 @@ class TensorBoard(Observer):
     def _picture(self, trainer: Trainer, module: Any) -> None:
         """Draw the weights of each λ's first network that has not diverged; once an update."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        shape, step = tuple(getattr(data, "shape", ())), trainer.global_step
+        shape, step = shape_of(data), trainer.global_step
         loggers = list(_loggers(trainer))
         if self._pictured == step or not loggers or not is_picture(shape, module.inputs):
             return
@@ -168,7 +168,7 @@ class TensorBoard(Observer):
         finite = module.finite_members().tolist()
         groups = by_l2([member.l2 for member in module.members])
         if len(groups) > MOST_PICTURES:
-            best = module.members[module.choose("best").members[0]].l2
+            best = _best_l2(trainer)
             groups = {best: groups[best]}
         for l2, members in groups.items():
             member = next((m for m in members if finite[m]), None)
