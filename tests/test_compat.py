@@ -92,11 +92,6 @@ print(torchvision.__file__)
     assert python(code, first_on_path=torchvision.parent) == str(torchvision / "__init__.py")
 
 
-def test_import_onelayer_is_enough_for_the_installed_packages() -> None:
-    """As `import onelayer; from lightning import Trainer`, whichever pair is installed here."""
-    python("import onelayer\nfrom lightning import Trainer\nimport torchvision")
-
-
 def test_without_torchvision_nothing_happens() -> None:
     code = f"""{ENSURE}
 import importlib.util, sys
@@ -107,18 +102,14 @@ print("torch" in sys.modules)
     assert python(code) == "False"
 
 
-def test_importing_the_module_loads_no_torch() -> None:
-    assert python(f"{ENSURE}import sys; print('torch' in sys.modules)") == "False"
+@pytest.mark.parametrize("first", ["onelayer", "onelayer.data.cifar10"])
+def test_the_installed_packages_import(first: str) -> None:
+    """Import the package, or its lowest module that imports Lightning, before all others.
 
-
-def test_a_room_can_be_imported_by_itself() -> None:
-    python("import onelayer.data.cifar10")  # the lowest that imports Lightning
-
-
-def test_the_installed_packages_import() -> None:
-    """Whichever pair is installed here; in the broken one this test dies without the call."""
-    code = f"""{ENSURE}
-ensure()
+    Where torch and torchvision do not fit together, this test dies without the call.
+    """
+    code = f"""
+import {first}
 import lightning, torch, torchmetrics, torchvision
 from onelayer import _compat
 boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])

@@ -1,9 +1,7 @@
 """A run that is killed anywhere ends, once resumed, with the very bits of one that was not."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from lightning.pytorch import Trainer
 from onelayer.__main__ import main
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import PREVIOUS
-from tests.support import own
+from tests.support import own, soak
+from tests.support.processes import Forked
 from tests.support.soak import FIT
 
 QUIET = "--trainer.enable_progress_bar=false"
@@ -23,19 +22,15 @@ TINY = [
     "fit", "--data.source=synthetic", "--data.limit=60", "--data.val_size=30",
     "--data.batch_size=10", "--schedule.step_size=6", QUIET,
 ]  # fmt: skip
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_kills_change_no_bit():
+def test_kills_change_no_bit(tmp_path):
     """A short soak; make soak runs longer ones."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.soak", "--chains=2", "--seed=7"],
-        cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "fit chains: 1" in done.stdout
-    assert "search chains: 1" in done.stdout
-    assert int(re.search(r"kills in all: (\d+)", done.stdout)[1]) >= 4
+    done = Forked(soak.main, ["--chains=2", "--seed=7"], folder=tmp_path)
+    assert done.wait(300) == 0, done.out + done.err
+    assert "fit chains: 1" in done.out
+    assert "search chains: 1" in done.out
+    assert int(re.search(r"kills in all: (\d+)", done.out)[1]) >= 4
 
 
 @pytest.fixture

@@ -505,9 +505,8 @@ def test_the_bar_ends_at_the_epochs_last_batch(tmp_path):
     assert "train/accuracy" in bar.get_metrics(run, run.lightning_module)
 
 
-@pytest.mark.parametrize("refresh_rate", [1, 3])
-def test_the_rich_bar_ends_at_the_epochs_last_batch(tmp_path, refresh_rate):
-    bar = callbacks.RichProgressBar(refresh_rate)
+def test_the_rich_bar_ends_at_the_epochs_last_batch(tmp_path):
+    bar = callbacks.RichProgressBar(refresh_rate=3)
     fitted(tmp_path, bar, enable_progress_bar=True, max_epochs=1)
     task = bar.train_progress_bar
     assert (task.completed, task.total) == (8, 8)
