@@ -4,8 +4,10 @@ A server imports everything and computes nothing, and processes are forked from 
 a new one has: a folder, an environment, output and random states of its own.
 """
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -33,8 +35,8 @@ class Forked:
     """
 
     def __init__(self, function, *arguments, folder=".", environment=None):
-        self._temporary = tempfile.TemporaryDirectory(prefix="output-")
-        self._output = Path(self._temporary.name)
+        self._output = Path(tempfile.mkdtemp(prefix="output-"))
+        atexit.register(shutil.rmtree, self._output, ignore_errors=True)
         variables = {**os.environ, **(environment or {})}
         words = (function, arguments, Path(folder).resolve(), variables, self._output.resolve())
         self._process = CONTEXT.Process(target=_call, args=words, daemon=True)
