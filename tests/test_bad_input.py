@@ -430,7 +430,11 @@ COMMANDS = [
     Row("search-axis-one", [*SEARCH, "--search.dropout=[0,1]"], ["search.dropout", "below 1"]),
     Row("search-axis-no-flip", [*SEARCH, "--search.flip=[2]"], ["search.flip", "bool"]),
     Row("search-axis-a-number", [*SEARCH, "--search.hidden=5"], ["search.hidden", "list"]),
-    Row("search-smoothing", [*SEARCH, "--model.label_smoothing=1"], ["model.label_smoothing"]),
+    Row(
+        "search-smoothing",
+        [*SEARCH, "--model.label_smoothing=1"],
+        ["of the search: label_smoothing", "not 1"],
+    ),
     Row(
         "search-rates-below-the-base",
         [*SEARCH, "--schedule.base_lr=0.01", "--search.max_lr=[0.1,0.001]"],
@@ -439,7 +443,7 @@ COMMANDS = [
     Row(
         "search-dropout-of-the-linear-network",
         [*SEARCH, "--search.hidden=[0,5]", "--search.dropout=[0,0.2]"],
-        ["hidden 0", "search.hidden", "search.dropout"],
+        ["of the search, hidden=0 dropout=0.2: dropout is 0.2", "no hidden units"],
     ),
     Row(
         "search-flips-of-no-images",

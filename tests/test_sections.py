@@ -1,7 +1,9 @@
 """Options that a subcommand cannot use: named where a config has them, refused where typed."""
 
+import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ import yaml
 from torch.optim import SGD
 
 from onelayer.__main__ import main
+from onelayer.cli.parser import Parser
+from onelayer.cli.sections import every_option, usable
 from onelayer.configs import shipped_configs
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
+from onelayer.training.trainer import device_of
 from tests.study.tiny import TINY
 from tests.support.own import arrays
 from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer, warned
@@ -94,6 +99,102 @@ def test_an_option_of_another_command_is_refused_where_it_is_typed(typed, option
     assert main(typed) == 2
     error = capfd.readouterr().err
     assert f"onelayer {typed[0]} does not use {option}. Leave it out." in error
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """Return the parser of a command, which parses nothing."""
+    made = []
+
+    def keep(parser, *_, **__):
+        made.append(parser)
+        raise InputError("enough")
+
+    monkeypatch.setattr(Parser, "parse_args", keep)
+
+    def make(command):
+        assert main([command]) == 2
+        (parser,) = made
+        subcommand = [a for a in parser._actions if a.dest == "subcommand"]
+        return subcommand[0].choices[command] if subcommand else parser
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("command", "used", "unused"),
+    [
+        ("fit", {"schedule.max_lr", "checkpoints.every", "output"}, {"member", "search.rule"}),
+        ("validate", {"output", "trainer.devices"}, {"schedule.max_lr", "checkpoints.every"}),
+        ("test", {"test.mirror", "output"}, {"schedule.max_lr", "curves.per_cycle"}),
+        ("predict", {"test.mirror", "member"}, {"schedule.max_lr", "snapshots.last"}),
+        ("range", {"trainer.devices", "model.l2"}, {"schedule.max_lr", "trainer.max_steps"}),
+        ("search", {"trainer.devices", "schedule.max_lr"}, {"model.l2", "range.steps"}),
+        ("solve", {"trainer.accelerator", "trainer.devices"}, {"trainer.precision", "model.l2"}),
+        ("report", {"trainer.devices", "schedule.step_size"}, {"schedule.max_lr", "model.l2"}),
+    ],
+)
+def test_each_option_of_each_command_is_used_or_named_or_refused(
+    parser_of, command, used, unused, capfd
+):
+    """Options that a command has are used; others are named in a config, and refused if typed."""
+    parser, content = parser_of(command), {}
+    known = {action.dest for action in parser._actions}
+    for option in every_option():
+        section, _, name = option.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[name] = "other"
+    capfd.readouterr()
+    kept = usable(parser, content)
+    told = capfd.readouterr().err
+    assert told.startswith(f"onelayer: warning: {command} does not use ")
+    named = re.sub(r".* use | of the config\n", "", told).split(", ")
+    assert used <= known
+    assert not unused & known
+    for option in every_option():
+        section, _, name = option.rpartition(".")
+        kept_here = name in (kept.get(section, {}) if section else kept)
+        assert kept_here == (option in known), option
+        assert kept_here != (option in named or f"{section}.*" in named), option
+        if option not in known:
+            with pytest.raises(InputError, match=f"does not use --{option}. Leave it out."):
+                parser.error(f"unrecognized arguments: --{option}=3")
+
+
+@pytest.mark.parametrize("command", ["range", "search", "solve", "report"])
+def test_a_command_works_on_the_device_that_the_trainer_s_options_choose(command, capfd):
+    words = COMMANDS.get(command, ["--data.source=synthetic", "--data.limit=200"])
+    assert main([command, *words, "--trainer.accelerator=cpu", "--trainer.devices=2"]) == 2
+    assert "trainer.devices chooses 2 devices" in capfd.readouterr().err
+    if not torch.cuda.is_available():
+        assert main([command, *words, "--trainer.accelerator=gpu"]) == 2
+        assert "gpu" in capfd.readouterr().err
+    assert not [*Path().iterdir()]
+
+
+def test_output_is_where_results_go(monkeypatch, tmp_path, capfd):
+    """For every command that has results, also below the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["fit", *COMMANDS["fit"], "--output=~/fit"]) == 0
+    for command, left in (("validate", "validate.json"), ("test", "test.json")):
+        assert main([command, "--ckpt_path=fit", f"--output=~/{command}"]) == 0
+        assert Path(command, left).is_file()
+    np.savez("x.npz", X=np.zeros((2, 3072), np.uint8))
+    predict = ["predict", "--ckpt_path=fit", "--data.predict=x.npz", "--output=~/p.csv"]
+    assert main(predict) == main(["range", *COMMANDS["range"], "--output=~/range"]) == 0
+    assert Path("p.csv").is_file()
+    assert Path("range/range.csv").is_file()
+    assert not Path("lightning_logs").exists()
+    assert not Path("~").exists()
+
+
+def test_solve_works_on_the_device_that_was_chosen(monkeypatch):
+    """Under torchrun each process has its own GPU."""
+    trainer = SimpleNamespace(num_devices=1, strategy=SimpleNamespace(root_device=None))
+    monkeypatch.setattr("onelayer.training.trainer.Trainer", lambda **flags: trainer)
+    for device, rank, found in (("cuda:3", "", 3), ("cuda:0", "1", 1), ("cpu", "1", None)):
+        trainer.strategy.root_device = torch.device(device)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert device_of({}).index == found
 
 
 @pytest.mark.parametrize("key", ["modle: {hidden: 3}", "search: {sedes: [1]}", "model: {hiden: 1}"])

@@ -15,19 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = {
-    "fit": "train, then measure the training, validation and test splits",
-    "validate": "measure a checkpoint on the validation split",
-    "test": "measure a checkpoint on the test split",
-    "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
-    "export": "write a trained network as ONNX, safetensors or npz",
-    "features": "turn a folder of images into features with a frozen network",
-    "gradcheck": "compare every analytic gradient with autograd and with differences",
-    "range": "find the rates of a cycle: a run in which the learning rate rises",
-    "search": "search the regulariser (l2), coarse to fine",
-    "solve": "the linear network's optimum for every l2, with a certificate",
-    "report": "repeat the exercises beside their published results",
-}
+from onelayer.cli import SUBCOMMANDS
 
 ASCII = {"±": "+-", "λ": "lambda", "η": "eta", "×": "x", "≈": "~", "…": "...", "•": "|", "━": "-"}
 """Replacements for signs that standard output cannot show."""

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def reference(X, y, parameters, l2):
     return torch.stack(result)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     m=st.integers(1, 4),
     hidden=st.integers(0, 5),
@@ -59,6 +60,90 @@ def test_cost_and_gradients_are_those_of_autograd(
     for a, b in zip(gradients, expected, strict=True):
         size = max(1.0, float(b.abs().max()))
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * size)
+
+
+def by_hand(X, y, parameters, l2, w):
+    """Return the weighted cost and gradients of one network, in numpy, by the equations."""
+    *hidden, W, b = (p.detach().numpy() for p in parameters)
+    H = np.maximum(0, X @ hidden[0].T + hidden[1]) if hidden else X
+    Z = H @ W.T + b
+    P = np.exp(Z - Z.max(1, keepdims=True))
+    P /= P.sum(1, keepdims=True)
+    Y = np.eye(W.shape[0])[y]
+    w = w / w.sum()
+    penalty = sum((V**2).sum() for V in [W, *hidden[:1]])
+    J = -(w * np.log(P[np.arange(len(y)), y])).sum() + l2 * penalty
+    G = w[:, None] * (P - Y)
+    last = [G.T @ H + 2 * l2 * W, G.sum(0)]
+    if not hidden:
+        return J, last
+    D = G @ W * (H > 0)
+    return J, [D.T @ X + 2 * l2 * hidden[0], D.sum(0), *last]
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 6)], ids=["of all members", "of each member"])
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_weighted_cost_and_gradients_are_those_of_numpy(hidden, shape):
+    X, y, parameters = population(2, hidden)
+    weight, l2 = 3 * torch.rand(shape, generator=torch.Generator().manual_seed(1)), [0.1, 0.5]
+    weight = weight.double()
+    J = cost(X, y, parameters, l2, weight=weight)
+    gradients = torch.autograd.grad(J.sum(), parameters)
+    for i in range(2):
+        w = weight.expand(2, 6)[i].numpy()
+        own = [p[i] for p in parameters]
+        expected, wanted = by_hand(X.numpy(), y.numpy(), own, l2[i], w)
+        assert J[i].item() == pytest.approx(expected, rel=1e-13)
+        for ours, theirs in zip(gradients, wanted, strict=True):
+            np.testing.assert_allclose(ours[i].numpy(), theirs, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_weight_of_two_is_a_repeated_sample(hidden):
+    X, y, parameters = population(2, hidden)
+    weight = torch.tensor([1.0, 2.0, 1.0, 0.0, 3.0, 1.0], dtype=X.dtype)
+    rows = torch.arange(6).repeat_interleave(weight.long())
+    weighted = cost(X, y, parameters, 0.1, weight=weight)
+    repeated = cost(X[rows], y[rows], parameters, 0.1)
+    torch.testing.assert_close(weighted, repeated, rtol=1e-12, atol=0)
+    for ours, theirs in zip(
+        torch.autograd.grad(weighted.sum(), parameters),
+        torch.autograd.grad(repeated.sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def test_batches_estimate_the_weighted_gradient_without_bias():
+    """The mean of the batches' gradients is the gradient of all, as weights have mean 1."""
+    X, y, parameters = population(2, 5, n=12)
+    weight = 2 * torch.rand(12, generator=torch.Generator().manual_seed(1)).double()
+    weight *= 12 / weight.sum()
+    of_all = torch.autograd.grad(cost(X, y, parameters, 0.1, weight=weight).sum(), parameters)
+    of_batches = [
+        torch.autograd.grad(
+            cost(X[rows], y[rows], parameters, 0.1, n=4, weight=weight[rows]).sum(), parameters
+        )
+        for rows in torch.arange(12).split(4)
+    ]
+    for whole, *parts in zip(of_all, *of_batches, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(5), r"weight has shape \(5,\), but there are 6 samples"),
+        (torch.tensor([1.0, -1, 1, 1, 1, 1]), r"the value -1\.0: weights are finite"),
+        (torch.full((6,), torch.nan), "the value nan"),
+        (torch.zeros(6), "all zero"),
+        (torch.ones(6, requires_grad=True), r"Pass weight\.detach"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(weight, message):
+    X, y, (W, b) = population(1, 0)
+    with pytest.raises(InputError, match=message):
+        linear_cost(X, y, W, b, weight=weight)
 
 
 @pytest.mark.parametrize("hidden", [0, 5])

@@ -28,6 +28,8 @@ def test_every_parameter_of_both_networks_passes_every_judge(batch):
         "linear, s=0.1": (["W", "b"], both),
         "hidden 6": (["W1", "b1", "W2", "b2"], plain),
         "hidden 6, p=0.2, s=0.1": (["W1", "b1", "W2", "b2"], both),
+        "linear, weighted": (["W", "b"], both),
+        "hidden 6, weighted": (["W1", "b1", "W2", "b2"], both),
     }
     assert {(c.network, c.members, c.parameter, c.judge) for c in checks} == {
         (network, m, name, judge)
@@ -40,7 +42,7 @@ def test_every_parameter_of_both_networks_passes_every_judge(batch):
 
 def test_dropped_one_over_n(batch, monkeypatch):
     right = formulas.residual
-    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, 1, s))
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, *rest: right(Z, y, 1, *rest))
     assert {("linear", 1, "W"), ("hidden 6", 1, "W1"), ("linear", 2, "all")} <= failed(batch)
 
 
@@ -72,16 +74,31 @@ def test_dropped_units_get_a_gradient(batch, monkeypatch):
 
 def test_labels_left_as_they_are(batch, monkeypatch):
     right = formulas.residual
-    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, n))
+    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s, w: right(Z, y, n, 0.0, w))
     assert {network for network, *_ in failed(batch)} == {
         "linear, s=0.1",
         "hidden 6, p=0.2, s=0.1",
     }
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda w: None, lambda w: w.mean(0), lambda w: w / w.max(-1, keepdim=True).values],
+    ids=["ignored", "of all members", "another total"],
+)
+def test_wrong_weights(batch, monkeypatch, wrong):
+    right = formulas.residual
+
+    def residual(Z, y, n, s, w):
+        return right(Z, y, n, s, w if w is None else wrong(w))
+
+    monkeypatch.setattr(formulas, "residual", residual)
+    assert {network for network, *_ in failed(batch)} == {"linear, weighted", "hidden 6, weighted"}
+
+
 def test_members_averaged_instead_of_summed(batch, monkeypatch):
     right = formulas.residual
-    monkeypatch.setattr(formulas, "residual", lambda Z, y, n, s: right(Z, y, n, s) / len(Z))
+    monkeypatch.setattr(formulas, "residual", lambda Z, *rest: right(Z, *rest) / len(Z))
     found = failed(batch)
     assert {("linear", 2, "W"), ("hidden 6", 2, "W1")} <= found
     assert not any(members == 1 for _, members, _ in found)

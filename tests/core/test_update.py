@@ -7,9 +7,23 @@ import pytest
 import torch
 
 from onelayer.core import update
-from onelayer.core.update import FusedUpdate, RecordedUpdate
+from onelayer.core.autograd import cost
+from onelayer.core.update import FusedUpdate, RecordedUpdate, SharedUpdate
 from tests.support import recording
 from tests.support.cases import population, updated
+
+
+class ByAutograd:
+    """Plain SGD by the gradient of :func:`cost`."""
+
+    def __init__(self, parameters, l2, smoothing):
+        self.parameters, self.l2, self.smoothing = parameters, l2, smoothing
+
+    def __call__(self, X, y, lr, n=None, mask=None, weight=None):
+        leaves = [p.clone().requires_grad_() for p in self.parameters]
+        J = cost(X, y, leaves, self.l2, len(X), self.smoothing, mask, weight)
+        for p, g in zip(self.parameters, torch.autograd.grad(J.sum(), leaves), strict=True):
+            p.sub_(g, alpha=lr)
 
 
 @pytest.mark.parametrize("hidden", [0, 5])
@@ -35,6 +49,25 @@ def test_a_recorded_update_takes_each_updates_mask(recorded):
     for ours, wanted, other in zip(updated(RecordedUpdate, **both), plain, others, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
         assert not torch.allclose(ours, other)
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40)], ids=["of all members", "of each member"])
+@pytest.mark.parametrize("hidden", [0, 5])
+@pytest.mark.parametrize("kind", [FusedUpdate, RecordedUpdate, SharedUpdate, "members in turn"])
+def test_every_update_takes_weights_as_autograd_does(monkeypatch, recorded, shape, hidden, kind):
+    weight = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(3)).double()
+    monkeypatch.setattr(update, "samples_of_all", len)
+    monkeypatch.setattr(update.dist, "all_reduce", lambda total: None)  # one process
+    if kind == "members in turn":
+        monkeypatch.setattr(update, "CACHE", 1)
+        kind = FusedUpdate
+    with_weights = {"hidden": hidden, "l2": 0.1, "smoothing": 0.2, "weight": weight}
+    unweighted = updated(ByAutograd, hidden, 0.1, smoothing=0.2)
+    for ours, wanted, other in zip(
+        updated(kind, **with_weights), updated(ByAutograd, **with_weights), unweighted, strict=True
+    ):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
+        assert not torch.allclose(ours, other, atol=1e-3)
 
 
 def test_what_starts_later_has_the_same_bits(recorded):

@@ -518,3 +518,54 @@ def test_image_files_are_predicted_only_if_pixels_from_0_to_1_were_trained_on(tm
             assert names == ["a.png"]
         else:
             refused(given.predict_dataloader, "image files cannot be classified", "numbers other")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.pt", "a.safetensors", "a.csv", "a.parquet"])
+def test_a_column_of_weights_is_read_scaled_and_no_feature(name):
+    X, y = arrays(N, D, K)
+    w = np.linspace(0, 4, N)
+    given = data(write(name, X, y, w=w), weight="w", batch_size=7)
+    reference = data((X, y, w), batch_size=7)
+    for split in ("train", "val"):
+        torch.testing.assert_close(given.tensors(split)[0], reference.tensors(split)[0])
+        assert torch.equal(given.sample_weights(split), reference.sample_weights(split))
+    train, rows = given.sample_weights("train"), given.rows_of("train").numpy()
+    assert float(train.mean()) == pytest.approx(1)
+    torch.testing.assert_close(train, torch.from_numpy(w[rows] / w[rows].mean()).float())
+    assert {len(batch) for batch in given.train_dataloader()} == {3}
+    _, _, first = next(iter(given.val_dataloader()))
+    assert torch.equal(first, given.sample_weights("val"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.where(np.arange(N) == 7, -1.0, 1.0), "row 9, is -1: weights are finite numbers"),
+        (np.where(np.arange(N) == 7, np.inf, 1.0), "row 9, is inf: weights are finite"),
+        (np.zeros(N), "all weights of the training split are 0"),
+    ],
+    ids=["negative", "infinite", "zero"],
+)
+def test_weights_that_mean_nothing_are_refused(weights, message):
+    X, y = arrays(N, D, K)
+    given = data(write("a.csv", X, y, w=weights), weight="w")
+    refused(lambda: given.setup("fit"), message)
+
+
+@pytest.mark.parametrize("argument", ["weight", "groups"])
+@pytest.mark.parametrize("given", ["arrays", "npy"])
+def test_a_name_that_arrays_cannot_have_is_refused(argument, given):
+    X, y = arrays(N, D, K)
+    np.save("X.npy", X)
+    np.save("y.npy", y)
+    train = (X, y) if given == "arrays" else ["X.npy", "y.npy"]
+    made = data(train, **{argument: "w"})
+    refused(lambda: made.setup("fit"), f"data.{argument} is 'w', the name of a key or column")
+
+
+def test_more_arrays_than_a_table_has_are_refused():
+    X, y = arrays(N, D, K)
+    made = data((X, y, y, y))
+    refused(
+        lambda: made.setup("fit"), "4 arrays were given: a table is X, (X, y) or (X, y, weight)"
+    )

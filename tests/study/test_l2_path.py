@@ -131,7 +131,7 @@ def killed_within_a_round(words):
 
 def test_killed_within_a_round_it_ends_with_the_same_bits(tmp_path, solved):
     words = [*TINY, f"--output={tmp_path}"]
-    with Forked(killed_within_a_round, words, folder=tmp_path) as process:
+    with Forked(killed_within_a_round, words) as process:
         assert process.wait() == -signal.SIGKILL
     assert main(words) == 0
     assert same(tmp_path, solved)
@@ -159,7 +159,7 @@ def test_mirror_images_are_learned_from_too(folds, tmp_path, capsys):
     asked = [*TINY, "--data.flip=true", f"--solve.folds={folds}"]
     assert main([*asked, f"--output={tmp_path}"]) == 0
     data = CIFAR10DataModule(source="synthetic", limit=60, val_size=60)
-    X, y = joined(data, ["train", "val"] if folds else ["train"])
+    X, y, _ = joined(data, ["train", "val"] if folds else ["train"])
     X = X.index_select(0, torch.arange(len(y)))
     path = solve(torch.cat([X, mirror(X, (3, 32, 32))]), torch.cat([y, y]), [0.1, 1.0], 1e-8)
     found = load_network(tmp_path / "checkpoints" / "path.ckpt")

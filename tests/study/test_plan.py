@@ -145,7 +145,7 @@ def test_a_setting_is_in_the_rows_that_make_a_candidate_and_in_its_own():
     }
     (found,) = aggregate([row], 100)
     assert found.setting == LARGE
-    assert list(found.row()) == ["stage", "index", "hidden", "l2", "mean", "error", "seeds"]
+    assert list(found.row()) == ["stage", "index", "hidden", "l2", "mean", "error", "seeds", "loss"]
     assert "hidden" not in candidate(0.1, 0.5).row()
 
 

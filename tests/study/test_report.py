@@ -14,13 +14,13 @@ from onelayer.study.report import Report
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICK = [
-    "report", "--data.source=synthetic", "--data.limit=200", "--report.step_size=4",
+    "report", "--data.source=synthetic", "--data.limit=200", "--schedule.step_size=4",
     "--report.seeds=[0,1]", "--search.number=3", "--search.stages=1",
     "--output=docs", "--report.runs=runs",
 ]  # fmt: skip
 TYPED = (
     "onelayer report --report.seeds '[0,1]' --data.source synthetic --data.limit 200 "
-    "--report.step_size 4 "
+    "--schedule.step_size 4 "
     "--search.stages 1 --search.number 3"
 )
 
@@ -90,7 +90,7 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     (folder,) = quick.glob("runs/final-hidden-*")
     (folder / "notes.txt").write_text("mine")
     before = {p: p.read_bytes() for p in quick.rglob("*") if p.is_file()}
-    other = [word for word in QUICK if "step_size" not in word] + ["--report.step_size=3"]
+    other = [word for word in QUICK if "step_size" not in word] + ["--schedule.step_size=3"]
     assert main(other) == 2
     error = capsys.readouterr().err
     assert "docs/report.md was not made by onelayer report" in error
@@ -109,7 +109,7 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
     [
         (["--data.limit=100"], ["final.yaml", "batch_size", "100", "raise it, or leave it out"]),
         (["--report.seeds=[]"], ["overfit.yaml", "seeds"]),
-        (["--report.step_size=-1"], ["overfit.yaml", "step_size"]),
+        (["--schedule.step_size=-1"], ["overfit.yaml", "step_size"]),
     ],
 )
 def test_what_an_exercise_would_refuse_is_refused_first(
@@ -132,7 +132,7 @@ def test_what_an_exercise_would_refuse_is_refused_first(
         ({"search": Plan(members=3)}, "", ""),
         ({"search": Plan(number=9)}, " --search.number 9", "with other settings"),
         ({"data": {"limit": 500}}, " --data.limit 500", "a quick version"),
-        ({"repeat": Repeat(step_size=9)}, " --report.step_size 9", "a quick version"),
+        ({"schedule": {"step_size": 9}}, " --schedule.step_size 9", "a quick version"),
     ],
 )
 def test_what_is_published_is_compared_only_with_the_same_settings(tmp_path, changes, typed, kind):

@@ -62,7 +62,7 @@ def test_a_search_for_l2_alone_keeps_what_it_always_kept(undisturbed):
     header = (undisturbed / "search.csv").read_text().splitlines()[0]
     assert header.split(",") == ["stage", "index", "l2", "seed", *figures, "diverged"]
     assert list(found) == ["settings", "candidates", "best", "one_se", "rule", "l2", "final"]
-    assert list(found["best"]) == ["stage", "index", "l2", "mean", "error", "seeds"]
+    assert list(found["best"]) == ["stage", "index", "l2", "mean", "error", "seeds", "loss"]
     assert found["settings"] == {
         "model.hidden": 2, "search.stages": 2, "search.number": 4, "search.l2_min": 1e-5,
         "search.l2_max": 0.1, "search.grid": False, "search.top": 2, "search.seeds": [0, 1],

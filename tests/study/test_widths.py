@@ -68,7 +68,7 @@ def test_table_and_picture(tmp_path):
 def test_every_row_of_a_report_is_a_search_of_its_own(tmp_path):
     report = Report(
         tmp_path, {"source": "synthetic", "limit": 60},
-        Repeat(str(tmp_path), [0, 1], step_size=2, widths=[0, 3]),
+        Repeat(str(tmp_path), [0, 1], widths=[0, 3]), schedule={"step_size": 2},
     )  # fmt: skip
     finds = [find for *_, find in report._widths()]
     assert len({report._folder(find) for find in finds}) == 4

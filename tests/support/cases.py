@@ -18,9 +18,12 @@ def population(m, hidden, d=7, k=4, n=6, dtype=torch.float64, seed=0):
 
 
 def updated(
-    kind, hidden, l2, dtype=torch.float64, device="cpu", steps=12, smoothing=0.0, p=0.0
+    kind, hidden, l2, dtype=torch.float64, device="cpu", steps=12, smoothing=0.0, p=0.0, weight=None
 ):  # fmt: skip
-    """Return the parameters after updates with batches of two sizes, each with its own rate."""
+    """Return the parameters after updates with batches of two sizes, each with its own rate.
+
+    ``weight`` (40,) or (3, 40) are weights of the samples.
+    """
     X, y, parameters = population(3, hidden, n=40)
     X, y = X.to(device, dtype), y.to(device)
     parameters = [p.detach().to(device, dtype) for p in parameters]
@@ -31,7 +34,8 @@ def updated(
         n = 7 if step % 3 == 2 else 10
         rows = torch.arange(step, step + n, device=device)
         mask = (torch.rand(3, n, hidden, generator=g) >= p).to(device, dtype) / (1 - p)
-        update(X[rows], y[rows], 0.3 / (step + 1), mask=mask if p else None)
+        w = None if weight is None else weight[..., rows].to(device, dtype)
+        update(X[rows], y[rows], 0.3 / (step + 1), mask=mask if p else None, weight=w)
     return parameters
 
 

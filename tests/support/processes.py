@@ -4,8 +4,10 @@ A server imports everything and computes nothing, and processes are forked from 
 a new one has: a folder, an environment, output and random states of its own.
 """
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -28,12 +30,13 @@ class Forked:
     Args:
         function: function of a module.
         arguments: arguments of the function.
-        folder: working folder, in which files with its output are made, too.
+        folder: working folder.
         environment: variables besides those of this process.
     """
 
-    def __init__(self, function, *arguments, folder, environment=None):
-        self._output = Path(tempfile.mkdtemp(dir=folder, prefix=".output-"))
+    def __init__(self, function, *arguments, folder=".", environment=None):
+        self._output = Path(tempfile.mkdtemp(prefix="output-"))
+        atexit.register(shutil.rmtree, self._output, ignore_errors=True)
         variables = {**os.environ, **(environment or {})}
         words = (function, arguments, Path(folder).resolve(), variables, self._output.resolve())
         self._process = CONTEXT.Process(target=_call, args=words, daemon=True)

@@ -26,9 +26,10 @@ def figures(accuracy, cost=(2.0,) * 4, loss=(1.0,) * 4):
         (figures([0.5] * 4, loss=[1.0, 1.0, 0.9, 0.9]), 0.1),
         (figures([0.9, 0.9, 0.1, 0.1], cost=[2.0, math.nan, 2.0, 2.0]), 0.1),
         (figures([0.9, 0.1, 0.2, 0.2], loss=[1.0, math.inf, math.nan, math.nan]), 0.0),
-        (figures([0.1] * 4, loss=[math.nan] * 4), 0.0),
+        (figures([0.1] * 4, loss=[math.nan] * 4), 0.1),
+        (figures([0.1] * 4), 0.1),  # the simpler networks
     ],
-    ids=["mean", "order", "tie", "one diverged", "one of three", "all diverged"],
+    ids=["mean", "order", "loss", "one diverged", "one of three", "all diverged", "tie"],
 )
 def test_the_best_l2_has_the_highest_mean_accuracy_of_those_that_did_not_diverge(val, best):
     assert best_l2([member.l2 for member in SWEEP], val) == best

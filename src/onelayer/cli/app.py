@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
@@ -15,11 +13,14 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from onelayer.cli import describe
 from onelayer.cli.callbacks import refuse_doubles, refuse_unknown_monitors
 from onelayer.cli.data_options import class_of, images_option, names_a_class
-from onelayer.cli.folders import SaveConfig, own_folder, with_place_of_logger
+from onelayer.cli.folders import SaveConfig, check_output, own_folder, with_place_of_logger
+from onelayer.cli.help import MEMBER, OUTPUT
 from onelayer.cli.messages import interrupted
-from onelayer.cli.parser import Parser, shorten, typed_options
+from onelayer.cli.parser import Parser, output_of, shorten, typed_options
+from onelayer.cli.printing import print_run, print_split
 from onelayer.cli.resuming import (
     Opened,
     Resumed,
@@ -31,38 +32,26 @@ from onelayer.cli.resuming import (
     take_network,
     with_data_of_checkpoint,
 )
+from onelayer.cli.sections import SHARED
+from onelayer.core.checks import at_home
+from onelayer.core.cycles import STEP_SIZE
 from onelayer.core.errors import InputError, first_line
-from onelayer.data.adapter import has_split, name_of
+from onelayer.data.adapter import has_split, verify
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.resident import ResidentDataModule
 from onelayer.study.data_settings import make_data
 from onelayer.study.figures import PlotCurves
 from onelayer.study.run import with_length, with_sizes
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_run
-from onelayer.training.curves import Curves
-from onelayer.training.folder import last_of, run_folder
-from onelayer.training.metrics import ensembles_of
+from onelayer.training.files import write_json
+from onelayer.training.folder import run_folder
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
-from onelayer.training.optimality import format_gaps
 from onelayer.training.predictions import PredictionsCSV
-from onelayer.training.results import Results, members_with
-from onelayer.training.saving import Checkpoints, Snapshots
-from onelayer.training.schedule import STEP_SIZE, TriangularLR
-from onelayer.training.summary import format_report, format_split, format_summary, network_name
+from onelayer.training.results import Results
+from onelayer.training.saving import Checkpoints
+from onelayer.training.summary import format_report
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
-
-SYNTHETIC = "these results are of the built-in synthetic images, not of CIFAR-10."
-DESCRIPTIONS = {
-    "fit": "Train, then measure the training, validation and test splits.",
-    "validate": "Measure a checkpoint on the validation split.",
-    "test": "Measure a checkpoint on the test split.",
-    "predict": "Classify images or samples with a checkpoint.",
-}
-MEMBER = (
-    "Networks that predict. best: the mean of those whose λ is best on validation. all: the mean "
-    "of all. A number: that network alone."
-)
 
 
 class OneLayerCLI(LightningCLI):
@@ -105,13 +94,12 @@ class OneLayerCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k == self._argv[0]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that have a section."""
-        parser.add_lightning_class_args(TriangularLR, "schedule")
-        parser.add_lightning_class_args(Curves, "curves")
-        parser.add_lightning_class_args(Snapshots, "snapshots")
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
-        parser.set_defaults({"snapshots.last": 0})
-        parser.add_lightning_class_args(Results, "test")
+        """Add the callbacks that have a section; without a fit, only Results is of use."""
+        for section, kind in SHARED.items():
+            if issubclass(kind, Callback) and (kind is Results or self._argv[0] == "fit"):
+                parser.add_lightning_class_args(kind, section)
+        if self._argv[0] == "fit":
+            parser.set_defaults({"snapshots.last": 0})
         groups: Any = parser.groups
         groups.pop("test")  # Trainer.test's own arguments have the same name
 
@@ -125,23 +113,21 @@ class OneLayerCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         assert isinstance(parser, Parser)
         parser.usage = f"onelayer {subcommand} [-c CONFIG] [options]"
-        parser.description = DESCRIPTIONS[subcommand]
+        parser.description = describe(subcommand)
         parser.data_of_a_class, parser.data_class = self._of_class, class_of(self._argv)
         if self._of_class:  # the data decide
             parser.set_defaults({"model.inputs": None, "model.classes": None})
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # the results are printed once, by us
-        if subcommand == "test":
-            parser.add_argument(
-                "--output", type=str | None, help="Folder for test.json and test.png."
-            )
         if subcommand == "predict":
             parser.add_argument(
-                "--output", type=str, default="predictions.csv", help="CSV file to write."
+                "--output", type=str, default="predictions.csv", help=OUTPUT[subcommand]
             )
             parser.add_argument(
                 "--member", type=int | Literal["best", "all"], default="best", help=MEMBER
             )
+        else:
+            parser.add_argument("--output", type=str | None, help=OUTPUT[subcommand])
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -151,8 +137,8 @@ class OneLayerCLI(LightningCLI):
         """Apply options that follow from several others."""
         command = str(self.subcommand)
         config = self.config[command]
-        if command == "test" and config.output is not None:
-            config.test.folder = config.output
+        if command == "test" and (folder := output_of(config)):
+            config.test.folder = str(folder)
         if self._images:
             data = config.data.init_args if self._of_class else config.data
             data[self._images_option] = self._images
@@ -281,21 +267,21 @@ class OneLayerCLI(LightningCLI):
         if self.subcommand != "fit":
             return asked.logger or False
         if asked.logger in (None, True) and not asked.barebones:
-            runs = runs_folder(self.config[str(self.subcommand)])
-            return run_logger(self.resumed.folder, runs, self.resumed.step)
+            config = self.config[str(self.subcommand)]
+            run = output_of(config) or self.resumed.folder
+            return run_logger(run, runs_folder(config), self.resumed.step)
         return asked.logger
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Leave out Checkpoints if they are off, or if there is no folder for them."""
         asked = config["callbacks"] if isinstance(config["callbacks"], list) else []
         refuse_doubles(callbacks, asked)
-        homeless = (
-            config["logger"] is False and self._get(self.config, "checkpoints").dirpath is None
-        )
-        if homeless or config["barebones"] or config["enable_checkpointing"] is False:
-            callbacks = [c for c in callbacks if not isinstance(c, Checkpoints)]
-            if not any(isinstance(callback, Checkpoint) for callback in asked):
-                config["enable_checkpointing"] = False
+        off = config["barebones"] or config["enable_checkpointing"] is False
+        for ours in [c for c in callbacks if isinstance(c, Checkpoints)]:
+            if off or (config["logger"] is False and ours.dirpath is None):
+                callbacks.remove(ours)
+        if not any(isinstance(callback, Checkpoint) for callback in [*callbacks, *asked]):
+            config["enable_checkpointing"] = False
         lines = progress_lines(asked, config)
         return super()._instantiate_trainer(config, [*callbacks, *lines])
 
@@ -308,8 +294,9 @@ class OneLayerCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             self.trainer.fit(**kwargs)
             return
-        if verify := getattr(self.datamodule, "verify_test", None):
-            verify()
+        if output := output_of(self.config["fit"]):
+            check_output(output, self.trainer, resumed=self.resumed.folder is not None)
+        verify(self.datamodule)
         with own_folder(self.trainer, self.resumed.step), interrupted(run_folder(self.trainer)):
             self.trainer.fit(**kwargs)
 
@@ -321,42 +308,21 @@ class OneLayerCLI(LightningCLI):
         elif has_split(self.datamodule, "test"):
             with interrupted(run_folder(self.trainer)):
                 self.trainer.test(self.model, self.datamodule, verbose=False)
-        summary = results.summary
-        if summary is None or not self.trainer.is_global_zero:
-            return
-        print(f"\n{format_summary(summary)}")
-        if folder := run_folder(self.trainer):
-            print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
-            if last_of(folder).is_file():
-                run = shlex.quote(str(folder))
-                print(f"export: onelayer export --ckpt_path {run} --output head.onnx")
-        if summary["dataset"] == "synthetic":
-            print(SYNTHETIC)
+        if results.summary and self.trainer.is_global_zero:
+            print_run(results.summary, run_folder(self.trainer))
 
     def after_validate(self) -> None:
-        """Print the results of the validation split."""
-        self._print_results("val")
+        """Print the results of the validation split, and write validate.json."""
+        summary = print_split(self.model, self.datamodule, "val", self.trainer.is_global_zero)
+        if summary and (folder := output_of(self.config["validate"])):
+            write_json(folder / "validate.json", summary)
 
     def after_test(self) -> None:
         """Print the results of the test split."""
-        self._print_results("test")
+        print_split(self.model, self.datamodule, "test", self.trainer.is_global_zero)
         report = self._get(self.config_init, "test").report
         if report and self.trainer.is_global_zero:
             print(f"\n{format_report(report)}")
-
-    def _print_results(self, split: str) -> None:
-        module, dataset = self.model, name_of(self.datamodule)
-        figures = module.figures(module.measured)  # of all processes
-        ensembles = ensembles_of(module, split)
-        if not self.trainer.is_global_zero:
-            return
-        what = {"val": "validation", "test": "test"}[split]
-        print(f"{network_name(module.hidden)}, {dataset}, {what} split")
-        print(format_split(members_with(module, split, figures), split, ensembles))
-        if split == "test" and not module.hidden:
-            print(format_gaps(module, self.datamodule))
-        if dataset == "synthetic":
-            print(SYNTHETIC)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the CSV of predictions, and print which networks predicted."""
@@ -364,7 +330,7 @@ class OneLayerCLI(LightningCLI):
             raise InputError("predict works in one process: leave out trainer.devices.")
         self.model.member = self._get(self.config, "member")
         self.model.choose(self.model.member)  # refuses a network that does not exist
-        writer = PredictionsCSV(Path(self._get(self.config, "output")))
+        writer = PredictionsCSV(at_home(self._get(self.config, "output")))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         words = self.model.choose(self.model.member).words

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from onelayer.core.errors import InputError
-from onelayer.training.metrics import QUANTITIES
+from onelayer.training.records import QUANTITIES
 
 SECTIONS = {
     "TriangularLR": "schedule",

@@ -20,10 +20,12 @@ from onelayer.cli.parser import (
     configs_first,
     flat_names,
     names_of,
+    output_of,
     several_images,
 )
 from onelayer.cli.sections import command_parser, given
 from onelayer.study.plan import AXES, Final, Plan, Repeat
+from onelayer.training.trainer import device_of
 
 
 def run(argv: list[str]) -> int:
@@ -56,15 +58,16 @@ def run(argv: list[str]) -> int:
 
 
 def _run_ours(command: str, argv: list[str]) -> int:
-    description, uses, act = COMMANDS[command]
-    parser = command_parser(command, description, uses, argv)
-    for section in ("trainer", "curves", "test"):  # each command has defaults of its own
+    uses, act = COMMANDS[command]
+    parser = command_parser(command, uses, argv)
+    for section in ("trainer", "curves", "test", "schedule"):  # a command has its own defaults
         parser.set_defaults({f"{section}.{name}": None for name in uses.get(section, ())})
     if command == "search":
         parser.set_defaults({"model.hidden": 50})
         parser.add_argument("--storage", type=str | None, help="URL of the trial database.")
     config = parser.parse_args(argv)
-    config.output = Path(config.output or Path(RUNS, names_of(config.config) or command))
+    device_of(given(config.trainer))  # refuses now, before anything is made
+    config.output = output_of(config) or Path(RUNS, names_of(config.config) or command)
     act(config)
     return 0
 
@@ -101,7 +104,13 @@ def _search(config: Namespace) -> None:
 def _solve(config: Namespace) -> None:
     from onelayer.study.l2_path import Grid, Solve
 
-    Solve(Grid(**config.solve.as_dict()), config.data.as_dict(), config.output).run()
+    Solve(
+        grid=Grid(**config.solve.as_dict()),
+        data=config.data.as_dict(),
+        output=config.output,
+        class_weight=config.model.class_weight,
+        trainer=given(config.trainer),
+    ).run()
 
 
 def _report(config: Namespace) -> None:
@@ -112,6 +121,8 @@ def _report(config: Namespace) -> None:
         data=given(config.data),
         repeat=Repeat(**config.report.as_dict()),
         search=Plan(**config.search.as_dict()),
+        schedule=given(config.schedule),
+        trainer=given(config.trainer),
     ).write()
     print(f"report: {path}")
 
@@ -122,45 +133,45 @@ PLAIN = {
     "features": "onelayer.cli.features_command",
 }
 """Modules of the commands without sections and configs, whose ``main`` takes the words."""
+DEVICE = ("accelerator", "devices")
+CLASSES = ("class_weight",)
 Uses = dict[str, tuple[str, ...]]
-COMMANDS: dict[str, tuple[str, Uses, Callable[[Namespace], Any]]] = {
+COMMANDS: dict[str, tuple[Uses, Callable[[Namespace], Any]]] = {
     "range": (
-        "Learning rate range test: the rates that a cycle may go between.",
         {
             "range": (),
-            "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing"),
+            "model": ("hidden", "l2", "seeds", "init_std", "dropout", "label_smoothing", *CLASSES),
             "data": (),
-            "trainer": ("accelerator", "precision"),
+            "trainer": ("accelerator", "devices", "precision"),
         },
         _range,
     ),
     "search": (
-        "Search λ (l2) from coarse to fine, and a few values of other arguments.",
         {
             "search": (),
-            "model": ("hidden", "dropout", "label_smoothing"),
+            "model": ("hidden", "dropout", "label_smoothing", *CLASSES),
             "data": (),
             "schedule": (),
             "final": (),
-            "trainer": ("accelerator", "precision"),
+            "trainer": ("accelerator", "devices", "precision"),
             "curves": ("per_cycle", "train_rows"),
             "test": ("mirror",),
         },
         _search,
     ),
     "solve": (
-        "The linear network's optimum for every λ (l2), with a certificate.",
-        {"solve": (), "data": ()},
+        {"solve": (), "model": CLASSES, "data": (), "trainer": DEVICE},
         _solve,
     ),
     "report": (
-        "Repeat the exercises beside their published results.",
         {
             "report": (),
             "search": tuple(name for name in Plan.__dataclass_fields__ if name not in AXES),
             "data": ("root", "source", "limit"),
+            "schedule": ("step_size",),
+            "trainer": DEVICE,
         },
         _report,
     ),
 }
-"""Description, options by section, and function of each command that is no Trainer method."""
+"""Options by section, and function of each command that is no Trainer method."""

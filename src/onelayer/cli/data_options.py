@@ -34,15 +34,34 @@ def typed_class(argv: Sequence[str]) -> str | None:
 
 
 def class_of(argv: Sequence[str]) -> type | None:
-    """Return the data module that the words after a subcommand name, if they do."""
+    """Return the data module that the words after a subcommand name, if they do.
+
+    Raises:
+        InputError: there is no such class, or it is no data module.
+    """
     name = typed_class(argv)
-    if name is None or not re.fullmatch(r"[\w.]+", name):
-        return None
-    for kind in OURS:
-        if kind.__qualname__ == name:
-            return kind
+    return None if name is None or not re.fullmatch(r"[\w.]+", name) else load_class(name)
+
+
+def load_class(name: str) -> type:
+    """Return a data module of ours by its name, or the user's by package.module.Class.
+
+    Raises:
+        InputError: there is no such class, or it is no data module.
+    """
+    known = {kind.__qualname__: kind for kind in OURS}
+    if name in known:
+        return known[name]
     module, _, attribute = name.rpartition(".")
-    return getattr(import_module(module), attribute, None) if module else None
+    legal = f"It takes {', '.join(known)}, or package.module.Class of a LightningDataModule."
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = first_line(error) if module else f"there is no data module {name!r}"
+        raise InputError(f"--data {name}: {reason}.\n{legal}") from error
+    if not isinstance(found, type) or not issubclass(found, LightningDataModule):
+        raise InputError(f"--data {name} is no LightningDataModule.\n{legal}")
+    return found
 
 
 def config_of(path: Path, data: str | None) -> str:
@@ -88,24 +107,9 @@ def names_a_class(argv: Sequence[str]) -> bool:
     configs = [_data_section(value) for word, value in pairwise(words) if word == "--config"]
     typed += [str(section["class_path"]) for section in configs if "class_path" in section]
     for name in typed:
-        _check_class(name)
+        if re.fullmatch(r"[\w.]+", name):  # not YAML
+            load_class(name)
     return bool(typed) or "--data" in words
-
-
-def _check_class(name: str) -> None:
-    """Raise :class:`InputError` unless it is a LightningDataModule's name; not of YAML."""
-    if not re.fullmatch(r"[\w.]+", name) or name in {kind.__qualname__ for kind in OURS}:
-        return
-    module, _, attribute = name.rpartition(".")
-    known = ", ".join(kind.__qualname__ for kind in OURS)
-    legal = f"It takes {known}, or package.module.Class of a LightningDataModule of yours."
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = first_line(error) if module else f"there is no data module {name!r}"
-        raise InputError(f"--data {name}: {reason}.\n{legal}") from error
-    if not isinstance(found, type) or not issubclass(found, LightningDataModule):
-        raise InputError(f"--data {name} is no LightningDataModule.\n{legal}")
 
 
 def images_option(argv: Sequence[str]) -> str:

@@ -15,10 +15,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from onelayer.cli.parser import RUNS, names_of, typed_options
 from onelayer.cli.resuming import configs_in
+from onelayer.core.errors import InputError
 from onelayer.training.files import named
-from onelayer.training.folder import run_folder
+from onelayer.training.folder import FOLDER, run_folder
 from onelayer.training.interrupt import Stopped
-from onelayer.training.trainer import claim_version
+from onelayer.training.trainer import claim_folder
+
+RUN_FILES = (FOLDER, "config.yaml", "curves.csv", "summary.json", "test.json")
+"""Files of a run that another run in the same folder would replace."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -50,7 +54,7 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / self.config_filename
             config = self.config.clone()
-            config["ckpt_path"] = None  # a config describes the complete run
+            config["ckpt_path"] = config["output"] = None  # it describes any run of these options
             with named(path):
                 self.parser.save(config, path, skip_none=False, overwrite=True)
 
@@ -71,6 +75,29 @@ def with_place_of_logger(argv: list[str]) -> list[str]:
     return [*argv, *(f"{name}={value}" for name, value in options.items() if name not in typed)]
 
 
+def check_output(output: Path, trainer: Trainer, resumed: bool) -> None:
+    """Raise :class:`InputError` if a run cannot have the folder that --output names.
+
+    Args:
+        output: the folder.
+        trainer: trainer with its loggers.
+        resumed: whether the run in this folder is resumed.
+    """
+    folder = run_folder(trainer)
+    if folder is None or folder.resolve() != output.resolve():
+        where = "there is no folder of the run" if folder is None else f"the run is in {folder}"
+        raise InputError(
+            f"--output {output} has no effect: {where}, because of trainer.logger, barebones or "
+            "fast_dev_run.\nLeave out one of them."
+        )
+    found = [name for name in RUN_FILES if (output / name).exists()]
+    if found and not resumed:
+        raise InputError(
+            f"{output} has another run's {', '.join(found)}.\n"
+            "Resume that run with --ckpt_path last, or use another folder, --output."
+        )
+
+
 @contextmanager
 def own_folder(trainer: Trainer, resumed: int) -> Iterator[None]:
     """Make the folder of a new run; remove it if training is refused before the first update.
@@ -89,7 +116,7 @@ def own_folder(trainer: Trainer, resumed: int) -> Iterator[None]:
         return
     above, events = Path(logger.root_dir), f"*.tfevents.*.{os.getpid()}.*"
     made = [path for path in (above, *above.parents) if not path.exists()]
-    claimed, folder = claim_version(logger), Path(logger.log_dir)
+    claimed, folder = claim_folder(logger), Path(logger.log_dir)
     there = set(folder.rglob(events))
     try:
         yield

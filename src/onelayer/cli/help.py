@@ -25,6 +25,16 @@ HELP = {
     "trainer.plugins": "Plugins for precision, clusters or checkpoints, by class name or path.",
 }
 """Descriptions that replace those of Lightning and jsonargparse."""
+OUTPUT = {
+    "fit": "Folder of the run; lightning_logs/<config>/version_N by default.",
+    "validate": "Folder for validate.json.",
+    "test": "Folder for test.json and test.png.",
+    "predict": "CSV file to write.",
+}
+MEMBER = (
+    "Networks that predict. best: the mean of those whose λ is best on validation. all: the mean "
+    "of all. A number: that network alone."
+)
 HIDDEN = re.compile(r"trainer\..*\.help|model|schedule|curves|checkpoints|snapshots|test|trainer")
 """Options that help does not list: whole sections, and help on classes of the Trainer."""
 

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from onelayer.cli.help import PlainHelp, options_of
 from onelayer.configs import find_config
+from onelayer.core.checks import at_home
 from onelayer.core.errors import InputError
 
 CONFIG = ("-c", "--config")
@@ -244,6 +245,11 @@ def typed_options(argv: Sequence[str]) -> dict[str, str]:
 def names_of(configs: Sequence[Any] | None) -> str:
     """Return the name of runs of these configurations, as jsonargparse keeps them."""
     return "+".join(Path(str(path)).stem for path in configs or [] if path is not None)
+
+
+def output_of(config: Namespace) -> Path | None:
+    """Return where results go: the path of --output; None for the command's usual one."""
+    return None if config.output is None else at_home(config.output)
 
 
 def load_yaml(text: str) -> Any:

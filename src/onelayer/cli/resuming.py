@@ -21,8 +21,8 @@ from onelayer.cli.data_options import (
     typed_class,
     words_for,
 )
-from onelayer.cli.parser import RUNS, names_of, typed_options
-from onelayer.core.checks import check_same
+from onelayer.cli.parser import RUNS, names_of, output_of, typed_options
+from onelayer.core.checks import at_home, check_same
 from onelayer.core.errors import InputError
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.features import Statistics
@@ -44,7 +44,7 @@ class Resumed:
     """The run that ``fit`` resumes.
 
     Attributes:
-        folder: its folder; None for a new run, also one from a checkpoint outside of a run.
+        folder: its folder; None for a new run, also one that starts from a checkpoint.
         step: updates of the checkpoint; -1 without one.
         extended: whether its end differs from that in its config.yaml.
     """
@@ -63,7 +63,8 @@ def with_own_config(argv: list[str]) -> list[str]:
     if "--ckpt_path" not in typed or {"--config", "--trainer.logger"} & typed.keys():
         return argv
     with suppress(InputError):  # raised again when the checkpoint is read
-        path = find_checkpoint(typed["--ckpt_path"], Path(RUNS), any_config=True)
+        given = _last_of_output(typed["--ckpt_path"], typed.get("--output"))
+        path = find_checkpoint(given, Path(RUNS), any_config=True)
         config = config_beside(path)
         if config.is_file():
             own = config_of(config, typed_class(argv))
@@ -105,7 +106,9 @@ def replace_end(config: Namespace, typed: Mapping[str, str]) -> None:
 
 
 def resume(config: Namespace, path: Path, content: dict[str, Any]) -> Resumed:
-    """Return the run to resume, in its own folder; a checkpoint outside of a run starts a new one.
+    """Return the run to resume, in its own folder.
+
+    A checkpoint outside of a run starts a new run, and so does another folder given by --output.
 
     Args:
         config: options of ``fit``, with the end of the run.
@@ -115,8 +118,11 @@ def resume(config: Namespace, path: Path, content: dict[str, Any]) -> Resumed:
     network_of(content, path)  # refuses now what Lightning would fail on later
     step, folder = content["global_step"], path.resolve().parent
     print(f"resuming {path} after {step} updates")
-    extended = _announce_end(config, path, step)
-    return Resumed(folder.parent if folder.name == FOLDER else None, step, extended)
+    extended, output = _announce_end(config, path, step), output_of(config)
+    run = folder.parent if folder.name == FOLDER else None
+    if output is not None and output.resolve() != run:
+        run = None
+    return Resumed(run, step, extended)
 
 
 def _announce_end(config: Namespace, path: Path, step: int) -> bool:
@@ -203,10 +209,18 @@ def checkpoint_paths(config: Namespace, command: str) -> list[Path]:
     if runs is None:
         runs, any_config = runs_folder(config), not config.config
         runs = runs.parent if any_config else runs
-    paths = find_checkpoints(config.ckpt_path, runs, any_config)
+    given = config.ckpt_path
+    if command == "fit":
+        given = _last_of_output(given, config.output)
+    paths = find_checkpoints(given, runs, any_config)
     if command == "fit" and len(paths) > 1:
         raise InputError("fit --ckpt_path resumes from one checkpoint, not from several.")
     return paths
+
+
+def _last_of_output(given: str, output: str | None) -> str:
+    """Return --ckpt_path of ``fit``, where last means the run in --output if there is one."""
+    return str(at_home(output)) if given == "last" and output is not None else given
 
 
 def find_checkpoints(given: Any, runs: Path, any_config: bool) -> list[Path]:

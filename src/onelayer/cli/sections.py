@@ -10,8 +10,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import ActionConfigFile  # type: ignore[attr-defined]
+from lightning.pytorch.cli import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    LightningCLI,
+)
 
+from onelayer.cli import describe
 from onelayer.cli.data_options import class_of, names_a_class
 from onelayer.cli.parser import Parser
 from onelayer.data.cifar10 import CIFAR10DataModule
@@ -27,13 +31,12 @@ SHARED: dict[str, type] = {
     "data": CIFAR10DataModule,
     "schedule": TriangularLR,
     "curves": Curves,
-    "checkpoints": Checkpoints,
     "snapshots": Snapshots,
+    "checkpoints": Checkpoints,
     "test": Results,
     "trainer": Trainer,
 }
 NO_DATA = ("images", "predict")  # options of data that only predict uses
-TRAINER_COMMANDS = (Trainer.fit, Trainer.validate, Trainer.test, Trainer.predict)
 OTHERS = {
     "seed_everything": False, "output": None, "storage": None, "member": "best", "optimizer": None,
     "data.class_path": None, "data.init_args": None, "snapshots.last": 0,
@@ -50,19 +53,16 @@ def own_sections() -> dict[str, type]:
     return {"range": Rates, "search": Plan, "final": Final, "solve": Grid, "report": Repeat}
 
 
-def command_parser(
-    command: str, description: str, uses: Mapping[str, tuple[str, ...]], argv: list[str]
-) -> Parser:
+def command_parser(command: str, uses: Mapping[str, tuple[str, ...]], argv: list[str]) -> Parser:
     """Return the parser of a command of ours.
 
     Args:
         command: its name.
-        description: a sentence.
         uses: options that the command uses, by section; () for all of a section.
         argv: words after the command.
     """
     usage = f"onelayer {command} [-c CONFIG] [options]"
-    parser = Parser(prog=f"onelayer {command}", usage=usage, description=description)
+    parser = Parser(prog=f"onelayer {command}", usage=usage, description=describe(command))
     parser.add_argument(
         "-c", "--config", action=ActionConfigFile, help="YAML file, or a shipped one's name."
     )
@@ -105,9 +105,9 @@ def every_option() -> Mapping[str, Any]:
         for p in inspect.signature(kind).parameters.values()
     }
     options |= {f"trainer.{name}": value for name, value in trainer_defaults().items()}
-    for run in TRAINER_COMMANDS:
-        known = inspect.signature(run).parameters.values()
-        options |= {p.name: p.default for p in known if p.default is not p.empty}
+    for command, skipped in LightningCLI.subcommands().items():
+        known = inspect.signature(getattr(Trainer, command)).parameters.values()
+        options |= {p.name: p.default for p in known if p.name not in {"self", *skipped}}
     return options | OTHERS
 
 

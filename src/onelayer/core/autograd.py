@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from onelayer.core import formulas
-from onelayer.core.checks import check_labels, check_pair, check_share
+from onelayer.core.checks import check_labels, check_pair, check_share, check_weight
 from onelayer.core.errors import InputError
 
 
 class _SoftmaxCost(Function):
-    """``apply(X, y, l2, n, smoothing, mask, *parameters)``: the cost ``J[m]``."""
+    """``apply(X, y, l2, n, smoothing, mask, weight, *parameters)``: the cost ``J[m]``."""
 
     @staticmethod
     def forward(
@@ -38,16 +38,18 @@ class _SoftmaxCost(Function):
         n: float,
         smoothing: float,
         mask: Tensor | None,
+        weight: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
         gemm_X = gemm_input(X)
         with plain(X):
             inputs, Z = formulas.forward(gemm_X, parameters, mask)
-            G = formulas.residual(Z, y, n, smoothing)
+            G = formulas.residual(Z, y, n, smoothing, weight)
             ctx.save_for_backward(G, l2, mask, *parameters, *inputs)
             ctx.count, ctx.input_dtype = len(parameters), X.dtype
-            loss = formulas.cross_entropy(Z, y, smoothing).sum(1) / n
-            return loss + formulas.penalty(parameters, l2)
+            losses = formulas.cross_entropy(Z, y, smoothing)
+            losses = losses if weight is None else losses.mul_(weight)
+            return losses.sum(1) / n + formulas.penalty(parameters, l2)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -73,7 +75,7 @@ class _SoftmaxCost(Function):
             if ctx.needs_input_grad[0]:
                 D = formulas.residuals(G, inputs, parameters, mask)[0]
                 dX = formulas.input_gradient(D, parameters[0]).sum(0).to(ctx.input_dtype)
-        return dX, None, None, None, None, None, *gradients
+        return dX, None, None, None, None, None, None, *gradients
 
 
 class _Once(Function):
@@ -102,8 +104,11 @@ def linear_cost(
     b: Tensor,
     l2: float | Sequence[float] | Tensor = 0.0,
     label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """``J[m] = mean_n -log softmax(X Wᵀ + b)[m,n,y[n]] + λ[m] Σ W[m]²``.
+    """Return ``J[m] = sum_n w[n] L[m,n] / sum_n w[n] + λ[m] Σ W[m]²``.
+
+    The loss of a sample is ``L[m,n] = -log softmax(X Wᵀ + b)[m,n,y[n]]``.
 
     Args:
         X: inputs (n, d), floating point, shared by all members.
@@ -112,18 +117,20 @@ def linear_cost(
         b: biases (m, k), not penalised.
         l2: λ, one for all members or one each (m,).
         label_smoothing: s, from 0 to below 1: the labels are (1 - s) Y + s/k.
+        weight: w of the samples, not negative: (n,) for all members, or (m, n). Default: 1 each.
 
     Returns:
         The cost of each member (m,). Differentiate its sum. Differentiable once, with respect to
         X, W and b.
 
     Raises:
-        InputError: if shapes do not fit or, where ``y`` is in host memory, a label is outside
-            0...k-1. (On a device the check would wait for it; the data module checks once.)
+        InputError: if shapes do not fit or, in host memory, a label is outside 0...k-1 or a weight
+            is negative or not finite. (On a device the check would wait for it; the data module
+            checks once.)
 
     Source: KTH DD2424, assignment 1, eq. 5; gradients there eq. 10-11.
     """
-    return cost(X, y, (W, b), l2, label_smoothing=label_smoothing)
+    return cost(X, y, (W, b), l2, label_smoothing=label_smoothing, weight=weight)
 
 
 def hidden_cost(
@@ -136,6 +143,7 @@ def hidden_cost(
     l2: float | Sequence[float] | Tensor = 0.0,
     label_smoothing: float = 0.0,
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """:func:`linear_cost` of a network with the hidden layer ``max(0, X W1ᵀ + b1)``.
 
@@ -144,7 +152,8 @@ def hidden_cost(
 
     Source: KTH DD2424, assignment 2, eq. 1-5; :mod:`onelayer.core.formulas` for the mask.
     """
-    return cost(X, y, (W1, b1, W2, b2), l2, label_smoothing=label_smoothing, mask=mask)
+    parameters = (W1, b1, W2, b2)
+    return cost(X, y, parameters, l2, label_smoothing=label_smoothing, mask=mask, weight=weight)
 
 
 def cost(
@@ -155,10 +164,12 @@ def cost(
     n: float | None = None,
     label_smoothing: float = 0.0,
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return the cost (m,) of the network with these parameters, linear or hidden.
 
-    ``n`` is the size of the whole batch where this one is a share of it, which may be empty.
+    ``n`` is the size of the whole batch where this one is a share of it, which may be empty. The
+    weights must then have mean 1 over the training split; otherwise they are scaled to sum to n.
     """
     check_shapes(X, y, parameters, at_least=1 if n is None else 0)
     check_share("label_smoothing", label_smoothing)
@@ -174,10 +185,29 @@ def cost(
     if isinstance(l2, int | float):
         l2 = W.new_full((), l2)  # made on the device: no update waits for it
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
+    if weight is not None:
+        weight = _scaled(weight, y, n, W)
     result: Tensor = _SoftmaxCost.apply(  # type: ignore[no-untyped-call]
-        X, y, l2, n or len(X), label_smoothing, mask, *parameters
+        X, y, l2, n or len(X), label_smoothing, mask, weight, *parameters
     )
     return result
+
+
+def _scaled(weight: Tensor, y: Tensor, n: float | None, W: Tensor) -> Tensor:
+    """Return checked weights in the dtype of ``W``, scaled to sum to n unless ``n`` is given."""
+    if weight.device.type == "cpu":  # on a device the check would wait for it
+        check_weight(weight, len(y))
+    if weight.requires_grad:
+        raise InputError(
+            "weight requires a gradient, but the analytic gradient has none for the sample "
+            "weights. Pass weight.detach()."
+        )
+    if n is None:
+        total = weight.sum(-1, keepdim=True)
+        if total.device.type == "cpu" and not bool((total > 0).all()):
+            raise InputError("the weights are all zero: at least one sample needs one above zero.")
+        weight = weight * (len(y) / total)
+    return weight.to(W.dtype)
 
 
 def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters, at_least: int = 1) -> None:

@@ -140,3 +140,23 @@ def check_labels(y: Tensor, classes: int | None = None) -> None:
         raise InputError(
             f"y[{row}] = {int(y[row])} is no label: labels are whole numbers, {legal}."
         )
+
+
+def check_weight(weight: Any, n: int) -> None:
+    """Raise :class:`InputError` unless weights (n,) or (m, n) are finite and not negative."""
+    if not isinstance(weight, Tensor):
+        raise InputError(
+            f"weight must be a tensor, not a {type(weight).__name__}. Convert with torch.as_tensor."
+        )
+    shape = tuple(weight.shape)
+    if weight.ndim not in (1, 2) or weight.shape[-1] != n or not len(weight):
+        raise InputError(
+            f"weight has shape {shape}, but there are {n} samples. Give one weight for each "
+            f"sample, ({n},), or for each member and sample, (m, {n})."
+        )
+    if weight.is_complex() or not bool((weight.isfinite() & (weight >= 0)).all()):
+        wrong = "complex" if weight.is_complex() else weight[~(weight >= 0) | weight.isinf()][0]
+        raise InputError(
+            f"weight has the value {wrong}: weights are finite numbers, zero or larger. Correct "
+            "or drop the sample."
+        )

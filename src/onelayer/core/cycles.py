@@ -21,6 +21,8 @@ from typing import Any
 from onelayer.core.checks import MOST_UPDATES, check_among, check_number, check_whole, is_number
 from onelayer.core.errors import InputError
 
+STEP_SIZE = 500  # updates in half a cycle, by default
+EPOCHS = 20  # of all cycles together, if the length follows from the data
 Schedule = Callable[[int], float]
 """The number of updates done so far to the rate η of the next."""
 
@@ -93,3 +95,19 @@ def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.
     check_whole("step_size", step_size, at_least=1, at_most=MOST_UPDATES)
     if not is_number(gamma) or not 0 < gamma <= 1:
         raise InputError(f"gamma must be in (0, 1], not {gamma!r}.")
+
+
+def step_size_for(batches: int, cycles: int) -> int:
+    """Return the step size n_s with which all cycles together take :data:`EPOCHS` epochs.
+
+    Fewer epochs leave a linear layer on features far from its minimum. Small data get at least one
+    cycle's worth of updates, ``2 * STEP_SIZE``.
+
+    Args:
+        batches: batches of an epoch.
+        cycles: number of cycles.
+
+    >>> step_size_for(batches=450, cycles=1), step_size_for(batches=3, cycles=1)
+    (4500, 500)
+    """
+    return -(-max(EPOCHS * batches, 2 * STEP_SIZE) // (2 * cycles))

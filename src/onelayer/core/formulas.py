@@ -41,6 +41,18 @@ section 7) trains towards Q instead of the labels Y:
     J = \tfrac1n \sum_n \sum_k -Q_{nk} \log P_{nk} + \lambda \sum_l \lVert W_l \rVert^2, \quad
     G = (P - Q) / n
 
+Samples may have weights w, not negative, with mean 1 over the training split; (n,), or (m, n) for
+weights of each member. They multiply losses and residuals:
+
+.. math::
+
+    J = \tfrac1n \sum_n w_n \ell_n + \lambda \sum_l \lVert W_l \rVert^2, \quad
+    G = w \odot (P - Q) / n
+
+Over the whole split this is the weighted mean, as Σ w = n. In a batch n is the number of samples,
+not the batch's own Σ w. The gradient of a random batch is then an unbiased estimate of the gradient
+of J. ``cross_entropy(weight=…)`` of torch divides by the batch's own weights, and is biased.
+
 GEMMs run in the dtype of ``X`` (bfloat16 under autocast), everything else in that of the
 parameters. Nothing here checks values or reads them back from the device.
 
@@ -151,17 +163,24 @@ def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
     return l2 * sum(W.square().sum((1, 2)) for W, _ in layers(parameters))
 
 
-def residual(Z: Tensor, y: Tensor, n: float | None = None, smoothing: float = 0.0) -> Tensor:
-    """``G = (P - Q) / n`` (m, n, k), the gradient of the mean loss with respect to the logits.
+def residual(
+    Z: Tensor,
+    y: Tensor,
+    n: float | None = None,
+    smoothing: float = 0.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return ``G = w (P - Q) / n`` (m, n, k), the gradient of the mean loss for the logits.
 
     Q are the labels Y, smoothed where ``smoothing`` is not 0. ``n`` is the size of the whole batch
-    where this one is a share of it.
+    where this one is a share of it. ``weight`` w is (n,) or (m, n).
     """
     G, index = Z.mT.softmax(1), _label_index(Z, y)
     if smoothing:
         G.sub_(smoothing / Z.shape[2])
     G.scatter_(1, index, smoothing - 1.0, reduce="add")  # a number: deterministic on a GPU, too
-    return G.div_(n or Z.shape[1]).mT
+    n = n or Z.shape[1]
+    return (G.div_(n) if weight is None else G.mul_((weight / n).unsqueeze(-2))).mT
 
 
 def input_gradient(D: Tensor, W: Tensor) -> Tensor:
@@ -271,6 +290,7 @@ def descend_(
     lr: Scalar,
     smoothing: float = 0.0,
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> None:
     """One SGD update in place: θ ← θ - η ∂J/∂θ of every member.
 
@@ -278,7 +298,8 @@ def descend_(
     (:func:`combine`) instead of into a gradient.
     """
     inputs, Z = forward(X, parameters, mask)
-    D = residuals(residual(Z, y, smoothing=smoothing), inputs, parameters, mask)
+    G = residual(Z, y, smoothing=smoothing, weight=weight)
+    D = residuals(G, inputs, parameters, mask)
     for (W, b), A, D_ in zip(layers(parameters), inputs, D, strict=True):
         combine(W, D_, A, beta=1 - 2 * lr * l2, alpha=-lr, out=W)
         db = bias_gradient(D_, b)
@@ -289,12 +310,11 @@ def descend_(
 
 
 def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-    """Return summed loss and correct predictions of each member, (m,) float64 each.
+    """Return the loss of each sample, and whether each is predicted correctly, (m, n) each.
 
     Neither dropout nor label smoothing takes part: the loss is that of the labels.
     A sample whose logits are not all finite counts as wrong: argmax would call NaN the largest.
     """
     Z = logits(X, parameters)
-    loss = cross_entropy(Z, y).sum(1, dtype=torch.float64)
     correct = (Z.mT.max(1).indices == y) & (Z.mT.abs().amax(1) < torch.inf)
-    return loss, correct.sum(1, dtype=torch.float64)
+    return cross_entropy(Z, y), correct

@@ -2,8 +2,8 @@
 
 Four of them: torch's own autograd on torch's own layers, one-sided and central differences of the
 cost, and :func:`torch.autograd.gradcheck`. Every entry of every W and b is compared, for one member
-and for several, each with its own λ and its own upstream gradient; and once more with dropout and
-label smoothing.
+and for several, each with its own λ and its own upstream gradient. Two more checks follow: one with
+dropout and label smoothing, and one with weights of the samples.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ L2 = (0.1, 0.3, 1.0)
 
 
 class Regularised(NamedTuple):
-    """Dropout's mask of one member (n, h) or of all (m, n, h), and s of label smoothing."""
+    """Dropout's mask (n, h) of one member, s of label smoothing, weights of the samples (n,)."""
 
     mask: Tensor | None = None
     smoothing: float = 0.0
+    weight: Tensor | None = None
 
 
 PLAIN = Regularised()
@@ -80,7 +81,7 @@ def check_gradients(
 ) -> list[Check]:
     """Check both networks on a batch, for populations of each size in ``members``.
 
-    The largest population is checked with dropout and label smoothing, too.
+    The largest population is also checked with dropout and label smoothing, and with weights.
 
     Args:
         X: (n, d) in float64.
@@ -94,15 +95,27 @@ def check_gradients(
     plain = [
         check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
     ]
-    return plain + [
+    most = max(members)
+    regularised = [
         check
         for h in (0, hidden)
-        for check in _check_network(X, y, h, max(members), seed, dropout, label_smoothing)
+        for check in _check_network(X, y, h, most, seed, dropout, label_smoothing)
     ]
+    weighted = [
+        check for h in (0, hidden) for check in _check_network(X, y, h, most, seed, weighted=True)
+    ]
+    return plain + regularised + weighted
 
 
 def _check_network(
-    X: Tensor, y: Tensor, hidden: int, m: int, seed: int, p: float = 0.0, smoothing: float = 0.0
+    X: Tensor,
+    y: Tensor,
+    hidden: int,
+    m: int,
+    seed: int,
+    p: float = 0.0,
+    smoothing: float = 0.0,
+    weighted: bool = False,
 ) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(seed)
     l2 = torch.tensor([L2[i % len(L2)] for i in range(m)], dtype=X.dtype)
@@ -110,7 +123,16 @@ def _check_network(
     if p and hidden:
         drawn = torch.rand(m, len(X), hidden, dtype=X.dtype, generator=generator)
         mask = (drawn >= p).to(X.dtype) / (1 - p)
-    with_each = [Regularised(None if mask is None else mask[i], smoothing) for i in range(m)]
+    weight = None
+    if weighted:  # of each member, from 0 to 2; some samples are left out
+        drawn = torch.rand(m, len(X), dtype=X.dtype, generator=generator)
+        weight = 2.5 * (drawn - 0.2).clamp(min=0)
+    with_each = [
+        Regularised(
+            None if mask is None else mask[i], smoothing, None if weight is None else weight[i]
+        )
+        for i in range(m)
+    ]
     members = [
         comparable_parameters(X, y, hidden, float(l2[i]), generator, with_each[i]) for i in range(m)
     ]
@@ -122,9 +144,10 @@ def _check_network(
     network += (f", p={p:g}" if mask is not None else "") + (
         f", s={smoothing:g}" if smoothing else ""
     )
+    network += ", weighted" if weighted else ""
 
     def our_cost(*parameters: Tensor) -> Tensor:
-        return cost(X, y, parameters, l2, label_smoothing=smoothing, mask=mask)
+        return cost(X, y, parameters, l2, label_smoothing=smoothing, mask=mask, weight=weight)
 
     ours = _gradients((upstream * our_cost(*parameters.values())).sum(), parameters)
     judges: dict[str, Callable[..., dict[str, Tensor]]] = {
@@ -200,7 +223,12 @@ def _member_cost(
     H = F.relu(F.linear(X, *hidden)) if hidden else X
     if regularised.mask is not None:
         H = H * regularised.mask
-    loss = F.cross_entropy(F.linear(H, W, b), y, label_smoothing=regularised.smoothing)
+    Z, smoothing, w = F.linear(H, W, b), regularised.smoothing, regularised.weight
+    if w is None:
+        loss = F.cross_entropy(Z, y, label_smoothing=smoothing)
+    else:
+        losses = F.cross_entropy(Z, y, label_smoothing=smoothing, reduction="none")
+        loss = (w * losses).sum() / w.sum()
     return loss + l2 * sum(w.pow(2).sum() for w in [W, *hidden[:1]])
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -31,11 +31,18 @@ class Update(Protocol):
     """One update of a population by a batch."""
 
     def __call__(
-        self, X: Tensor, y: Tensor, lr: float, n: int | None = None, mask: Tensor | None = None
+        self,
+        X: Tensor,
+        y: Tensor,
+        lr: float,
+        n: int | None = None,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         """Update in place by (n', d) features, labels and η.
 
-        ``n`` is the number of rows over all processes, ``mask`` (m, n', h) that of dropout.
+        ``n`` is the number of samples over all processes, ``mask`` (m, n', h) that of dropout,
+        ``weight`` (n',) or (m, n') that of the samples, with mean 1 over the training split.
         """
 
 
@@ -58,22 +65,37 @@ class FusedUpdate:
         self._groups = _groups(parameters)
 
     def __call__(
-        self, X: Tensor, y: Tensor, lr: float, n: int | None = None, mask: Tensor | None = None
+        self,
+        X: Tensor,
+        y: Tensor,
+        lr: float,
+        n: int | None = None,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         """Update in place, with products in autocast's dtype where autocast is on."""
         X = gemm_input(X)
         with torch.no_grad(), plain(X):
-            self._descend(X, y, lr, n, mask)
+            self._descend(X, y, lr, n, mask, weight)
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+    def _descend(
+        self,
+        X: Tensor,
+        y: Tensor,
+        lr: float,
+        n: int | None,
+        mask: Tensor | None,
+        weight: Tensor | None,
+    ) -> None:
         if len(self._groups) == 1:  # no view of anything need be made
-            formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask)
+            formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask, weight)
             return
         for some in self._groups:
             l2 = self.l2[some] if isinstance(self.l2, Tensor) else self.l2
             own = [p[some] for p in self.parameters]
             M = None if mask is None else mask[some]
-            formulas.descend_(X, y, own, l2, lr, self.smoothing, M)
+            w = weight if weight is None or weight.ndim == 1 else weight[some]
+            formulas.descend_(X, y, own, l2, lr, self.smoothing, M, w)
 
 
 def _groups(parameters: formulas.Parameters) -> list[slice]:
@@ -95,9 +117,17 @@ class SharedUpdate(FusedUpdate):
     The gradients are summed over the processes before the update: each ends with the same bits.
     """
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
+    def _descend(
+        self,
+        X: Tensor,
+        y: Tensor,
+        lr: float,
+        n: int | None,
+        mask: Tensor | None,
+        weight: Tensor | None,
+    ) -> None:
         inputs, Z = formulas.forward(X, self.parameters, mask)
-        G = formulas.residual(Z, y, n or samples_of_all(X), self.smoothing)
+        G = formulas.residual(Z, y, n or samples_of_all(X), self.smoothing, weight)
         shares = formulas.gradients(G, inputs, self.parameters, self.l2 / processes(), mask)
         flat = torch.cat([share.flatten() for share in shares])
         dist.all_reduce(flat)
@@ -127,11 +157,21 @@ class RecordedUpdate(FusedUpdate):
         super().__init__(parameters, l2, smoothing)
         self._recordings: dict[Any, _Recording] = {}
 
-    def _descend(self, X: Tensor, y: Tensor, lr: float, n: int | None, mask: Tensor | None) -> None:
-        key = X.shape, X.dtype, mask is None, *(p.data_ptr() for p in self.parameters)
+    def _descend(
+        self,
+        X: Tensor,
+        y: Tensor,
+        lr: float,
+        n: int | None,
+        mask: Tensor | None,
+        weight: Tensor | None,
+    ) -> None:
+        batch = Recorded(X, y, mask, weight)
+        shapes = [None if T is None else T.shape for T in batch]
+        key = X.dtype, *shapes, *(p.data_ptr() for p in self.parameters)
         if key not in self._recordings:
-            self._recordings[key] = _Recording(X, y, self.parameters, self.l2, self.smoothing, mask)
-        self._recordings[key](X, y, lr, mask)
+            self._recordings[key] = _Recording(batch, self.parameters, self.l2, self.smoothing)
+        self._recordings[key](batch, lr)
 
 
 def has_graphs(device: torch.device) -> bool:
@@ -166,27 +206,35 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
+class Recorded(NamedTuple):
+    """A batch with dropout's mask and the weights of its samples, if there are any."""
+
+    X: Tensor
+    y: Tensor
+    mask: Tensor | None
+    weight: Tensor | None
+
+
 class _Recording:
     """:func:`formulas.descend_` for batches of one shape, recorded.
 
-    Nothing but the batch, the mask and the rate may change: they are copied to where the graph
-    reads them.
-    The recording is compared with what it recorded before it is used. Where there is none to be
+    Only the batch and the rate may change: they are copied to where the graph reads them. The
+    recording is compared with what it recorded before it is used. Where there is none to be
     had, a warning says so, and the same update is launched kernel by kernel.
     """
 
     def __init__(
         self,
-        X: Tensor,
-        y: Tensor,
+        batch: Recorded,
         parameters: formulas.Parameters,
         l2: formulas.Scalar,
         smoothing: float,
-        mask: Tensor | None,
     ) -> None:
-        self.X, self.y, self.lr = X.clone(), y.clone(), parameters[0].new_ones(1)
-        self.mask = None if mask is None else mask.clone()
-        self.smoothing = smoothing
+        X, y, *others = batch
+        self.batch = Recorded(
+            X.clone(), y.clone(), *(T if T is None else T.clone() for T in others)
+        )
+        self.lr, self.smoothing = parameters[0].new_ones(1), smoothing
         self.parameters, self.l2 = parameters, l2  # a graph does not keep what it reads
         self._replay: Callable[[], None] | None = None
         try:
@@ -198,18 +246,16 @@ class _Recording:
                 stacklevel=3,
             )
 
-    def __call__(self, X: Tensor, y: Tensor, lr: formulas.Scalar, mask: Tensor | None) -> None:
-        self.X.copy_(X)
-        self.y.copy_(y)
-        if self.mask is not None and mask is not None:
-            self.mask.copy_(mask)
+    def __call__(self, batch: Recorded, lr: formulas.Scalar) -> None:
+        for kept, new in zip(self.batch, batch, strict=True):
+            if kept is not None and new is not None:
+                kept.copy_(new)
         self.lr.fill_(lr)
         (self._replay or self._descend)()
 
     def _descend(self) -> None:
-        formulas.descend_(
-            self.X, self.y, self.parameters, self.l2, self.lr, self.smoothing, self.mask
-        )
+        X, y, mask, weight = self.batch
+        formulas.descend_(X, y, self.parameters, self.l2, self.lr, self.smoothing, mask, weight)
 
     def _recorded(self) -> Callable[[], None]:
         start = [p.clone() for p in self.parameters]

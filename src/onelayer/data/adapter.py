@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from onelayer.core.checks import check_weight
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment
-from onelayer.data.loader import Batch
 from onelayer.data.naming import shown
 from onelayer.data.split import Split
 
@@ -25,27 +25,59 @@ ONE_LOADER = "Return one, of a torch.utils.data.ConcatDataset of all."
 # ---- batches
 
 
-def pair(batch: Any) -> Batch:
-    """Return a batch as X (n, d) and y (n,): images (n, c, height, width) are laid flat.
+class Weighted(NamedTuple):
+    """Features (n, d), labels (n,) and the samples' weights (n,), None for 1 each."""
+
+    X: Any
+    y: Tensor
+    weight: Tensor | None = None
+
+
+def weighted(data: Any, split: Split) -> Weighted | None:
+    """Return a split in memory with the weights of its samples; None if there is no such split."""
+    tensors = data.tensors(split)
+    if tensors is None:
+        return None
+    weights = getattr(data, "sample_weights", None)  # a data module of ours has it
+    X, y = tensors
+    return Weighted(X, y, weights(split) if weights else None)
+
+
+def samples_of(batch: Any) -> Weighted:
+    """Return a batch as X (n, d), y (n,) and weights: images (n, c, height, width) are laid flat.
 
     Raises:
-        InputError: it is no pair.
+        InputError: it is neither (X, y) nor (X, y, weight).
     """
     legal = "a batch must be a pair (X, y) of features (n, d) and labels (n,)"
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
         raise InputError(f"{legal}, not a {type(batch).__name__}{keys}.")
-    X, y = batch
+    X, y, *others = batch
+    weight = others[0] if others else None
+    if others and not (isinstance(weight, Tensor) and weight.is_floating_point()):
+        raise InputError(
+            f"{legal}; a third item must be the weights of the samples, floating (n,), not "
+            f"{_kind(weight)}. Return pairs."
+        )
     if isinstance(X, tuple | list | dict):
         raise InputError(
             f"{legal}, but its first is a {type(X).__name__}: several loaders give such batches. "
             f"{ONE_LOADER}"
         )
-    return (X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X), y
+    if weight is not None and weight.device.type == "cpu":
+        check_weight(weight, len(y))
+    return Weighted(X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X, y, weight)
 
 
-def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]:
-    """Give the batches ``(X, y)`` of a split, by the data module's own loader.
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Weighted]:
+    """Yield the batches of a split, by the data module's own loader.
 
     Args:
         data: any LightningDataModule, set up.
@@ -59,9 +91,9 @@ def batches(data: Any, split: Split, rows: int | None = None) -> Iterator[Batch]
     drawn = [(generator, generator.get_state()) for generator in generators(loaders)]
     try:
         for batch in chain.from_iterable(loaders):
-            X, y = pair(batch)
-            yield X, y
-            given += len(y)
+            samples = samples_of(batch)
+            yield samples
+            given += len(samples.y)
             if rows is not None and given >= rows:
                 return
     finally:  # training draws from the same generators
@@ -131,7 +163,7 @@ def count_rows(data: Any, split: Split) -> int:
     """Return the number of rows of a split."""
     if hasattr(data, "size"):
         return int(data.size(split))
-    return sum(len(y) for _, y in batches(data, split))
+    return sum(len(batch.y) for batch in batches(data, split))
 
 
 def count_batches(data: Any) -> int:
@@ -159,9 +191,9 @@ def sizes(data: Any) -> tuple[int, int]:
         k = len(names) if isinstance(names, Sequence) and not isinstance(names, str) else k
         if hasattr(data, "shape") and k is not None:
             return int(torch.Size(data.shape).numel()), k
-        d = next(X.shape[1] for X, _ in batches(data, "train"))
+        d = next(batch.X.shape[1] for batch in batches(data, "train"))
         if k is None:
-            k = 1 + max(int(y.max()) for _, y in batches(data, "train"))
+            k = 1 + max(int(batch.y.max()) for batch in batches(data, "train"))
         return d, k
     except InputError:
         raise
@@ -170,6 +202,25 @@ def sizes(data: Any) -> tuple[int, int]:
             f"d and k are not known from {type(data).__name__}: give --model.inputs and "
             f"--model.classes, or mend it:\n{type(error).__name__}: {first_line(error)}."
         ) from error
+
+
+def shape_of(data: Any) -> tuple[int, ...]:
+    """Return the shape of a data module's samples; () if it is not known."""
+    return tuple(getattr(data, "shape", ()))
+
+
+# ---- checks
+
+
+def verify(data: Any) -> None:
+    """Refuse now what a run would refuse later, if a data module can be checked.
+
+    Raises:
+        InputError: a batch is larger than the training split, or a split cannot be measured.
+    """
+    for name in ("check_batch_size", "verify_test"):
+        if check := getattr(data, name, None):
+            check()
 
 
 # ---- names

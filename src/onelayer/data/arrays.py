@@ -30,10 +30,12 @@ class ArraysDataModule(ResidentDataModule):
         test: the same to test on.
         predict: the same, without labels, to classify; or image files and folders.
         x: key or column of the features, or several columns. By default the key X; of a .csv or
-            .parquet a column X of lists, or else all columns but those of labels and groups.
+            .parquet a column X of lists, or else all columns that no other argument names.
         y: key or column of the labels.
         groups: key or column of groups that the validation split must not tear apart, such as
             patients or speakers.
+        weight: key or column of the weights of the samples, 0 or more. They multiply losses, not
+            accuracies, and are scaled so that the training split has mean weight 1.
         classes: names of the classes; a label that is a whole number is a place among them.
         val_size: rows, or their share, that are cut off train, of each class its share.
         standardise: feature for mean 0 and deviation 1 of each, as in the training split; unit for
@@ -78,8 +80,9 @@ class ArraysDataModule(ResidentDataModule):
         border: Border = "reflect",
         transform: Callable[[Any], Any] | None = None,
         backbone: str | None = None,
+        weight: str | None = None,
     ) -> None:
-        columns = Columns(x, y, groups)
+        columns = Columns(x, y, groups, weight)
         if val is not None:
             warn_of_val_size(val_size, VAL_SIZE, "val")
         given: dict[str, Any] = {"train": train, "val": val, "test": test}
@@ -100,10 +103,11 @@ class ArraysDataModule(ResidentDataModule):
             columns,
             Augment(flip, shift, border, transform),
         )
-        self.x, self.y, self.groups, self.backbone = x, y, groups, backbone
+        self.x, self.y, self.groups, self.backbone, self.weight = x, y, groups, backbone, weight
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run is resumed with, what predictions need, and the names of columns."""
         state = super().state_dict()
         x = list(self.x) if isinstance(self.x, list | tuple) else self.x
-        return {**state, "keys": {"x": x, "y": self.y, "groups": self.groups}}
+        keys = {"x": x, "y": self.y, "groups": self.groups}
+        return {**state, "keys": keys | ({"weight": self.weight} if self.weight else {})}

@@ -10,14 +10,20 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from onelayer.core.checks import check_labels, check_pair, check_same, check_whole
+from onelayer.core.checks import (
+    check_labels,
+    check_pair,
+    check_same,
+    check_weight,
+    check_whole,
+)
 from onelayer.core.errors import InputError
 from onelayer.data.augment import Augmentation
 from onelayer.data.features import Features
 from onelayer.data.random import permutation
 
-Batch = tuple[Tensor, Tensor]
-"""Features (n, d) and labels (n,)."""
+Batch = tuple[Tensor, ...]
+"""Features (n, d) and labels (n,), and weights (n,) if samples have any."""
 
 AT_A_TIME = 2**23
 """Bytes of features that are taken out, and changed, at a time: a few batches, or one."""
@@ -68,6 +74,8 @@ class _InOrder(_Sampler, SequentialSampler):
 class ResidentLoader:
     """Batches ``(X, y)`` of tensors in memory, for any Lightning module or any loop.
 
+    With ``weight`` batches are ``(X, y, weight)``.
+
     Its state says exactly where an epoch was left: the rest is then the same, batch for batch.
 
     Args:
@@ -83,6 +91,7 @@ class ResidentLoader:
         classes: if given, labels from this number on are refused.
         augment: changes to the images of each batch.
         checked: whether X and y were checked already, where they were read.
+        weight: weights of the samples (n,), not negative.
 
     Raises:
         InputError: a value out of its range, or what :func:`check_batch` refuses.
@@ -103,15 +112,18 @@ class ResidentLoader:
         classes: int | None = None,
         augment: Augmentation | None = None,
         checked: bool = False,
+        weight: Tensor | None = None,
     ) -> None:
         if not checked:
             check_batch(X, y, classes)
+            if weight is not None:
+                check_weight(weight, len(y))
         if (rank is None) != (world_size is None):
             raise InputError(f"rank = {rank} and world_size = {world_size}: give both or neither.")
         if rank is not None and world_size is not None:
             check_whole("rank", rank, 0, world_size - 1)
         check_whole("seed", seed, 0)
-        self.X, self.y, self.augment = X, y, augment
+        self.X, self.y, self.augment, self.weight = X, y, augment, weight
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._processes = None if rank is None or world_size is None else (rank, world_size)
         self._check_batch_size()
@@ -148,7 +160,9 @@ class ResidentLoader:
         rows, sizes = torch.cat(batches), [len(batch) for batch in batches]
         take = self.augment
         X = take(self.X, rows, epoch) if take else self.X.index_select(0, rows)
-        return zip(X.split(sizes), self.y.index_select(0, rows).split(sizes), strict=True)
+        values = [self.y] if self.weight is None else [self.y, self.weight]
+        others = [value.index_select(0, rows).split(sizes) for value in values]
+        return zip(X.split(sizes), *others, strict=True)
 
     @property
     def sampler(self) -> _Sampler:
@@ -213,6 +227,7 @@ class ResidentLoader:
     def to(self, device: torch.device | str) -> ResidentLoader:
         """Move the resident data, and return the loader."""
         self.X, self.y = self.X.to(device), self.y.to(device)
+        self.weight = None if self.weight is None else self.weight.to(device)
         return self
 
     def _check_batch_size(self) -> None:

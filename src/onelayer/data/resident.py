@@ -140,6 +140,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
             self.check_batch_size()
             self._check_all()
             self.augment.check(self.shape)
+            self.sample_weights("train")  # refuses those that are all 0
         elif stage == "validate" and not self.size("val"):
             raise InputError("there is no split to validate on: data.val_size is 0. Set data.val.")
         made = {split for split, _ in self._tensors}
@@ -174,10 +175,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         table that X is made of is dropped, unless X is :class:`~onelayer.data.features.RawFeatures`
         because a GPU has no room for more or the table is mapped.
         """
-        device, dtype = torch.device("cpu"), torch.float32
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            dtype = torch.float64 if self.trainer.precision == "64-true" else dtype
+        double = self.trainer is not None and self.trainer.precision == "64-true"
+        device, dtype = self._device(), torch.float64 if double else torch.float32
         if (split, dtype) not in self._tensors:
             if not self.size(split):
                 return None
@@ -187,6 +186,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         X = X.to(device)
         self._tensors[split, dtype] = X, y.to(X.device)  # a file's stay in host memory
         return self._tensors[split, dtype]
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _standardised(
         self, split: Split, device: torch.device, dtype: torch.dtype
@@ -367,7 +369,9 @@ class ResidentDataModule(SplitTables, LightningDataModule):
 
     def _loader(self, split: Split, batch_size: int, **options: Any) -> ResidentLoader:
         X, y = self.tensors(split)  # type: ignore[misc]  # it is not empty
-        return ResidentLoader(X, y, batch_size, checked=True, **options)
+        weight = self.sample_weights(split)
+        weight = None if weight is None else weight.to(X.device, X.dtype)
+        return ResidentLoader(X, y, batch_size, checked=True, weight=weight, **options)
 
     def predict_dataloader(self) -> PredictLoader:
         """Return batches of samples to classify: X (n, d), or pairs (X, names) of image files.
@@ -379,11 +383,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         unit = self.standardise == "unit"
         if self._are_images():
             if self._backbone is not None:
-                paths, device = find_images(self.predicted), torch.device("cpu")
-                if self.trainer is not None:
-                    device = self.trainer.strategy.root_device
-                extractor = Extractor(self._allowed(self._backbone), device)
-                return load_features(paths, extractor, self.statistics, unit)
+                extractor = Extractor(self._allowed(self._backbone), self._device())
+                return load_features(find_images(self.predicted), extractor, self.statistics, unit)
             if self._kind == "numbers":
                 raise InputError(
                     "image files cannot be classified: the network was trained on numbers other "

@@ -64,6 +64,7 @@ class SplitTables:
         self._backbone: Backbone | None = None  # that made the features trained on, if known
         self._tables: dict[str, Table] = {}  # those in memory now
         self._hashes: dict[str, NDArray[np.uint64]] = {}  # of the rows of each table
+        self._weights: dict[str, NDArray[Any] | None] = {}  # of the samples of each table
         self._rows: dict[Split, Tensor] = {}  # index of each row of a split in its table
         self._codes: dict[Split, Tensor] = {}  # labels as indices of the classes
         self._checked, self._digest = self.verified, ""
@@ -106,7 +107,10 @@ class SplitTables:
             for split in (split for split in SPLITS[:2] if self.size(split)):
                 rows = self.rows_of(split).numpy()
                 hashes = self._hashes_of(self._table_of(split))[rows]
-                for part in (self.labels(split).numpy(), rows, hashes):
+                weight = self.sample_weights(split)
+                parts = [self.labels(split).numpy(), rows, hashes]
+                parts += [] if weight is None else [weight.numpy()]
+                for part in parts:
                     found = zlib.crc32(part.tobytes(), found)
             self._digest = f"{found:08x}"
         return self._digest
@@ -230,6 +234,25 @@ class SplitTables:
             table, rows = self.table(self._table_of(split)), self.rows_of(split)
             self._codes[split] = self._settled().codes(table)[rows]
         return self._codes[split]
+
+    def sample_weights(self, split: Split) -> Tensor | None:
+        """Return the weights of a split's samples, float32 (n,); None without.
+
+        They are scaled so that those of the training split have mean 1.
+        """
+        for name in {self._table_of(split), "train"} - self._weights.keys():
+            self._weights[name] = self.table(name).weight if name in self.readers else None
+        own, train = self._weights[self._table_of(split)], self._weights["train"]
+        if own is None:
+            return None
+        scale = 1.0 if train is None else float(train[self.rows_of("train").numpy()].mean())
+        if not scale > 0:
+            where = self.table("train").where
+            raise InputError(
+                f"{where}: all weights of the training split are 0: nothing is learned. Give a "
+                "sample a weight above 0."
+            )
+        return torch.from_numpy(own[self.rows_of(split).numpy()] / scale).float()
 
     def _check_known(self, split: Split) -> None:
         """Raise :class:`InputError` for a class that no training row has."""

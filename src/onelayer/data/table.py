@@ -28,14 +28,22 @@ class Columns:
 
     Args:
         x: key or column of the features, or several columns. By default the key "X"; of a .csv or
-            .parquet a column "X" of lists, or else all columns but those of labels and groups.
+            .parquet a column "X" of lists, or else all columns but those named below.
         y: key or column of the labels.
         groups: key or column of the groups that a validation split must not tear apart.
+        weight: key or column of the weights of the samples.
     """
 
     x: str | Sequence[str] | None = None
     y: str = "y"
     groups: str | None = None
+    weight: str | None = None
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Names of the keys or columns beside the features, by argument."""
+        given = {"y": self.y, "groups": self.groups, "weight": self.weight}
+        return {argument: name for argument, name in given.items() if name}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Table:
         x: features (n, d), uint8 or floating.
         y: labels (n,), whole numbers or strings; None if only features were read.
         groups: groups (n,).
+        weight: weights of the samples (n,), finite and not negative.
         classes: names of the classes; a label that is a whole number is an index of them.
         where: name of the file or object, for messages.
         columns: names of the features.
@@ -69,6 +78,7 @@ class Table:
     mapped: Callable[[bool], None] | None = None
     shape: tuple[int, ...] = ()
     backbone: Backbone | None = None
+    weight: Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.x)
@@ -77,12 +87,12 @@ class Table:
                 f"{self.where} is empty: its features are {tuple(self.x.shape)}, and must be "
                 "(n, d), a row of at least one number each."
             )
-        for name in ("y", "groups"):
+        for name in ("y", "groups", "weight"):
             value = getattr(self, name)
             if value is not None and value.shape != (n,):
                 raise InputError(
                     f"{self.where}: {name} is {value.shape}, and X has {n} rows: there must be one "
-                    "label for each row."
+                    f"{'weight' if name == 'weight' else 'label'} for each row."
                 )
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
+from onelayer.core.class_weight import balanced
 from onelayer.core.errors import InputError
 from onelayer.data.features import free_memory
 from onelayer.deploy.linear import plain_number
@@ -151,8 +152,8 @@ def _weights(
     if class_weight is None:
         return weight
     if class_weight == "balanced":  # counts are those of repeated samples
-        totals = np.array([weight[y == name].sum() for name in classes])
-        of_class = weight.sum() / (len(classes) * np.where(totals > 0, totals, np.inf))
+        totals = [weight[y == name].sum() for name in classes]
+        of_class = balanced(torch.tensor(totals, dtype=torch.float64)).numpy()
     else:
         of_class = compute_class_weight(class_weight, classes=classes, y=y)
     if not (of_class >= 0).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from onelayer.study.figures import (
     scale_l2,
 )
 from onelayer.study.plan import SHOWN, best_of_each, format_setting, setting_of
-from onelayer.training.members import by_l2
+from onelayer.training.members import grouped
 from onelayer.training.records import Row
 
 if TYPE_CHECKING:
@@ -219,11 +220,10 @@ def plot_range(
     figure, axes = new_figure(1, 2, (11, 4.2))
     val = [row for row in rows if row.split == "val"]
     colour = colours_of(list(proposals))
-    for l2, members in by_l2([row.l2 for row in val]).items():
-        rates = by_l2([val[i].lr for i in members])
+    for l2, own in grouped(val, attrgetter("l2")).items():
+        rates = grouped(own, attrgetter("lr"))
         for axis, name, unit in zip(axes.flat, ("loss", "accuracy"), (1, 100), strict=True):
-            values = [unit * getattr(val[i], name) for i in members]
-            mean = [np.mean([values[i] for i in places]) for places in rates.values()]
+            mean = [np.mean([unit * getattr(r, name) for r in rows]) for rows in rates.values()]
             axis.plot(list(rates), mean, marker=".", color=colour(l2), label=f"λ = {l2:.3g}")
             for rate in proposals[l2]:
                 axis.axvline(rate, color=colour(l2), linestyle=":", linewidth=1)

@@ -18,7 +18,7 @@ from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.training.files import atomic_write
 
 CONFIG = "config.yaml"
-_NEWER = ("flip", "shift", "border", "transform")
+_NEWER = ("flip", "shift", "border", "transform", "weight")
 """Arguments that earlier trial databases and reports lack. They are left out at their defaults."""
 
 Settings = Mapping[str, Any] | LightningDataModule

@@ -92,14 +92,18 @@ class Exercises:
         output: folder of report.md and its figures.
         data: arguments of CIFAR10DataModule that replace every exercise's: root, source, and
             limit, which makes all of it small.
-        repeat: seeds, lengths and widths.
+        repeat: seeds and widths.
         search: settings of the search; its final networks take the first five of the seeds.
+        schedule: arguments of TriangularLR that replace every run's: step_size, for a quick report.
+        trainer: flags of every run's Trainer that choose the device: accelerator and devices.
     """
 
     output: Path
     data: Mapping[str, Any]
     repeat: Repeat = field(default_factory=Repeat)
     search: Plan = field(default_factory=Plan)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     # ---- what is asked for
 
@@ -107,12 +111,6 @@ class Exercises:
     def runs(self) -> Path:
         """Folder of the runs."""
         return Path(self.repeat.runs)
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """Arguments of TriangularLR that replace every run's."""
-        step_size = self.repeat.step_size
-        return {} if step_size is None else {"step_size": step_size}
 
     @cached_property
     def _data(self) -> CIFAR10DataModule:
@@ -128,7 +126,7 @@ class Exercises:
             for k, v in asdict(self.search).items()
             if v != shipped[k] and k != "members"  # how many are trained at once changes no figure
         }
-        return {**data, **{f"report.{k}": v for k, v in self.schedule.items()}, **search}
+        return {**data, **{f"schedule.{k}": v for k, v in self.schedule.items()}, **search}
 
     @property
     def _kind(self) -> str:
@@ -169,11 +167,8 @@ class Exercises:
 
     def _finds(self) -> list[Command]:
         """Return both networks' searches."""
-        options = {k: v for k, v in self._changes.items() if not k.startswith("report.")}
-        for key, value in self.schedule.items():
-            options[f"schedule.{key}"] = value
-            if key in ("step_size", "cycles"):
-                options[f"final.{key}"] = value
+        options = dict(self._changes)
+        options |= {f"final.{key}": value for key, value in self.schedule.items()}
         if (seeds := list(self.repeat.seeds[:5])) != read_configs("search")["final"]["seeds"]:
             options["final.seeds"] = seeds
         return [Command("search", "search", network, options) for network in NETWORKS]
@@ -201,9 +196,10 @@ class Exercises:
         return self.runs / f"{command.name}-{command.network}-{digest[:8]}"
 
     def _settings(self, command: Command) -> dict[str, dict[str, Any]]:
-        """Return a command's settings with the location of the data, which changes no result."""
+        """Return a command's settings with the location of the data and the device."""
         locations = {k: v for k, v in self.data.items() if k in CIFAR10DataModule.locations}
-        return {**command.settings, "data": {**command.settings["data"], **locations}}
+        settings = {**command.settings, "data": {**command.settings["data"], **locations}}
+        return {**settings, "trainer": {**settings.get("trainer", {}), **self.trainer}}
 
     def _plan(self, find: Command) -> Plan:
         """Return the plan of a search; the report's own search has the options of its command."""
@@ -218,7 +214,7 @@ class Exercises:
             schedule=settings["schedule"],
             final=Final(**settings["final"]),
             output=self._folder(find),
-            trainer=settings.get("trainer", {}),
+            trainer=settings["trainer"],
             curves=settings.get("curves", {}),
             test=settings.get("test", {}),
         )

@@ -9,13 +9,13 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from onelayer.core.gradcheck import Check
 from onelayer.study.plan import (
     SHOWN,
     Candidate,
-    Setting,
     best_of_each,
     end_of,
     format_setting,
@@ -25,6 +25,7 @@ from onelayer.study.plan import (
     warn_of_end,
 )
 from onelayer.study.published import Published
+from onelayer.training.members import grouped, rank
 from onelayer.training.summary import SPLITS, collect
 from onelayer.training.text import table
 
@@ -88,12 +89,10 @@ def _notes(best: bool, one_se: bool, chosen: bool, l2: float, tried: Sequence[fl
 
 
 def _diverged_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    gone: dict[Setting, set[float]] = {}
-    for row in (row for row in rows if row["diverged"]):
-        gone.setdefault(setting_of(row), set()).add(row["l2"])
-    for setting, l2s in gone.items():
+    gone = [row for row in rows if row["diverged"]]
+    for setting, own in grouped(gone, setting_of).items():
         words = [*format_setting(setting).split(), "l2 ="]
-        listed = ", ".join(f"{l2:.3e}" for l2 in sorted(l2s))
+        listed = ", ".join(f"{l2:.3e}" for l2 in sorted({row["l2"] for row in own}))
         yield f"diverged, and no choice: {' '.join(words)} {listed}"
 
 
@@ -101,6 +100,7 @@ def format_path(summary: Mapping[str, Any]) -> str:
     """Return the closing table of a solve: a line per λ, and the chosen one's results."""
     tried = [row["l2"] for row in summary["members"]]
     chosen = summary["l2"]
+    balanced = "val_balanced_accuracy"
     cells, notes = list[list[str]](), list[str]()
     for row in summary["members"]:
         l2 = row["l2"]
@@ -111,11 +111,16 @@ def format_path(summary: Mapping[str, Any]) -> str:
                 f"{l2:.3g}", f"{row['cost']:.5f}", f"{row['gap']:.0e}", str(row["iterations"]),
                 f"{100 * row['train_accuracy']:.2f}",
                 percent(row["val_accuracy"], row["val_error"]),
+                *([f"{100 * row[balanced]:.2f}"] if balanced in row else []),
             ]
         )  # fmt: skip
-    lines = table(["l2", "cost", "gap", "steps", "train", "val"], cells, notes)
+    columns = ["l2", "cost", "gap", "steps", "train", "val"]
+    columns += ["balanced"] if balanced in summary["members"][0] else []
+    lines = table(columns, cells, notes)
     final = summary["final"]
     test = f", test {100 * final['test']['accuracy']:.2f}" if "test" in final else ""
+    if "balanced_accuracy" in final.get("test", {}):
+        test += f" (balanced {100 * final['test']['balanced_accuracy']:.2f})"
     lines += [
         f"linear softmax, {summary['dataset']}, {summary['seconds']:.1f} s; accuracy in %, "
         "± standard error",
@@ -194,13 +199,13 @@ def search_table(
     """
     head = ["stage", "report: best val at λ", "as specified: best val ± SE at λ"]
     rows = []
-    for stage in sorted({c["stage"] for c in found["candidates"]}):
-        best = max((c for c in found["candidates"] if c["stage"] == stage), key=lambda c: c["mean"])
+    for stage, own in sorted(grouped(found["candidates"], itemgetter("stage")).items()):
+        best = min(own, key=lambda c: rank(c["mean"], c["loss"], c["l2"]))
         theirs = "{} at {:.1e}".format(*published[stage]) if stage in published else ""
         ours = f"{percent(best['mean'], best['error'])} at {best['l2']:.2e}"
         rows.append([str(stage), theirs, ours, ""])
     if sound := [m for m in as_published if not m.get("diverged")]:
-        coarse = max(sound, key=lambda m: float(m["val"]["accuracy"]))
+        coarse = min(sound, key=lambda m: rank(m["val"]["accuracy"], m["val"]["loss"], m["l2"]))
         p = coarse["val"]["accuracy"]
         rows[0][-1] = f"{percent(p, standard_error([p], images))} at {coarse['l2']:.2e}"
     best, one_se = found["best"], found["one_se"]

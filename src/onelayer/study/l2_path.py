@@ -7,7 +7,8 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from onelayer.core.checks import check_among, check_positive, check_whole
+from onelayer.core.class_weight import ClassWeight, learn_class_weights
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.population import check_l2
 from onelayer.core.optimum.solve import Optima
-from onelayer.data.adapter import count_rows, has_split, name_of
-from onelayer.data.features import Features, SomeRows
+from onelayer.data.adapter import Weighted, count_rows, has_split, name_of, shape_of, verify
+from onelayer.data.features import SomeRows
 from onelayer.data.split import Standardised
 from onelayer.study.comparison_figures import plot_path
 from onelayer.study.data_settings import make_data, with_arguments, without_locations, write_config
@@ -36,12 +38,14 @@ from onelayer.study.run import alone_in
 from onelayer.training.checkpoint import AtomicCheckpointIO, checkpoint_of
 from onelayer.training.files import atomic_write, write_json
 from onelayer.training.folder import AGAIN, FOLDER, last_of
-from onelayer.training.metrics import QUANTITIES, Measure
+from onelayer.training.metrics import Measure
 from onelayer.training.module import OneLayer
 from onelayer.training.optimality import joined, learned
+from onelayer.training.records import quantities
+from onelayer.training.trainer import device_of
 
 SAVED = "rounds.ckpt"  # state of a stopped solve, in the folder of checkpoints
-Read = Callable[[Any, Sequence[Any]], tuple[Features, Tensor]]
+Read = Callable[[Any, Sequence[Any]], Weighted]
 """Reads splits of a data module: :func:`joined` as they are, :func:`learned` with mirror images."""
 
 
@@ -104,11 +108,15 @@ class Solve:
         grid: the λ.
         data: settings of the data.
         output: folder for path.csv, path.png, summary.json and checkpoints/.
+        class_weight: weights of the classes, as those of a OneLayer.
+        trainer: flags of the Trainer that choose the device: accelerator and devices.
     """
 
     grid: Grid
     data: Mapping[str, Any]
     output: Path
+    class_weight: ClassWeight = None
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[str, Any]:
         """Solve the path, or the rest of it, and return the content of summary.json.
@@ -125,11 +133,12 @@ class Solve:
             raise InputError(
                 "λ is chosen on a validation split: set data.val_size, or solve.folds."
             )
-        if verify := getattr(data, "verify_test", None):
-            verify()
+        verify(data)
         locations = without_locations(self.data)
         settings = {"dataset": name_of(data), **asdict(self.grid)}
         settings |= {f"data.{name}": value for name, value in locations.items()}
+        if self.class_weight is not None:
+            settings["class_weight"] = self.class_weight
         self.output.mkdir(parents=True, exist_ok=True)
         with alone_in(self.output) if rank == 0 else nullcontext():
             summary = self._finished(settings)
@@ -161,8 +170,9 @@ class _Work:
         self.grid, self.data, self.settings, self.rank = asked.grid, data, settings, rank
         self.l2, self.folder = asked.grid.values(), asked.output
         saved = self.folder / FOLDER / SAVED
-        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank)
-        self.data_settings = asked.data
+        device = device_of(asked.trainer)
+        self.solver = ResumableSolver(saved, settings, asked.grid.gap, rank, device)
+        self.data_settings, self.class_weight = asked.data, asked.class_weight
         data.setup("fit")
 
     def summary(self) -> dict[str, Any]:
@@ -208,7 +218,8 @@ class _Work:
         path, curve = self.solver.solve("path", self._tensors(["train"], learned), self.l2)
         model = self._network(path)
         measured = self._measure(model, self._tensors(["val"]))
-        model.validation = {q: [member[q] for member in measured] for q in QUANTITIES}
+        names = quantities(measured[0])
+        model.validation = {q: [member[q] for member in measured] for q in names}
         self._write(model, "path.ckpt")
         images = count_rows(self.data, "val")
         accuracies = [[p] for p in model.validation["accuracy"]]
@@ -216,55 +227,80 @@ class _Work:
 
     def _by_folds(self) -> tuple[Optima, OneLayer, list[Candidate], list[list[float]]]:
         """Measure each λ on the folds left out, and solve the path of all samples."""
-        X, y = self._tensors(["train", "val"])
+        X, y, weight = self._tensors(["train", "val"])
         folds = stratified(y.cpu(), self.grid.folds, getattr(self.data, "seed", 0)).to(y.device)
-        pair = self._tensors(["train", "val"], learned)
-        copies = len(pair[1]) // len(y)  # a mirrored image is in the fold of the image
-        path, _ = self.solver.solve("folds", pair, self.l2, folds=folds.repeat(copies))
+        samples = self._tensors(["train", "val"], learned)
+        copies = len(samples.y) // len(y)  # a mirrored image is in the fold of the image
+        path, _ = self.solver.solve("folds", samples, self.l2, folds=folds.repeat(copies))
         measured = []
         for fold in range(self.grid.folds):
             rows, mine = (folds == fold).nonzero().squeeze(1), path.fold == fold
-            measure = Measure(len(self.l2)).to(self.solver.device)
-            measure.update(SomeRows(X, rows), y[rows], [path.W[mine].float(), path.b[mine].float()])
+            classes = 0 if self.class_weight is None else path.W.shape[1]
+            measure = Measure(len(self.l2), classes).to(self.solver.device)
+            w, weights = None if weight is None else weight[rows], (path.W[mine], path.b[mine])
+            measure.update(SomeRows(X, rows), y[rows], [T.float() for T in weights], w)
             measured.append(measure.compute())
-        accuracies, losses = (
-            [[float(found[name].reshape(-1)[i]) for found in measured] for i in range(len(self.l2))]
-            for name in ("accuracy", "loss")
-        )
+        by_fold = {
+            name: [
+                [float(found[name].reshape(-1)[i]) for found in measured]
+                for i in range(len(self.l2))
+            ]
+            for name in measured[0]
+        }
         shape = (self.grid.folds, len(self.l2), *path.W.shape[1:])
         start = path.W.view(shape).mean(0), path.b.view(shape[:-1]).mean(0)
-        whole, curve = self.solver.solve("path", pair, self.l2, start=start)
+        whole, curve = self.solver.solve("path", samples, self.l2, start=start)
         model = self._network(whole, ["train", "val"])
-        loss, accuracy = ([statistics.fmean(v) for v in found] for found in (losses, accuracies))
+        means = {name: [statistics.fmean(v) for v in found] for name, found in by_fold.items()}
         penalties = [l2 * float(W.square().sum()) for l2, W in zip(self.l2, whole.W, strict=True)]
-        cost = [a + b for a, b in zip(loss, penalties, strict=True)]
-        model.validation = {"cost": cost, "loss": loss, "accuracy": accuracy}
+        cost = [a + b for a, b in zip(means["loss"], penalties, strict=True)]
+        model.validation = {"cost": cost, **means}
         self._write(model, "path.ckpt")
+        accuracies = by_fold["accuracy"]
         return whole, model, _candidates(self.l2, model.validation, accuracies, len(y)), curve
 
     def _refit(self, path: Optima, at: int, model: OneLayer) -> tuple[Optima, OneLayer]:
         """Refit the chosen λ on training and validation samples, and write last.ckpt."""
         final, start = path, (path.W[at : at + 1], path.b[at : at + 1])
         if not self.grid.folds:
-            pair = self._tensors(["train", "val"], learned)
-            final, _ = self.solver.solve("refit", pair, [self.l2[at]], start=start)
+            samples = self._tensors(["train", "val"], learned)
+            final, _ = self.solver.solve("refit", samples, [self.l2[at]], start=start)
             start = final.W, final.b
-        network = OneLayer(l2=self.l2[at], inputs=model.inputs, classes=model.outputs)
+        network = self._made(self.l2[at], model.outputs, model.inputs)
         self._fill(network, *start, ["train", "val"])
         self._write(network, last_of(self.folder).name)
         return final, network
 
     # ---- networks and their results
 
-    def _tensors(self, splits: Sequence[Any], read: Read = joined) -> tuple[Features, Tensor]:
+    def _tensors(self, splits: Sequence[Any], read: Read = joined) -> Weighted:
+        """Return samples of splits, whose weights are multiplied by those of their classes."""
         if splits == ["test"]:
             self.data.setup("test")
-        X, y = read(self.data, splits)
-        return X.to(self.solver.device), y.to(self.solver.device)
+        X, y, weight = read(self.data, splits)
+        y = y.to(self.solver.device)
+        weight = None if weight is None else weight.to(y.device)
+        if self.class_weight is not None:
+            of_class = self._class_weights.to(y.device, torch.float32)[y]
+            weight = of_class if weight is None else of_class * weight
+        return Weighted(X.to(y.device), y, weight)
+
+    @cached_property
+    def _class_weights(self) -> Tensor:
+        _, y, weight = joined(self.data, ["train"])
+        return learn_class_weights(self.class_weight, self.data.classes, y, weight)
+
+    def _made(self, l2: Any, k: int, d: int) -> OneLayer:
+        given = self.class_weight
+        kept = dict(given) if isinstance(given, Mapping) else given
+        model = OneLayer(l2=l2, inputs=d, classes=k, class_weight=kept)
+        if kept is not None:
+            model.class_weights = self._class_weights.to(model.weights[0])
+        return model
 
     def _network(self, path: Optima, learned_from: Sequence[str] = ("train",)) -> OneLayer:
         _, k, d = path.W.shape
-        return self._fill(OneLayer(l2=self.l2, inputs=d, classes=k), path.W, path.b, learned_from)
+        return self._fill(self._made(self.l2, k, d), path.W, path.b, learned_from)
 
     def _fill(self, model: OneLayer, W: Tensor, b: Tensor, learned_from: Sequence[str]) -> OneLayer:
         with torch.no_grad():
@@ -274,13 +310,16 @@ class _Work:
                 model.mean.copy_(self.data.statistics.mean)
                 model.std.copy_(self.data.statistics.std)
         model.learned_from = list(learned_from)
-        model.samples = {"shape": tuple(getattr(self.data, "shape", ()))}
+        model.samples = {"shape": shape_of(self.data)}
         return model.to(self.solver.device)
 
-    def _measure(self, model: OneLayer, pair: tuple[Features, Tensor]) -> list[dict[str, float]]:
-        found = model.evaluate(*pair)
-        values = zip(*(found[name].tolist() for name in QUANTITIES), strict=True)
-        return [dict(zip(QUANTITIES, numbers, strict=True)) for numbers in values]
+    def _measure(self, model: OneLayer, samples: Weighted) -> list[dict[str, float]]:
+        measure = model.new_measure().to(self.solver.device)
+        measure.update(samples.X, samples.y, model.weights, samples.weight)
+        found = model.figures(measure)
+        names = quantities(found)
+        values = zip(*(found[name].tolist() for name in names), strict=True)
+        return [dict(zip(names, numbers, strict=True)) for numbers in values]
 
     def _rows(
         self, path: Optima, model: OneLayer, candidates: Sequence[Candidate]
@@ -297,9 +336,18 @@ class _Work:
                 "train_accuracy": train[i]["accuracy"],
                 "val_accuracy": candidates[i].mean,
                 "val_error": candidates[i].error,
+                **self._balanced(train[i], model.validation, i),
             }
             for i, l2 in enumerate(self.l2)
         ]
+
+    @staticmethod
+    def _balanced(train: Mapping[str, float], val: Any, i: int) -> dict[str, float]:
+        """Return the balanced accuracies of a λ; none without class weights."""
+        if "balanced_accuracy" not in train:
+            return {}
+        name = "balanced_accuracy"
+        return {f"train_{name}": train[name], f"val_{name}": val[name][i]}
 
     def _write(self, model: OneLayer, name: str) -> None:
         """Write an ordinary checkpoint; the first process does."""

@@ -15,7 +15,8 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, product
+from itertools import product
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from onelayer.core.checks import (
@@ -27,6 +28,7 @@ from onelayer.core.checks import (
     check_whole,
 )
 from onelayer.core.errors import InputError
+from onelayer.training.members import grouped, rank
 
 MOST = 10_000  # stages, and λ in one
 SHOWN = 40  # settings that a table and a figure show, the best ones
@@ -175,14 +177,12 @@ class Repeat:
     Args:
         runs: folder of the runs.
         seeds: seeds of every run's networks.
-        step_size: n_s of every run, for a quick report; by default that of each exercise.
         widths: numbers of hidden units for a section on accuracy by width, 0 for linear; takes
             hours.
     """
 
     runs: str = "lightning_logs/report"
     seeds: list[int] = field(default_factory=lambda: list(range(10)))
-    step_size: int | None = None
     widths: list[int] = field(default_factory=list)
 
 
@@ -251,7 +251,7 @@ def plan_stage(
 
 def groups_of(networks: Sequence[Planned]) -> list[list[Planned]]:
     """Return the groups of a stage's networks, in their order."""
-    return [list(members) for _, members in groupby(networks, key=lambda p: p.group)]
+    return list(grouped(networks, attrgetter("group")).values())
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Candidate:
 
     def row(self) -> dict[str, Any]:
         """Return the values that search.json keeps, the setting's arguments before λ."""
-        rest = {name: getattr(self, name) for name in ("l2", "mean", "error", "seeds")}
+        rest = {name: getattr(self, name) for name in ("l2", "mean", "error", "seeds", "loss")}
         return {"stage": self.stage, "index": self.index, **dict(self.setting), **rest}
 
 
@@ -294,14 +294,13 @@ def aggregate(rows: Sequence[Mapping[str, Any]], images: int) -> list[Candidate]
         images: number of validation images.
     """
     result = []
-    for key, group in groupby(rows, key=lambda row: (row["stage"], row["index"], row["l2"])):
-        members = list(group)
+    for (stage, index, l2), members in grouped(rows, itemgetter("stage", "index", "l2")).items():
         if not any(row["diverged"] for row in members):
             accuracies = [float(row["val_accuracy"]) for row in members]
             mean, error = sum(accuracies) / len(accuracies), standard_error(accuracies, images)
             loss = statistics.fmean(float(row["val_loss"]) for row in members)
             setting = setting_of(members[0])
-            result.append(Candidate(*key, mean, error, len(accuracies), setting, loss))
+            result.append(Candidate(stage, index, l2, mean, error, len(accuracies), setting, loss))
     return result
 
 
@@ -330,10 +329,8 @@ def next_ranges(plan: Plan, candidates: Sequence[Candidate]) -> dict[Setting, tu
             "every network of the search diverged: no λ is left to go on from.\n"
             f"Lower {largest} or search.l2_max."
         )
-    own: dict[Setting, list[Candidate]] = {}
-    for c in candidates:
-        own.setdefault(c.setting, []).append(c)
-    return {setting: top_range(its, plan.top) for setting, its in own.items()}
+    by_setting = grouped(candidates, attrgetter("setting"))
+    return {setting: top_range(own, plan.top) for setting, own in by_setting.items()}
 
 
 def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
@@ -343,16 +340,14 @@ def top_range(candidates: Sequence[Candidate], top: int) -> tuple[float, float]:
 
 
 def ranking(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Sort by accuracy, best first; ties by lower loss, as everywhere, then by larger λ."""
-    return sorted(candidates, key=lambda c: (-c.mean, c.loss, -c.l2, c.stage, c.index))
+    """Sort by :func:`~onelayer.training.members.rank`, best first."""
+    return sorted(candidates, key=lambda c: (rank(c.mean, c.loss, c.l2), c.stage, c.index))
 
 
 def best_of_each(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the best λ of every setting, the best setting first."""
-    firsts: dict[Setting, Candidate] = {}
-    for c in ranking(candidates):
-        firsts.setdefault(c.setting, c)
-    return list(firsts.values())
+    by_setting = grouped(ranking(candidates), attrgetter("setting"))
+    return [own[0] for own in by_setting.values()]
 
 
 def end_of(l2: float, tried: Iterable[float]) -> str:
@@ -400,4 +395,4 @@ def choose(candidates: Sequence[Candidate], rule: str) -> Candidate:
         return best
     own = [c for c in candidates if c.setting == best.setting]
     near = [c for c in own if c.mean >= best.mean - best.error]
-    return max(near, key=lambda c: (c.l2, c.mean))
+    return max(ranking(near), key=attrgetter("l2"))

@@ -16,7 +16,7 @@ from torch import Tensor
 from onelayer.core.checks import check_same
 from onelayer.core.optimum.solve import Optima, Progress, solve
 from onelayer.core.update import processes
-from onelayer.data.features import Features
+from onelayer.data.adapter import Weighted
 from onelayer.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from onelayer.training.folder import AGAIN
 from onelayer.training.progress import Bar
@@ -43,16 +43,17 @@ class ResumableSolver:
         settings: all that decides the result; compared with those of the file.
         gap: largest distance to the minimum.
         rank: number of this process.
+        device: device of this process.
 
     Raises:
         InputError: the file has other settings.
     """
 
-    def __init__(self, saved: Path, settings: Mapping[str, Any], gap: float, rank: int) -> None:
-        self.saved, self.settings, self.gap, self.rank = saved, dict(settings), gap, rank
-        self.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    def __init__(
+        self, saved: Path, settings: Mapping[str, Any], gap: float, rank: int, device: torch.device
+    ) -> None:
+        self.saved, self.settings, self.gap = saved, dict(settings), gap
+        self.rank, self.device = rank, device
         self.parts = self._read() if saved.is_file() else {}
 
     @property
@@ -63,7 +64,7 @@ class ResumableSolver:
     def solve(
         self,
         name: str,
-        pair: tuple[Features, Tensor],
+        samples: Weighted,
         l2: Sequence[float],
         folds: Tensor | None = None,
         start: tuple[Tensor, Tensor] | None = None,
@@ -71,7 +72,7 @@ class ResumableSolver:
         """Return the optima of a part, and the members' gaps after each iteration."""
         part = self.parts.setdefault(name, Part(name))
         if not part.done:
-            self._work_on(part, pair, l2, folds, start)
+            self._work_on(part, samples, l2, folds, start)
         state = part.state
         assert state is not None
         W, b, gap, iterations, cost, _ = (getattr(state, of).to(self.device) for of in TENSORS)
@@ -82,7 +83,7 @@ class ResumableSolver:
     def _work_on(
         self,
         part: Part,
-        pair: tuple[Features, Tensor],
+        samples: Weighted,
         l2: Sequence[float],
         folds: Tensor | None,
         start: tuple[Tensor, Tensor] | None,
@@ -90,7 +91,7 @@ class ResumableSolver:
         if part.state is not None:
             print(f"{part.name}: continues after round {part.state.round}", flush=True)
         copies = 1 if folds is None else int(folds.max()) + 1
-        X, y, folds = self._shard(*pair, folds)
+        (X, y, weight), folds = self._shard(samples, folds)
         started, spent = time.monotonic(), part.seconds
         with Bar(part.name, len(l2) * copies, "λ", draw=self.rank == 0) as bar:
 
@@ -99,20 +100,20 @@ class ResumableSolver:
                 self._follow(part, now, bar)
 
             solve(
-                X, y, l2, self.gap, folds=folds, start=start, state=part.state,
+                X, y, l2, self.gap, weight=weight, folds=folds, start=start, state=part.state,
                 shared=processes() > 1, report=report,
             )  # fmt: skip
         part.done = True
         self.save()
 
-    def _shard(
-        self, X: Features, y: Tensor, folds: Tensor | None
-    ) -> tuple[Features, Tensor, Tensor | None]:
-        """Return this process's samples."""
+    def _shard(self, samples: Weighted, folds: Tensor | None) -> tuple[Weighted, Tensor | None]:
+        """Return this process's samples, and their folds."""
         if processes() == 1:
-            return X, y, folds
+            return samples, folds
+        X, y, weight = samples
         mine = torch.arange(self.rank, len(y), processes(), device=self.device)
-        return X.index_select(0, mine), y[mine], None if folds is None else folds[mine]
+        own = Weighted(X.index_select(0, mine), y[mine], None if weight is None else weight[mine])
+        return own, None if folds is None else folds[mine]
 
     def _follow(self, part: Part, now: Progress, bar: Bar) -> None:
         """Save the state after a round; note the gaps after an iteration."""

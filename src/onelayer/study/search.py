@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from lightning.pytorch import LightningDataModule
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL
 
-from onelayer.core.checks import check_same, check_share
+from onelayer.core.checks import check_same
 from onelayer.core.errors import InputError
-from onelayer.data.adapter import count_rows, has_split, name_of, sizes
+from onelayer.data.adapter import count_rows, has_split, name_of, shape_of, sizes, verify
 from onelayer.study.comparison_figures import plot_search
 from onelayer.study.data_settings import make_data, with_arguments, without_locations
 from onelayer.study.formatting import format_candidates, format_csv
@@ -47,10 +48,10 @@ from onelayer.study.run import (
 from onelayer.study.trial_database import TrialDatabase, is_finite
 from onelayer.training.curves import Curves
 from onelayer.training.files import atomic_write, write_json
+from onelayer.training.members import grouped
 from onelayer.training.memory import check_making, members_in_memory
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.progress import Bar, ProgressLine, clear_bars
-from onelayer.training.records import last_figures
+from onelayer.training.records import QUANTITIES, last_figures, quantities
 from onelayer.training.schedule import TriangularLR
 from onelayer.training.summary import format_summary
 
@@ -93,7 +94,7 @@ class Search:
             "search": self.plan.as_dict(),
             "data": data | data.pop("init_args", {}) if "class_path" in data else data,
             "schedule": dict(self.schedule),
-            "trainer": dict(self.trainer),
+            "trainer": {k: v for k, v in self.trainer.items() if k != "devices"},
         }
         flat = {f"{group}.{k}": v for group, values in groups.items() for k, v in values.items()}
         # The rule is applied afterwards: it may change without training anything again.
@@ -152,43 +153,31 @@ class Search:
         Raises:
             InputError: now, not after all stages, for settings that a run would refuse.
         """
-        data = self._make_data()
-        if check_batch_size := getattr(data, "check_batch_size", None):
-            check_batch_size()
+        data = make_data(self.data)
+        flips = "flip" in inspect.signature(type(data)).parameters
+        if self.plan.flip and not (flips and len(shape_of(data)) == 3):
+            raise InputError(
+                f"search.flip flips images, but {type(data).__name__} has no argument flip, or its "
+                "samples are no images.\nLeave out search.flip."
+            )
         if not has_split(data, "val"):
             raise InputError("a search needs a validation split: set data.val_size or val_batches.")
         at_once = min(self.plan.members or 1, self.plan.number * len(self.plan.seeds))
         made: dict[bool | None, LightningDataModule] = {}  # for the final run, by flip
         for setting in self.plan.settings():
-            TriangularLR(**self.schedule_of(setting))
-            check_making(at_once, self.model_of(setting)["hidden"], *sizes(data))
+            stage = {"model": self.model_of(setting), "schedule": self.schedule_of(setting)}
+            check_making(at_once, stage["model"]["hidden"], *sizes(data))
             final, flip = self.final_settings(self.plan.l2_max, setting), dict(setting).get("flip")
+            whose = "the search"
             try:
+                check_training({**stage, "data": data})
+                whose = "the final training, final.…"
                 made[flip] = made.get(flip) or make_data(final["data"])
                 check_training({**final, "data": made[flip]})
             except InputError as error:
-                raise InputError(f"of the final training, final.…: {error}") from error
-        if verify := getattr(data, "verify_test", None):
-            verify()
-        return data
-
-    def _make_data(self) -> LightningDataModule:
-        """Return the data module, if the searched values suit it and the networks."""
-        for name in ("dropout", "label_smoothing"):
-            check_share(f"model.{name}", self.model.get(name, 0.0))
-        data, models = make_data(self.data), [self.model_of(s) for s in self.plan.settings()]
-        flips = "flip" in inspect.signature(type(data)).parameters
-        if self.plan.flip and not (flips and len(getattr(data, "shape", (1, 1, 1))) == 3):
-            raise InputError(
-                f"search.flip flips images, but {type(data).__name__} has no argument flip, or its "
-                "samples are no images.\nLeave out search.flip."
-            )
-        if any(model.get("dropout") and not model["hidden"] for model in models):
-            raise InputError(
-                "dropout drops hidden units, but a setting with dropout has none (hidden 0):\n"
-                "leave 0 out of search.hidden (model.hidden), or all but 0 out of search.dropout "
-                "(model.dropout)."
-            )
+                words = f", {format_setting(setting)}" if setting else ""
+                raise InputError(f"of {whose}{words}: {error}") from error
+        verify(data)
         return data
 
     def run(self) -> dict[str, Any]:
@@ -259,10 +248,8 @@ class Search:
     def _announce(self, plan: Sequence[Planned], before: Collection[tuple[float, float]]) -> None:
         """Print the ranges of λ of a stage; ``before`` are those of the stage before."""
         clear_bars()
-        by_range: dict[tuple[float, float], list[Setting]] = {}
-        for low, high, setting in dict.fromkeys((p.low, p.high, p.setting) for p in plan):
-            by_range.setdefault((low, high), []).append(setting)
-        for (low, high), settings in by_range.items():
+        for (low, high), own in grouped(plan, attrgetter("low", "high")).items():
+            settings = list(dict.fromkeys(planned.setting for planned in own))
             several = len(settings) > 1
             whose = f"each of {len(settings)} settings" if several else format_setting(settings[0])
             words = f"{self.plan.number} l2 in [{low:.3g}, {high:.3g}]"
@@ -315,7 +302,8 @@ class Search:
         results: dict[tuple[float, int], dict[str, float]] = {}
         for split in ("train", "val"):
             for row in last_figures(rows, split):
-                values = {f"{split}_{name}": getattr(row, name) for name in QUANTITIES}
+                names = quantities(row._asdict())
+                values = {f"{split}_{name}": getattr(row, name) for name in names}
                 results.setdefault((row.l2, row.seed), {}).update(values)
         return [results[planned.l2, planned.seed] for planned in group]
 
@@ -371,7 +359,8 @@ def rows_of(trials: Mapping[Any, FrozenTrial], plan: Sequence[Planned]) -> list[
     names = [f"{split}_{name}" for split in ("train", "val") for name in QUANTITIES]
     rows = []
     for planned in plan:
-        figures = {name: trials[planned.key].user_attrs[name] for name in names}
+        known = trials[planned.key].user_attrs
+        figures = {name: known[name] for name in names if name in known}
         known = {"stage": planned.stage, "index": planned.index, **dict(planned.setting)}
         known |= {"l2": planned.l2, "seed": planned.seed}
         rows.append({**known, **figures, "diverged": not is_finite(figures)})

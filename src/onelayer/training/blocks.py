@@ -318,14 +318,15 @@ class _Hooks:
         cost, done = None, 0
         try:
             while cost is None:
-                X, y = self._next(batches)
+                X, y, weight = self._next(batches)
                 if step + done + 1 >= stop or batches.done:
                     with torch.set_grad_enabled(self.plain):
-                        cost = self.module.batch_cost(X, y, step + done)
+                        cost = self.module.batch_cost(X, y, step + done, weight=weight)
                 if not self.plain:
                     n = self.loader.last_batch_size() if self.shared else None
                     mask = self.module.dropout_mask(n or len(X), step + done, 0, self.share)
-                    self.update(X, y, self._rate(step + done), n, mask)
+                    weight = self.module.sample_weight(y, weight)
+                    self.update(X, y, self._rate(step + done), n, mask, weight)
                 done += 1
         except BaseException:
             self._count(batches, done)
@@ -333,13 +334,13 @@ class _Hooks:
         self._count(batches, done - 1)
         return cast(Tensor, cost)
 
-    def _next(self, batches: Any) -> tuple[Tensor, Tensor]:
-        (X, y), _, _ = next(batches)
+    def _next(self, batches: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        (X, y, *weight), _, _ = next(batches)
         W = self.module.weights[0]
         if X.device != W.device or X.dtype != W.dtype:
             X, y = self.trainer.precision_plugin.convert_input((X, y))
             X, y = X.to(W.device), y.to(W.device)
-        return X, y
+        return X, y, weight[0].to(W.device, W.dtype) if weight else None
 
     def _rate(self, step: int) -> float:
         rate = scheduled_rate(self.schedules, step)

@@ -22,8 +22,8 @@ from onelayer.data.features import Statistics
 from onelayer.training.files import atomic_write
 from onelayer.training.folder import FOLDER, LAST, PREVIOUS, last_of
 from onelayer.training.members import Metrics
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.module import OneLayer, known_of, shapes_of
+from onelayer.training.records import quantities
 from onelayer.training.schema import check_tensors
 
 KINDS = {"state_dict": dict, "global_step": int, "pytorch-lightning_version": str}
@@ -220,7 +220,7 @@ def joined_network(contents: Mapping[Path, dict[str, Any]]) -> OneLayer:
     if all(measured):
         first.validation = {
             name: [value for one in measured for value in cast(Metrics, one)[name]]
-            for name in QUANTITIES
+            for name in quantities(cast(Metrics, measured[0]))
         }
     first.set_members(
         [

@@ -14,13 +14,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from onelayer.core.checks import check_whole
-from onelayer.data.adapter import batches, count_loaders, has_loader
+from onelayer.data.adapter import batches, count_loaders, has_loader, weighted
 from onelayer.data.features import SomeRows
 from onelayer.data.random import permutation
 from onelayer.data.split import Split, Splits
 from onelayer.training.blocks import overrides
 from onelayer.training.folder import run_folder
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import (
     Observer,
     callbacks_of,
@@ -29,7 +28,7 @@ from onelayer.training.observer import (
     others,
     scheduled_rate,
 )
-from onelayer.training.records import Row, restored_rows, write_rows
+from onelayer.training.records import Row, quantities, restored_rows, values_of, write_rows
 from onelayer.training.resume import stopped_by
 
 LEAST_ROWS = 1000  # samples of the training split measured on the way, at least
@@ -290,7 +289,7 @@ class Curves(Observer):
         step = trainer.global_step
         rate = scheduled_rate(observers(trainer), step)
         lr = float(cast(Any, pl_module).lr) if rate is None else rate
-        values = zip(*(figures[name].tolist() for name in QUANTITIES), strict=True)
+        values = zip(*(figures[name].tolist() for name in quantities(figures)), strict=True)
         members = cast(Any, pl_module).members
         for i, (member, numbers) in enumerate(zip(members, values, strict=True)):
             yield Row(step, split, i, member.l2, member.seed, lr, *numbers)
@@ -308,7 +307,7 @@ class Curves(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records so far, as plain tuples (checkpoints load with weights_only=True)."""
-        return {"rows": [tuple(row) for row in self.rows], "partial": self._partial}
+        return {"rows": [values_of(row) for row in self.rows], "partial": self._partial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the records of the resumed run."""
@@ -368,11 +367,14 @@ def figures_of(trainer: Trainer, module: Any, split: Split, some: Any = None) ->
 
 def _by_tensors(module: Any, data: Any, split: Split, some: torch.Tensor | None) -> Any:
     """Return metrics (m,) over a split in memory, or some of its samples; None if it is empty."""
-    tensors = data.tensors(split)
-    if tensors is None:
+    samples = weighted(data, split)
+    if samples is None:
         return None
-    X, y = tensors
-    return module.evaluate(X, y) if some is None else module.evaluate(SomeRows(X, some), y[some])
+    X, y, weight = samples
+    if some is not None:
+        X, y, weight = SomeRows(X, some), y[some], None if weight is None else weight[some]
+    # A subclass's evaluate needs no argument for weights that there are not.
+    return module.evaluate(X, y, *(() if weight is None else (weight,)))
 
 
 def _by_loaders(module: Any, data: Any, split: Split, rows: int | None) -> Any:

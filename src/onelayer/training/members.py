@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from onelayer.core.errors import InputError
 
 Metrics = Mapping[str, Sequence[float]]  # cost, loss and accuracy of each member over a split
+
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 class Member(NamedTuple):
@@ -36,35 +40,49 @@ class Choice(NamedTuple):
     words: str
 
 
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return the items of each key, in the order in which the keys come.
+
+    >>> grouped([0.1, 0.01, 0.12], key=lambda x: round(x, 1))
+    {0.1: [0.1, 0.12], 0.0: [0.01]}
+    """
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def by_l2(l2s: Sequence[float]) -> dict[float, list[int]]:
     """Return the indices of the members of each λ, in the order in which the λ come.
 
     >>> by_l2([0.1, 0.01, 0.1])
     {0.1: [0, 2], 0.01: [1]}
     """
-    groups: dict[float, list[int]] = {}
-    for index, l2 in enumerate(l2s):
-        groups.setdefault(l2, []).append(index)
-    return groups
+    return grouped(range(len(l2s)), key=l2s.__getitem__)
+
+
+def rank(accuracy: float, loss: float, l2: float) -> tuple[float, float, float]:
+    """Return a key that sorts λ, best first: by accuracy, then lower loss, then larger λ."""
+    return -accuracy, loss, -l2
 
 
 def best_l2(l2s: Sequence[float], val: Metrics) -> float:
-    """Return the λ whose members have the highest mean accuracy on validation.
+    """Return the best λ by :func:`rank` of its members' mean accuracy and loss on validation.
 
-    λ with a diverged member rank last. Of equal accuracies the lower loss counts.
+    λ with a diverged member rank last.
     """
 
-    def rank(members: list[int]) -> tuple[bool, float, float]:
-        finite = [m for m in members if is_finite(val, m)]
+    def key(l2: float) -> tuple[bool, tuple[float, float, float]]:
+        finite = [m for m in groups[l2] if is_finite(val, m)]
         if not finite:
-            return False, -math.inf, -math.inf
+            return True, rank(-math.inf, math.inf, l2)
         accuracy, loss = (
             statistics.fmean(val[name][m] for m in finite) for name in ("accuracy", "loss")
         )
-        return len(finite) == len(members), accuracy, -loss
+        return len(finite) < len(groups[l2]), rank(accuracy, loss, l2)
 
     groups = by_l2(l2s)
-    return max(groups, key=lambda l2: rank(groups[l2]))
+    return min(groups, key=key)
 
 
 def is_finite(metrics: Metrics, member: int) -> bool:

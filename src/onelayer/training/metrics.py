@@ -14,8 +14,8 @@ from onelayer.core import formulas
 from onelayer.core.errors import InputError
 from onelayer.data.augment import mirror as flip
 from onelayer.data.features import Features, SomeRows
+from onelayer.training.records import quantities
 
-QUANTITIES = ("cost", "loss", "accuracy")
 CHUNK = 5000  # images measured at once: a large matrix product, little memory
 Shape = Sequence[int]
 """Channels, height and width of an image."""
@@ -33,36 +33,71 @@ class Measure(Metric):
 
     Args:
         members: number of networks m.
+        classes: number of classes k to measure the balanced accuracy, which is the mean of the
+            classes' recalls; 0 to leave it out.
     """
 
     full_state_update = False
     loss: Tensor
     correct: Tensor
     count: Tensor
+    total: Tensor
+    recalled: Tensor
+    samples: Tensor
 
-    def __init__(self, members: int, **kwargs: Any) -> None:
+    def __init__(self, members: int, classes: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.classes = classes
         zeros = torch.zeros(members, dtype=torch.float64)
         self.add_state("loss", zeros, dist_reduce_fx="sum")
         self.add_state("correct", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("count", "total"):  # samples, and their weights
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        if classes:  # correct predictions, and samples, of each class
+            zeros = torch.zeros(members, classes, dtype=torch.float64)
+            self.add_state("recalled", zeros, dist_reduce_fx="sum")
+            self.add_state("samples", zeros[0].clone(), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
-    def update(self, X: Features | SomeRows, y: Tensor, parameters: formulas.Parameters) -> None:
-        """Add the samples X (n, d) with labels y (n,)."""
+    def update(
+        self,
+        X: Features | SomeRows,
+        y: Tensor,
+        parameters: formulas.Parameters,
+        weight: Tensor | None = None,
+    ) -> None:
+        """Add the samples X (n, d) with labels y (n,); ``weight`` (n,) weighs their losses."""
+        start = 0
         for X_, y_ in zip(X.split(CHUNK), y.split(CHUNK), strict=True):
-            loss, correct = self.sums(X_, y_, parameters)
-            self.loss += loss
-            self.correct += correct
+            loss, correct = self.values(X_, y_, parameters)
+            if weight is not None:
+                loss = loss * weight[start : start + len(y_)]
+            self.loss += loss.sum(1, dtype=torch.float64)
+            self.correct += correct.sum(1, dtype=torch.float64)
+            if self.classes:
+                self.recalled.index_add_(1, y_, correct.double())
+                self.samples += torch.bincount(y_, minlength=self.classes)
+            start += len(y_)
         self.count += len(y)
+        self.total += len(y) if weight is None else weight.sum(dtype=torch.float64)
 
-    def sums(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> tuple[Tensor, Tensor]:
-        """Return the summed loss and the correct predictions of each member, (m,) float64 each."""
+    def values(
+        self, X: Tensor, y: Tensor, parameters: formulas.Parameters
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sample, and whether it is predicted correctly, (m, n) each."""
         return formulas.measure(X, y, parameters)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return mean ``loss`` and ``accuracy`` (0 to 1) of each member, (m,) float64."""
-        return {"loss": self.loss / self.count, "accuracy": self.correct / self.count}
+        """Return mean ``loss`` and ``accuracy`` (0 to 1) of each member, (m,) float64.
+
+        With ``classes`` also ``balanced_accuracy``, over the classes that have samples.
+        """
+        result = {"loss": self.loss / self.total, "accuracy": self.correct / self.count}
+        if self.classes:
+            there = self.samples > 0
+            recall = self.recalled[:, there] / self.samples[there]
+            result["balanced_accuracy"] = recall.mean(1)
+        return result
 
 
 @torch.no_grad()
@@ -135,8 +170,8 @@ class EnsembleMeasure(Measure):
         mirror: shape of an image, to average over flipped images as well; None by default.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], **kwargs: Any) -> None:
-        super().__init__(len(groups), **kwargs)
+    def __init__(self, groups: Sequence[Sequence[int]], classes: int = 0, **kwargs: Any) -> None:
+        super().__init__(len(groups), classes, **kwargs)
         self.groups = [list(group) for group in groups]
         self.mirror: tuple[int, ...] | None = None
 
@@ -145,14 +180,15 @@ class EnsembleMeasure(Measure):
         """Return whether an ensemble differs from a single network."""
         return self.mirror is not None or any(len(group) > 1 for group in self.groups)
 
-    def sums(self, X: Tensor, y: Tensor, parameters: formulas.Parameters) -> tuple[Tensor, Tensor]:
-        """Return the summed loss and correct predictions of each ensemble, (g,) float64 each."""
+    def values(
+        self, X: Tensor, y: Tensor, parameters: formulas.Parameters
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sample, and whether it is predicted correctly, (g, n) each."""
         each = ([p[group] for p in parameters] for group in self.groups)
         P = torch.stack([mean_probabilities(X, own, self.mirror) for own in each])
         true = P.gather(2, y.expand(len(P), -1).unsqueeze(2)).squeeze(2)
         loss = -true.clamp_min(torch.finfo(P.dtype).tiny).log()
-        correct = (P.argmax(2) == y) & P.isfinite().all(2)
-        return loss.sum(1, dtype=torch.float64), correct.sum(1, dtype=torch.float64)
+        return loss, (P.argmax(2) == y) & P.isfinite().all(2)
 
 
 def ensembles_of(module: Any, split: str) -> list[dict[str, Any]]:
@@ -173,7 +209,7 @@ def ensembles_of(module: Any, split: str) -> list[dict[str, Any]]:
             "networks": sum(finite[m] for m in group),
             **({"snapshots": steps} if steps else {}),
             **({"mirror": True} if measure.mirror else {}),
-            split: {name: figures[name][i] for name in ("loss", "accuracy")},
+            split: {name: figures[name][i] for name in quantities(figures)},
         }
         for i, group in enumerate(measure.groups)
         if math.isfinite(figures["loss"][i])

@@ -26,12 +26,21 @@ from onelayer.core.checks import (
     check_share,
     check_whole,
 )
+from onelayer.core.class_weight import check_class_weight, learn_class_weights
 from onelayer.core.errors import InputError
 from onelayer.core.network import finite_members, initial_parameters, parameter_shapes
 from onelayer.core.update import processes, samples_of_all
-from onelayer.data.adapter import name_of, numbers, pair, warn_of_several
+from onelayer.data.adapter import (
+    Weighted,
+    name_of,
+    numbers,
+    samples_of,
+    shape_of,
+    warn_of_several,
+    weighted,
+)
 from onelayer.data.features import Features, SomeRows, Statistics
-from onelayer.data.loader import Batch, ResidentLoader, check_batch, check_finite
+from onelayer.data.loader import ResidentLoader, check_batch, check_finite
 from onelayer.data.split import Splits, Standardised
 from onelayer.training.blocks import Blocks, function_of
 from onelayer.training.curves import Curves
@@ -40,7 +49,6 @@ from onelayer.training.dropout import dropout_mask
 from onelayer.training.members import Choice, Member, Metrics, by_l2, choose
 from onelayer.training.memory import check_making, check_training
 from onelayer.training.metrics import (
-    QUANTITIES,
     EnsembleMeasure,
     Measure,
     Shape,
@@ -51,6 +59,7 @@ from onelayer.training.metrics import (
 from onelayer.training.names import names_of, take_names
 from onelayer.training.observer import USUAL_LR, observers
 from onelayer.training.portable import Portable
+from onelayer.training.records import quantities
 from onelayer.training.resume import Resume
 from onelayer.training.schema import check_resumable, check_tensors
 from onelayer.training.tensorboard import TensorBoard
@@ -83,6 +92,10 @@ class OneLayer(LightningModule, Portable):
             units.
         label_smoothing: s, from 0 to below 1: training uses the labels (1 - s) Y + s/k. Metrics
             use the labels themselves.
+        class_weight: ``balanced``, for weights that make the classes count alike, or a mapping
+            from names of classes to weights, 0 or more (1 for a class that it leaves out). They
+            multiply the weights of samples that the data have, and are scaled so that the training
+            split has mean weight 1. Cost and loss are then weighted, accuracies are not.
 
     Raises:
         InputError: naming the argument, its value and its range.
@@ -111,12 +124,14 @@ class OneLayer(LightningModule, Portable):
         classes: int = 10,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        class_weight: str | dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.shapes = shapes_of(hidden, l2, seeds, inputs, classes)
         check_number("lr", lr)
         check_share("dropout", dropout)
         check_share("label_smoothing", label_smoothing)
+        check_class_weight(class_weight)
         if dropout and not hidden:
             raise InputError(
                 f"dropout is {dropout:g}, but the linear network has no hidden units to drop. "
@@ -140,6 +155,10 @@ class OneLayer(LightningModule, Portable):
         self.columns: list[str] | None = None  # names of the features, if they have any
         self.fused, self.cuda_graphs = fused, cuda_graphs
         self.dropout, self.label_smoothing = dropout, label_smoothing
+        self.class_weight = class_weight
+        # Weight of each class (k,), once the training labels are known.
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
 
         check_making(len(members), hidden, inputs, classes)
         start = initial_parameters([m.seed for m in members], hidden, inputs, classes, init_std)
@@ -165,8 +184,12 @@ class OneLayer(LightningModule, Portable):
         self.members = list(members)
         λ = torch.tensor([member.l2 for member in members], dtype=torch.float64)
         self.register_buffer("l2", λ, persistent=False)
-        self.measured = Measure(len(members))
-        self.ensembles = EnsembleMeasure([*by_l2(λ.tolist()).values()])
+        self.measured = self.new_measure()
+        self.ensembles = EnsembleMeasure([*by_l2(λ.tolist()).values()], self.measured.classes)
+
+    def new_measure(self) -> Measure:
+        """Return an empty measure of the members, with balanced accuracy for class weights."""
+        return Measure(len(self.members), 0 if self.class_weight is None else self.outputs)
 
     def __repr__(self) -> str:
         """Return the arguments that define the networks, without torchmetrics' states."""
@@ -178,6 +201,7 @@ class OneLayer(LightningModule, Portable):
             "classes": self.outputs,
             **({"dropout": self.dropout} if self.dropout else {}),
             **({"label_smoothing": self.label_smoothing} if self.label_smoothing else {}),
+            **({} if self.class_weight is None else {"class_weight": self.class_weight}),
         }
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in given.items())})"
 
@@ -206,7 +230,9 @@ class OneLayer(LightningModule, Portable):
         check_inputs(X, self.inputs)
         return formulas.logits(X, self.weights)
 
-    def cost(self, X: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
+    def cost(
+        self, X: Tensor, y: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """Return the cost J (m,), differentiable with the analytic gradient.
 
         Differentiate its sum. Labels are smoothed by ``label_smoothing``.
@@ -215,9 +241,36 @@ class OneLayer(LightningModule, Portable):
             X: standardised samples (n, d).
             y: labels (n,).
             mask: mask of dropout, see :meth:`dropout_mask`.
+            weight: weights of the samples (n,), with mean 1 over the training split. Class weights
+                multiply them.
         """
-        smoothing = self.label_smoothing
-        return autograd.cost(X, y, self.weights, self.l2, None, smoothing, mask)
+        smoothing, weight = self.label_smoothing, self.sample_weight(y, weight)
+        n = None if weight is None else len(X)
+        return autograd.cost(X, y, self.weights, self.l2, n, smoothing, mask, weight)
+
+    def sample_weight(self, y: Tensor, weight: Tensor | None = None) -> Tensor | None:
+        """Return the weights of samples (n,), times those of their classes; None for 1 each.
+
+        Raises:
+            InputError: the class weights depend on training labels that are not known yet.
+        """
+        if self.class_weight is None:
+            return weight
+        if self.class_weights is None:
+            raise InputError(
+                "model.class_weight needs the labels of the training split. Fit with a data module "
+                "of onelayer, or call learn_class_weights(y) first."
+            )
+        of_class = self.class_weights[y]
+        return of_class if weight is None else of_class * weight
+
+    def learn_class_weights(self, y: Tensor, weight: Tensor | None = None) -> None:
+        """Compute the weight of each class from the labels (n,) and weights of a training split.
+
+        They are scaled so that the mean weight of its samples is 1.
+        """
+        found = learn_class_weights(self.class_weight, self.classes, y, weight)
+        self.class_weights = found.to(self.weights[0])
 
     def dropout_mask(
         self, rows: int, update: int, part: int = 0, share: tuple[int, int] = (0, 1)
@@ -234,27 +287,35 @@ class OneLayer(LightningModule, Portable):
         return mask.to(W1.device, W1.dtype, non_blocking=True)
 
     @torch.no_grad()
-    def evaluate(self, X: Features | SomeRows, y: Tensor) -> dict[str, Tensor]:
+    def evaluate(
+        self, X: Features | SomeRows, y: Tensor, weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return ``cost``, ``loss`` and ``accuracy`` (0 to 1) of each member over a split, (m,).
 
-        X and y may lie on another device than the module, as they do after training on a GPU.
+        With class weights also ``balanced_accuracy``. X, y and the samples' weights may lie on
+        another device than the module, as they do after training on a GPU.
         """
-        measure = Measure(len(self.members)).to(self.device)
-        measure.update(X.to(self.device), y.to(self.device), self.weights)
+        measure, y = self.new_measure().to(self.device), y.to(self.device)
+        weight = self.sample_weight(y, None if weight is None else weight.to(self.device))
+        measure.update(X.to(self.device), y, self.weights, weight)
         return self.figures(measure)
 
     @torch.no_grad()
-    def evaluate_batches(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def evaluate_batches(self, batches: Iterable[Sequence[Any]]) -> dict[str, Tensor]:
         """Return what :meth:`evaluate` does, for batches X (n, d), y (n,) of any loader.
+
+        A batch may have weights (n,) as its third item.
 
         Raises:
             InputError: a feature is not finite, a label is out of range, or there is no batch.
         """
-        measure, W = Measure(len(self.members)).to(self.device), self.weights[0]
-        for X, y in batches:
+        measure, W = self.new_measure().to(self.device), self.weights[0]
+        for X, y, *others in batches:
             check_batch(X, y, classes=self.outputs)
             check_inputs(X, self.inputs)
-            measure.update(X.to(W.device, W.dtype), y.to(W.device), self.weights)
+            y, weight = y.to(W.device), next((w for w in others if w is not None), None)
+            weight = self.sample_weight(y, None if weight is None else weight.to(W))
+            measure.update(X.to(W.device, W.dtype), y, self.weights, weight)
         if not measure.update_called:
             raise InputError("a loader gives no batch: there is nothing to measure.")
         return self.figures(measure)
@@ -319,7 +380,7 @@ class OneLayer(LightningModule, Portable):
     def validated(self, figures: dict[str, Tensor]) -> None:
         """Keep the metrics (m,) of the validation split, which decide the best λ."""
         self.validated_at = -1 if self._trainer is None else self._trainer.global_step
-        self.validation = {name: figures[name].tolist() for name in QUANTITIES}
+        self.validation = {name: figures[name].tolist() for name in quantities(figures)}
 
     # ---- training
 
@@ -339,28 +400,35 @@ class OneLayer(LightningModule, Portable):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the cost of a batch ``(X, y)``, summed over the members, for autograd."""
-        X, y = self._pair(batch)
+        X, y, weight = self._samples(batch)
         loader = None if self._trainer is None else self._trainer.train_dataloader
         if X.device.type == "cpu" and not isinstance(loader, ResidentLoader):
             check_finite(X)  # a ResidentLoader has; on a device it would wait for every batch
         if self._trainer is None:
-            return self.batch_cost(X, y, batch_idx)
+            return self.batch_cost(X, y, batch_idx, weight=weight)
         if not self.dropout:  # torch.compile would compile anew for each number of an update
-            return self.batch_cost(X, y, 0)
+            return self.batch_cost(X, y, 0, weight=weight)
         # Batches whose gradients are accumulated make one update together.
         part = batch_idx % self._trainer.accumulate_grad_batches
-        return self.batch_cost(X, y, self._trainer.global_step, part)
+        return self.batch_cost(X, y, self._trainer.global_step, part, weight)
 
-    def _pair(self, batch: Any) -> Batch:
-        X, y = pair(batch)
+    def _samples(self, batch: Any) -> Weighted:
+        X, y, weight = samples_of(batch)
         if isinstance(X, Tensor) and X.ndim == 2 and X.shape[1] != self.inputs:
             raise InputError(
                 f"the samples have {X.shape[1]} features, but the network was made for "
                 f"{self.inputs}.\nMake it with OneLayer(inputs={X.shape[1]})."
             )
-        return X, y
+        return Weighted(X, y, weight)
 
-    def batch_cost(self, X: Tensor, y: Tensor, update: int | None = None, part: int = 0) -> Tensor:
+    def batch_cost(
+        self,
+        X: Tensor,
+        y: Tensor,
+        update: int | None = None,
+        part: int = 0,
+        weight: Tensor | None = None,
+    ) -> Tensor:
         """Return the sum over members of the cost J of a batch X (n, d), y (n,): a scalar.
 
         With several processes each has a part of the batch. DistributedDataParallel averages their
@@ -372,6 +440,7 @@ class OneLayer(LightningModule, Portable):
             update: the number of the update, which dropout's mask depends on; by default the
                 trainer's.
             part: index of the batch within the update if gradients are accumulated.
+            weight: weights of the samples (n,), see :meth:`cost`.
         """
         if self._forward_hooks or self._forward_pre_hooks:
             self(X)  # for torch's pruning and the like, which wait for a call of the module
@@ -379,12 +448,14 @@ class OneLayer(LightningModule, Portable):
             update = 0 if self._trainer is None else self._trainer.global_step
         if processes() == 1:
             mask = self.dropout_mask(len(X), update, part)
-            # A subclass's cost needs no argument for a mask that there is not.
-            return (self.cost(X, y) if mask is None else self.cost(X, y, mask)).sum()
+            # A subclass's cost needs no argument for a mask or weights that there are not.
+            given = {"mask": mask, "weight": weight}
+            return self.cost(X, y, **{k: v for k, v in given.items() if v is not None}).sum()
         rows = samples_of_all(X)
         mask = self.dropout_mask(rows, update, part, (dist.get_rank(), processes()))
         n, smoothing = rows / processes(), self.label_smoothing
-        return autograd.cost(X, y, self.weights, self.l2, n, smoothing, mask).sum()
+        weight = self.sample_weight(y, weight)
+        return autograd.cost(X, y, self.weights, self.l2, n, smoothing, mask, weight).sum()
 
     # ---- checkpoints
 
@@ -393,6 +464,8 @@ class OneLayer(LightningModule, Portable):
         checkpoint["validation"] = self.validation
         if self.learned_from != ["train"]:
             checkpoint["learned_from"] = self.learned_from
+        if self.class_weights is not None:
+            checkpoint["class_weights"] = self.class_weights.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another network's checkpoint; restore dtype, names and validation metrics.
@@ -417,6 +490,7 @@ class OneLayer(LightningModule, Portable):
         for name, parameter in zip(self.names, self.weights, strict=True):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
         self.validation = checkpoint.get("validation")
+        self.class_weights = checkpoint.get("class_weights")
         known = checkpoint.get("data_module") or {}
         data = SimpleNamespace(classes=known.get("classes"), columns=known.get("columns"))
         for what, own in names_of(data, self.outputs, self.inputs).items():
@@ -459,17 +533,18 @@ class OneLayer(LightningModule, Portable):
             self.measured.reset()
             self.ensembles.reset()
             self.further = {}
-        X, y = self._pair(batch)
+        X, y, weight = self._samples(batch)
         autograd.check_shapes(X, y, self.weights)
         if X.device.type == "cpu":
             check_batch(X, y, classes=self.outputs)
         measure = self.measured
         if dataloader_idx:
-            new = Measure(len(self.members)).to(self.device)
+            new = self.new_measure().to(self.device)
             measure = self.further.setdefault(dataloader_idx, new)
-        measure.update(X, y, self.weights)
+        weight = self.sample_weight(y, weight)
+        measure.update(X, y, self.weights, weight)
         if self.ensembles.wanted and not self._fits() and not dataloader_idx:
-            self.ensembles.update(X, y, self.weights)
+            self.ensembles.update(X, y, self.weights, weight)
 
     test_step = validation_step
 
@@ -548,7 +623,7 @@ class FromData(Callback):
             teach = getattr(data, "teach", None)
             pl_module.data_state = teach() if teach else None
             state = (pl_module.data_state or {}).get(type(data).__qualname__)
-            pl_module.samples = _samples_of(state) or {"shape": tuple(getattr(data, "shape", ()))}
+            pl_module.samples = _samples_of(state) or {"shape": shape_of(data)}
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -573,8 +648,10 @@ class FromData(Callback):
                 "every update. Set its arguments, and leave lr out."
             )
         take_names(module)
-        pairs = (data.tensors("train"), data.tensors("val")) if isinstance(data, Splits) else ()
-        rows = max((len(split[1]) for split in pairs if split), default=1)
+        splits = [weighted(data, s) for s in ("train", "val")] if isinstance(data, Splits) else []
+        if module.class_weight is not None and splits and splits[0] is not None:
+            module.learn_class_weights(splits[0].y, splits[0].weight)
+        rows = max((len(split.y) for split in splits if split), default=1)
         m, W = len(module.members), module.weights[0]
         check_training(m, module.hidden, module.inputs, module.outputs, rows, W)
 

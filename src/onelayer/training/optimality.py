@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,38 +11,43 @@ from torch import Tensor
 from onelayer.core.errors import InputError, first_line
 from onelayer.core.optimum.certificate import certify
 from onelayer.core.optimum.data import Samples
-from onelayer.data.adapter import augment_of
+from onelayer.data.adapter import Weighted, augment_of, weighted
 from onelayer.data.augment import Mirrored
-from onelayer.data.features import Features, Joined
+from onelayer.data.features import Joined
 from onelayer.data.split import Split, Splits
 from onelayer.training.module import OneLayer
 
 
-def joined(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
-    """Return features and labels of the available splits, joined.
+def joined(data: Any, splits: Sequence[Split]) -> Weighted:
+    """Return features, labels and weights of the available splits, joined.
 
     Raises:
         InputError: none is available, or the data module has only loaders.
     """
     if not isinstance(data, Splits):
         raise InputError(f"{type(data).__name__} has no tensors(split)")
-    pairs = [pair for split in splits if (pair := data.tensors(split)) is not None]
-    if not pairs:
+    found = [samples for split in splits if (samples := weighted(data, split)) is not None]
+    if not found:
         raise InputError("the split is not available: pass --data.train")
-    if len(pairs) == 1:
-        return pairs[0]
-    return Joined([X for X, _ in pairs]), torch.cat([y for _, y in pairs])
+    if len(found) == 1:
+        return found[0]
+    y, weight = torch.cat([samples.y for samples in found]), None
+    if any(samples.weight is not None for samples in found):
+        one = torch.ones_like(y, dtype=torch.float32).split([len(samples.y) for samples in found])
+        own = zip(found, one, strict=True)
+        weight = torch.cat([ones if s.weight is None else s.weight for s, ones in own])
+    return Weighted(Joined([samples.X for samples in found]), y, weight)
 
 
-def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
-    """Return the features and labels of training; with ``data.flip``, also of flipped images.
+def learned(data: Any, splits: Sequence[Split]) -> Weighted:
+    """Return the samples of training; with ``data.flip``, also the flipped images.
 
     The mean over both is the expected cost of training with flips.
 
     Raises:
         InputError: see :func:`joined`; or images are augmented in another way than by flips.
     """
-    X, y = joined(data, splits)
+    samples = joined(data, splits)
     asked = augment_of(data).settings()
     if others := asked.keys() - {"flip"}:
         raise InputError(
@@ -50,8 +55,10 @@ def learned(data: Any, splits: Sequence[Split]) -> tuple[Features, Tensor]:
             "only data.flip has one"
         )
     if not asked:
-        return X, y
-    return Joined([X, Mirrored(X, data.shape)]), torch.cat([y, y])
+        return samples
+    X, y, weight = samples
+    twice = None if weight is None else torch.cat([weight, weight])
+    return Weighted(Joined([X, Mirrored(X, data.shape)]), torch.cat([y, y]), twice)
 
 
 def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
@@ -59,12 +66,17 @@ def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
 
     Networks with λ = 0 and diverged ones have no certificate: NaN.
     """
-    X, y = learned(data, module.learned_from)  # type: ignore[arg-type]
+    X, y, weight = learned(data, module.learned_from)  # type: ignore[arg-type]
     some = ((module.l2 > 0) & module.finite_members()).nonzero().squeeze(1)
     result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
     if len(some):
         W, b = (p.detach()[some].to(X.device) for p in module.weights)
-        samples = Samples(X, y.to(X.device), module.outputs)
+        row = None
+        if weight is not None or module.class_weight is not None:
+            own = None if weight is None else weight.to(module.device)
+            w = module.sample_weight(y.to(module.device), own)
+            weight, row = cast(Tensor, w).to(X.device).unsqueeze(0), torch.zeros_like(some)
+        samples = Samples(X, y.to(X.device), module.outputs, weight, row)
         found = certify(samples, W, b, module.l2[some].to(X.device))
         result[:, some] = torch.stack([found.cost, found.gap]).cpu()
     return result[0], result[1]

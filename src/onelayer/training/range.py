@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from onelayer.core.checks import MOST_UPDATES, check_positive, check_whole
 from onelayer.core.cycles import rising
 from onelayer.core.errors import InputError
-from onelayer.training.members import by_l2
+from onelayer.training.members import grouped
 from onelayer.training.records import Row
 from onelayer.training.schedule import ScheduledLR
 
@@ -82,8 +83,8 @@ class RangeTest(ScheduledLR):
         """Note the loss of each λ: the mean over its seeds, infinite if one has diverged."""
         self._by_curves = True
         new = [row for row in rows if (row.step, row.split) == (rows[-1].step, "val")]
-        for l2, places in by_l2([row.l2 for row in new]).items():
-            losses = [new[place].loss for place in places]
+        for l2, own in grouped(new, attrgetter("l2")).items():
+            losses = [row.loss for row in own]
             mean = math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else math.inf
             self._note(trainer, l2, mean)
 

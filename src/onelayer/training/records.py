@@ -5,12 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onelayer.core.errors import InputError
 from onelayer.training.files import atomic_write, named
+
+QUANTITIES = ("cost", "loss", "accuracy", "balanced_accuracy")
+"""Names of metrics in the order of tables; the last only with class weights."""
+
+
+def quantities(figures: Mapping[str, Any]) -> list[str]:
+    """Return the names of :data:`QUANTITIES` that metrics have, in order."""
+    return [name for name in QUANTITIES if figures.get(name) is not None]
 
 
 class Row(NamedTuple):
@@ -25,6 +33,7 @@ class Row(NamedTuple):
     cost: float
     loss: float
     accuracy: float
+    balanced_accuracy: float | None = None  # only with class weights
 
 
 def restored_rows(saved: Any) -> list[Row]:
@@ -39,10 +48,11 @@ def restored_rows(saved: Any) -> list[Row]:
 
 
 def _restored_row(i: int, row: Any) -> Row:
-    fits = isinstance(row, list | tuple) and len(row) == len(_KINDS)
+    least = len(_KINDS) - 1
+    fits = isinstance(row, list | tuple) and least <= len(row) <= len(_KINDS)
     if not fits or not all(
         isinstance(value, str if kind is str else int | float) and not isinstance(value, bool)
-        for value, kind in zip(row, _KINDS, strict=True)
+        for value, kind in zip(row, _KINDS, strict=False)
     ):
         raise InputError(
             f"the checkpoint's row {i} of curves is {str(row)[:80]}: it is damaged, or was changed."
@@ -50,8 +60,13 @@ def _restored_row(i: int, row: Any) -> Row:
     return Row(*row)
 
 
-_KINDS: list[Any] = [int, str, int, float, int, float, float, float, float]
+_KINDS: list[Any] = [int, str, int, float, int, float, float, float, float, float]
 """Types of a record's values."""
+
+
+def values_of(row: Row) -> tuple[Any, ...]:
+    """Return a record's values, without a balanced accuracy that was not measured."""
+    return tuple(row if row.balanced_accuracy is not None else row[:-1])
 
 
 def is_finite(row: Row) -> bool:
@@ -66,11 +81,11 @@ def write_rows(path: Path, rows: Iterable[Row], append: bool) -> None:
     write. A run that was killed after its last checkpoint has nothing left that would mend it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO(newline="")
+    text, values = io.StringIO(newline=""), [values_of(row) for row in rows]
     writer = csv.writer(text)
     if not append:
-        writer.writerow(Row._fields)
-    writer.writerows(rows)
+        writer.writerow(Row._fields[: len(values[0]) if values else len(_KINDS) - 1])
+    writer.writerows(values)
     if not append:
         atomic_write(path, text.getvalue())
         return
@@ -89,31 +104,35 @@ def read_rows(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the curves {path}: {error}.") from error
     header, *lines = text.splitlines() or [""]
-    if header != ",".join(Row._fields):
+    if header not in HEADERS:
         raise InputError(
             f"{path} is not a curves.csv: its first line is {header[:80]!r}, and it must be\n"
-            f"{','.join(Row._fields)}"
+            f"{HEADERS[0]}"
         )
     if not lines:
         raise InputError(f"{path} has no figures: nothing stands below its first line.")
     if not text.endswith("\n"):  # a number cut short is a number still
         raise InputError(f"{path} is cut short: its last line, {len(lines) + 1}, is not whole.")
-    return [_row(f"{path}, line {i}", line) for i, line in enumerate(lines, start=2)]
+    kinds = _KINDS[: header.count(",") + 1]
+    return [_row(f"{path}, line {i}", line, kinds) for i, line in enumerate(lines, start=2)]
 
 
-def _row(where: str, line: str) -> Row:
+HEADERS = (",".join(Row._fields[:-1]), ",".join(Row._fields))
+"""First lines of a curves.csv, without and with class weights."""
+
+
+def _row(where: str, line: str, kinds: Sequence[Any]) -> Row:
     try:
-        return Row(*(kind(value) for kind, value in zip(_KINDS, line.split(","), strict=True)))
+        return Row(*(kind(value) for kind, value in zip(kinds, line.split(","), strict=True)))
     except ValueError as error:
-        raise InputError(
-            f"{where}: {line[:80]!r} is not\n{','.join(Row._fields)}\nThe file is damaged."
-        ) from error
+        names = HEADERS[len(kinds) == len(_KINDS)]
+        raise InputError(f"{where}: {line[:80]!r} is not\n{names}\nThe file is damaged.") from error
 
 
 def finals(rows: Sequence[Row], split: str) -> tuple[list[float], dict[str, list[float]]]:
     """λ and figures of each member over ``split`` at its last measurement."""
     last = last_figures(rows, split)
-    names = ("cost", "loss", "accuracy")
+    names = quantities(last[0]._asdict()) if last else []
     return [r.l2 for r in last], {name: [getattr(r, name) for r in last] for name in names}
 
 

@@ -15,16 +15,31 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torchmetrics import MetricCollection
 
 from onelayer.core.checks import check_number, check_whole
-from onelayer.data.adapter import batches, class_names, has_loader, name_of, pair
+from onelayer.data.adapter import (
+    batches,
+    class_names,
+    has_loader,
+    name_of,
+    samples_of,
+    shape_of,
+    weighted,
+)
 from onelayer.data.loader import ResidentLoader
 from onelayer.data.split import Splits
 from onelayer.training.classification import classification_metrics, report_of
 from onelayer.training.files import write_json
 from onelayer.training.folder import run_folder
-from onelayer.training.metrics import QUANTITIES, check_image, ensembles_of
+from onelayer.training.metrics import check_image, ensembles_of
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import Observer, observers, others
-from onelayer.training.records import Row, last_figures, restored_rows
+from onelayer.training.records import (
+    QUANTITIES,
+    Row,
+    last_figures,
+    quantities,
+    restored_rows,
+    values_of,
+)
 from onelayer.training.summary import SPLITS, collect, ensemble_kind, format_summary
 
 FILE = "test.json"
@@ -90,8 +105,9 @@ class Results(Observer):
 
     def _set_mirror(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = cast(OneLayer, pl_module), cast(Any, trainer).datamodule
-        shape = getattr(data, "shape", None)
-        module.ensembles.mirror = check_image(shape, module.inputs) if self.mirror else None
+        module.ensembles.mirror = (
+            check_image(shape_of(data), module.inputs) if self.mirror else None
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse metrics of other networks in a checkpoint."""
@@ -167,7 +183,7 @@ class Results(Observer):
     ) -> None:
         """Add a batch to the report."""
         if self._metrics is not None and dataloader_idx == 0:
-            X, y = pair(batch)
+            X, y, _ = samples_of(batch)
             module = cast(OneLayer, pl_module)
             P = module.predict_proba(X, "best", module.ensembles.mirror)
             if bool(P.isfinite().all()):
@@ -219,13 +235,13 @@ class Results(Observer):
         members = [self.summary["members"][m] for m in chosen]
         return {
             f"test/{name}": statistics.fmean(values)
-            for name in QUANTITIES
+            for name in quantities(members[0].get("test", {}))
             if (values := collect(members, "test", name))
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds of training so far, and the latest metrics."""
-        return {"seconds": self._total(), "rows": [tuple(row) for row in self._figures]}
+        return {"seconds": self._total(), "rows": [values_of(row) for row in self._figures]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the clock and the metrics of the resumed run."""
@@ -238,7 +254,8 @@ def _enter(member: dict[str, Any], row: Row) -> None:
     """Enter a split's metrics. JSON has neither NaN nor infinity: a diverged member has null."""
     figures = row._asdict()
     member[row.split] = {
-        name: figures[name] if math.isfinite(figures[name]) else None for name in QUANTITIES
+        name: figures[name] if math.isfinite(figures[name]) else None
+        for name in quantities(figures)
     }
     if None in member[row.split].values():
         member["diverged"] = True
@@ -270,21 +287,23 @@ def _on_validation(trainer: Trainer, module: Any) -> list[dict[str, Any]]:
         return []
     W = module.weights[0]
     if isinstance(data, Splits):
-        pairs: Any = [pair] if (pair := data.tensors("val")) is not None else []
+        found: Any = [split] if (split := weighted(data, "val")) is not None else []
     elif has_loader(data, "val") and not module.overridden(("validation_step",)):
-        pairs = ((X.to(W.dtype), y) for X, y in batches(data, "val"))
+        found = ((X.to(W.dtype), y, weight) for X, y, weight in batches(data, "val"))
     else:
         return []
     with torch.no_grad(), isolate_rng():  # a loader may shuffle
-        for X, y in pairs:
-            measure.update(X.to(W.device), y.to(W.device), module.weights)
+        for X, y, weight in found:
+            y = y.to(W.device)
+            measure.update(X.to(W.device), y, module.weights, module.sample_weight(y, weight))
     return ensembles_of(module, "val")
 
 
 def members_with(module: OneLayer, split: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Return each member with its metrics (m,) over a split, as in summary.json."""
     members: list[dict[str, Any]] = [member.named() for member in module.members]
-    _enter_all(members, split, module, {name: figures[name].tolist() for name in QUANTITIES})
+    found = {name: figures[name].tolist() for name in quantities(figures)}
+    _enter_all(members, split, module, found)
     return members
 
 
@@ -292,7 +311,7 @@ def _enter_all(
     members: list[dict[str, Any]], split: str, module: OneLayer, figures: dict[str, list[float]]
 ) -> None:
     """Enter each member's metrics over a split."""
-    values = zip(*(figures[name] for name in QUANTITIES), strict=True)
+    values = zip(*(figures[name] for name in quantities(figures)), strict=True)
     for i, (member, numbers) in enumerate(zip(module.members, values, strict=True)):
         _enter(members[i], Row(0, split, i, member.l2, member.seed, math.nan, *numbers))
 

@@ -15,7 +15,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from onelayer.core.checks import check_whole
 from onelayer.core.errors import InputError
-from onelayer.data.adapter import pair
 from onelayer.training.checkpoint import AtomicCheckpointIO, load_network
 from onelayer.training.files import PARTIAL
 from onelayer.training.folder import FOLDER, LAST, PREVIOUS, run_folder
@@ -239,7 +238,7 @@ class Snapshots(Observer):
         """Evaluate the snapshots on the same batch."""
         if self.network is not None:
             self.network.ensembles.mirror = cast(OneLayer, pl_module).ensembles.mirror
-            self.network.to(pl_module.device).test_step(pair(batch), batch_idx)
+            self.network.to(pl_module.device).test_step(batch, batch_idx)
 
 
 def _write_atomically(trainer: Trainer) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from onelayer.data.naming import shown
-from onelayer.training.members import by_l2, ends_of
+from onelayer.training.members import ends_of, grouped
 from onelayer.training.text import table
 
 SPLITS = ("train", "val", "test")
+BALANCED = "balanced_accuracy"
 
 
 def collect(members: Sequence[dict[str, Any]], split: str, name: str) -> list[float]:
     """Return one metric of every member that has it and has not diverged."""
-    return [m[split][name] for m in members if split in m and not m.get("diverged")]
+    return [m[split][name] for m in members if name in m.get(split, {}) and not m.get("diverged")]
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -38,9 +41,28 @@ def format_summary(summary: dict[str, Any]) -> str:
         return ["-", *(_share(one, s) for s in SPLITS[1:]), "-", _mean([loss] if loss else [])]
 
     columns = [*SPLITS, "val cost", "val loss"]
-    ensembles = summary.get("ensembles", [])
-    lines = _lines(columns, summary["members"], ensembles, cells, of_ensemble)
-    return "\n".join([head, *lines, *_unmeasured(summary)])
+    members, ensembles = summary["members"], summary.get("ensembles", [])
+    lines = [head, *_lines(columns, members, ensembles, cells, of_ensemble)]
+    if is_balanced(members):
+        lines += ["balanced accuracy in %", *_balanced_lines(members, ensembles)]
+    return "\n".join([*lines, *_notes(members, ensembles), *_unmeasured(summary)])
+
+
+def is_balanced(members: Sequence[dict[str, Any]]) -> bool:
+    """Return whether balanced accuracies were measured, as they are with class weights."""
+    return any(BALANCED in member.get(split, {}) for member in members for split in SPLITS)
+
+
+def _balanced_lines(
+    members: Sequence[dict[str, Any]], ensembles: Sequence[dict[str, Any]]
+) -> Iterator[str]:
+    def cells(members: Sequence[dict[str, Any]]) -> list[str]:
+        return [_mean_std(collect(members, split, BALANCED), 100) for split in SPLITS]
+
+    def of_ensemble(one: dict[str, Any]) -> list[str]:
+        return ["-", *(_share(one, split, BALANCED) for split in SPLITS[1:])]
+
+    return _lines(SPLITS, members, ensembles, cells, of_ensemble)
 
 
 def _unmeasured(summary: dict[str, Any]) -> Iterator[str]:
@@ -66,19 +88,26 @@ def format_split(
     """
 
     def cells(members: Sequence[dict[str, Any]]) -> list[str]:
-        kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
         return [_mean_std(collect(members, split, q), *kind) for q, kind in kinds.items()]
 
     def of_ensemble(one: dict[str, Any]) -> list[str]:
-        return [_share(one, split), "-", _mean([one[split]["loss"]] if split in one else [])]
+        loss = [one[split]["loss"]] if split in one else []
+        shares = [_share(one, split, BALANCED)] if balanced else []
+        return [_share(one, split), *shares, "-", _mean(loss)]
 
+    balanced = is_balanced(members)
+    kinds = {"accuracy": (100, 2), "cost": (1, 4), "loss": (1, 4)}
     columns = ["accuracy (%)", "cost", "loss"]
-    return "\n".join(_lines(columns, members, ensembles, cells, of_ensemble))
+    if balanced:
+        kinds = {"accuracy": (100, 2), BALANCED: (100, 2), "cost": (1, 4), "loss": (1, 4)}
+        columns.insert(1, "balanced (%)")
+    lines = _lines(columns, members, ensembles, cells, of_ensemble)
+    return "\n".join([*lines, *_notes(members, ensembles)])
 
 
-def _share(ensemble: dict[str, Any], split: str) -> str:
+def _share(ensemble: dict[str, Any], split: str, name: str = "accuracy") -> str:
     """Return the accuracy of an ensemble in %, if it was measured on the split."""
-    return f"{100 * ensemble[split]['accuracy']:.2f}" if split in ensemble else "-"
+    return f"{100 * ensemble[split][name]:.2f}" if split in ensemble else "-"
 
 
 def _words_of(ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -103,16 +132,20 @@ def _lines(
 ) -> Iterator[str]:
     """Return a head, and a line for each λ with its number of networks and its ensembles below."""
     word = "networks" if any("step" in member for member in members) else "seeds"
-    rows, diverged = list[list[str]](), list[str]()
-    for l2, places in by_l2([member["l2"] for member in members]).items():
-        group = [members[place] for place in places]
+    rows = list[list[str]]()
+    for l2, group in grouped(members, itemgetter("l2")).items():
         gone = sum(member.get("diverged", False) for member in group)
         seeds = f"{len(group) - gone}/{len(group)}" if gone else str(len(group))
         rows.append([f"{l2:.3g}", seeds, *cells(group)])
-        diverged += [f"{gone} of l2 = {l2:.3g}"] if gone else []
         for one in (one for one in ensembles if one["l2"] == l2):
             rows.append(["", ensemble_kind(one), *of_ensemble(one)])
     yield from table(["l2", word, *columns], rows)
+
+
+def _notes(members: Sequence[dict[str, Any]], ensembles: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Name the networks that have diverged, and explain the lines of ensembles."""
+    gone = Counter(member["l2"] for member in members if member.get("diverged"))
+    diverged = [f"{count} of l2 = {l2:.3g}" for l2, count in gone.items()]
     if diverged:
         yield f"diverged and left out: {', '.join(diverged)}"
     yield from _words_of(ensembles)

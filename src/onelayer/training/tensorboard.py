@@ -15,17 +15,16 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from onelayer.data.adapter import augment_of
+from onelayer.data.adapter import augment_of, shape_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
-from onelayer.training.metrics import QUANTITIES
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import Row, is_finite
+from onelayer.training.records import QUANTITIES, Row, is_finite, quantities
 from onelayer.training.summary import collect, network_name
 from onelayer.training.weight_images import is_picture, picture
 
 # TensorBoard's custom scalars: training and validation of one quantity in one chart.
-CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES}
+CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES[:3]}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}  # of HParams, shown unasked
 WEIGHTS = "weights"
 MOST_PICTURES = 8  # λ whose weights are drawn; of more, only those of the best
@@ -127,7 +126,8 @@ class TensorBoard(Observer):
         HParams shows the last points of the curves of validation as they are.
         """
         step, l2 = summary["steps"], members[0]["l2"]
-        test = {f"test/{name}": collect(members, "test", name) for name in QUANTITIES}
+        names = quantities(members[0].get("test", {}))
+        test = {f"test/{name}": collect(members, "test", name) for name in names}
         for tag, values in test.items():
             if values:
                 writer.add_scalar(tag, statistics.fmean(values), step)
@@ -160,7 +160,7 @@ class TensorBoard(Observer):
     def _picture(self, trainer: Trainer, module: Any) -> None:
         """Draw the weights of each λ's first network that has not diverged; once an update."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        shape, step = tuple(getattr(data, "shape", ())), trainer.global_step
+        shape, step = shape_of(data), trainer.global_step
         loggers = list(_loggers(trainer))
         if self._pictured == step or not loggers or not is_picture(shape, module.inputs):
             return
@@ -168,7 +168,7 @@ class TensorBoard(Observer):
         finite = module.finite_members().tolist()
         groups = by_l2([member.l2 for member in module.members])
         if len(groups) > MOST_PICTURES:
-            best = module.members[module.choose("best").members[0]].l2
+            best = _best_l2(trainer)
             groups = {best: groups[best]}
         for l2, members in groups.items():
             member = next((m for m in members if finite[m]), None)
@@ -238,7 +238,7 @@ def _points(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
     for split in dict.fromkeys(row.split for row in rows):
         own = [row for row in rows if row.split == split]
         sound = [row for row in own if is_finite(row)] or own
-        for name in QUANTITIES:
+        for name in quantities(own[0]._asdict()):
             yield f"{name}/{split}", math.fsum(getattr(row, name) for row in sound) / len(sound)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from onelayer.core.errors import InputError
 from onelayer.training.progress import ProgressLine
 
 
@@ -24,6 +28,26 @@ def trainer_defaults() -> dict[str, Any]:
     }
 
 
+def device_of(flags: Mapping[str, Any]) -> torch.device:
+    """Return the device of this process, by the Trainer's flags accelerator and devices.
+
+    Raises:
+        InputError: the flags choose several devices.
+    """
+    # torchrun, or another program, decides the number of processes.
+    alone = {"plugins": [LightningEnvironment()], "logger": False, "enable_checkpointing": False}
+    trainer = Trainer(**{**trainer_defaults(), **flags, **alone})
+    if trainer.num_devices > 1:
+        raise InputError(
+            f"trainer.devices chooses {trainer.num_devices} devices, but a process of this command "
+            "works on one.\nLeave it out, or choose a device by its number: '[1]'."
+        )
+    device = trainer.strategy.root_device
+    if device.type == "cuda" and (rank := os.environ.get("LOCAL_RANK")):
+        return torch.device("cuda", int(rank))
+    return device
+
+
 def progress_lines(callbacks: Iterable[Any], flags: Mapping[str, Any]) -> list[Callback]:
     """Return our progress line, unless a bar is among the callbacks or switched off.
 
@@ -34,17 +58,18 @@ def progress_lines(callbacks: Iterable[Any], flags: Mapping[str, Any]) -> list[C
     return [] if off or given else [ProgressLine()]
 
 
-def claim_version(logger: Any) -> bool:
-    """Make the next version's folder that nobody else has: several may start at the same moment.
+def claim_folder(logger: Any) -> bool:
+    """Make the folder of a new run, by the next version if none is given.
+
+    Several processes may start at the same moment, and each gets a version that nobody else has.
 
     Args:
         logger: a TensorBoardLogger or CSVLogger.
 
     Returns:
-        Whether it was made; not where the version was given.
+        Whether it was made; false if the given version was there.
     """
-    if logger._version is not None:
-        return False
+    given = logger._version is not None
     while True:
         folder = Path(logger.log_dir)  # by the next version
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +77,8 @@ def claim_version(logger: Any) -> bool:
             folder.mkdir()
             return True
         except FileExistsError:
+            if given:
+                return False
             logger._version = None
 
 

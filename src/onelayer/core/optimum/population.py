@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onelayer.core.checks import LARGEST, is_number
+from onelayer.core.checks import LARGEST, check_weight, is_number
 from onelayer.core.errors import InputError
 
 
@@ -54,26 +54,6 @@ def population(
         return Population(weight, torch.arange(len(weight), device=device), fold)
     distinct, row = weight.unique(dim=0, return_inverse=True)
     return Population(distinct, row, fold)
-
-
-def check_weight(weight: Tensor, n: int) -> None:
-    """Raise :class:`InputError` unless weights (n,) or (m, n) are finite and not negative."""
-    if not isinstance(weight, Tensor):
-        raise InputError(
-            f"weight must be a tensor, not a {type(weight).__name__}. Convert with torch.as_tensor."
-        )
-    shape = tuple(weight.shape)
-    if weight.ndim not in (1, 2) or weight.shape[-1] != n or not len(weight):
-        raise InputError(
-            f"weight has shape {shape}, but there are {n} samples. Give one weight for each "
-            f"sample, ({n},), or for each member and sample, (m, {n})."
-        )
-    if weight.is_complex() or not bool((weight.isfinite() & (weight >= 0)).all()):
-        wrong = "complex" if weight.is_complex() else weight[~(weight >= 0) | weight.isinf()][0]
-        raise InputError(
-            f"weight has the value {wrong}: weights are finite numbers, zero or larger. Correct "
-            "or drop the sample."
-        )
 
 
 def check_l2(l2: Sequence[float], repeated: bool = False) -> None:

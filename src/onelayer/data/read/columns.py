@@ -19,7 +19,7 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.naming import few, is_number
-from onelayer.data.read.convert import as_floats, labels
+from onelayer.data.read.convert import as_floats, labels, weights
 from onelayer.data.table import Array, Columns, Table
 
 EXTRA = 'pip install "onelayer[arrays]"'
@@ -36,13 +36,12 @@ def read_columns(path: Path, columns: Columns, labelled: bool) -> Table:
     Raises:
         InputError: naming the file and, where there is one, the row and the column.
     """
-    table = _arrow(path, [name for name in (columns.y, columns.groups) if name is not None])
+    table = _arrow(path, [name for what, name in columns.others.items() if what != "weight"])
     there = list(table.column_names)
     _refuse_images(table, path)
-    others = {"y": columns.y, "groups": columns.groups} if labelled else {}
     named, index = _features_of(table, columns)
-    wanted = [*(("x", name) for name in named), *others.items()]
-    _check_names([(argument, name) for argument, name in wanted if name is not None], there, path)
+    wanted = [("x", name) for name in named]
+    _check_names([*wanted, *(columns.others.items() if labelled else ())], there, path)
     if not labelled and columns.x is None:
         _check_head(named, path)
     first = 2 if path.suffix.lower() == ".csv" else 0  # a line of a text file, its head is line 1
@@ -61,6 +60,10 @@ def read_columns(path: Path, columns: Columns, labelled: bool) -> Table:
         return labels(_values(table, name, path), f"{path}: column {name!r}", what, first)
 
     x = _matrix(table, named, path, first)
+    weight = None
+    if labelled and columns.weight:
+        numbers = _matrix(table, [columns.weight], path, first)
+        weight = weights(numbers, f"{path}: column {columns.weight!r}", first)
     return Table(
         x,
         column(columns.y, "labels"),
@@ -68,6 +71,7 @@ def read_columns(path: Path, columns: Columns, labelled: bool) -> Table:
         where=str(path),
         columns=named if x.shape[1] == len(named) else None,
         first_row=first,
+        weight=weight,
     )
 
 
@@ -95,7 +99,7 @@ def _features_of(table: Any, columns: Columns) -> tuple[list[str], list[str]]:
         return list(columns.x), []
     if "X" in table.column_names and _is_list(table.schema.field("X").type):
         return ["X"], []
-    given = [name for name in table.column_names if name not in (columns.y, columns.groups)]
+    given = [name for name in table.column_names if name not in columns.others.values()]
     index = [name for name in given if _INDEX.fullmatch(name) or name in _pandas_index(table)]
     return [name for name in given if name not in index], index
 

@@ -133,6 +133,32 @@ def labels(value: Any, where: str, what: str = "labels", first_row: int = 0) -> 
     return y
 
 
+def weights(value: Any, where: str, first_row: int = 0) -> Array:
+    """Return the weights of samples, float64 (n,).
+
+    Raises:
+        InputError: they are not (n,), or a weight is negative, NaN or infinite; naming the row.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    given = np.asarray(value)
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.ndim != 1 or given.dtype.kind not in "iufb":
+        raise InputError(
+            f"{where} has the shape {given.shape} and dtype {given.dtype}: weights are (n,), one "
+            "number for each row."
+        )
+    w = given.astype(np.float64)
+    if len(wrong := np.flatnonzero(~((w >= 0) & (w < np.inf)))):
+        row = int(wrong[0])
+        raise InputError(
+            f"{where}, row {row + first_row}, is {w[row]:g}: weights are finite numbers, 0 or "
+            "more.\nCorrect it, or leave the row out."
+        )
+    return w
+
+
 def _decoded(y: Array, where: str) -> Array:
     try:
         return np.char.decode(y, "utf-8")

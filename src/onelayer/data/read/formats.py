@@ -23,7 +23,7 @@ from onelayer.core.errors import InputError, first_line
 from onelayer.data.backbone import Backbone
 from onelayer.data.naming import few
 from onelayer.data.read.columns import needed, read_columns
-from onelayer.data.read.convert import as_features, is_channels_last, labels
+from onelayer.data.read.convert import as_features, is_channels_last, labels, weights
 from onelayer.data.table import Array, Columns, Table
 
 SUFFIXES = (".npz", ".npy", ".pt", ".safetensors", ".csv", ".parquet")
@@ -55,7 +55,7 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
     """Read a table from a file, two .npy files, or arrays in Python.
 
     Args:
-        given: a path, two paths of .npy (features, labels), or arrays (X, y) or X.
+        given: a path, two paths of .npy (features, labels), or arrays X, (X, y) or (X, y, weight).
         columns: what is called what.
         labelled: whether labels are needed; otherwise they are not looked for.
 
@@ -63,9 +63,7 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
         InputError: naming the file, what is wrong in it and what would be right.
     """
     if _are_arrays(given):
-        arrays = given if isinstance(given, tuple | list) else [given]
-        named = dict(zip(("X", "y"), arrays, strict=False))
-        return _of_arrays(named, Columns(), labelled, "the given table")
+        return _of_given(given, columns, labelled)
     paths = _paths(given)
     for path in paths:
         if not path.is_file():
@@ -79,6 +77,8 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
             f"{paths[0]}: its name must end in one of {' '.join(SUFFIXES)}.{_instead_of(suffix)}"
         )
     if len(paths) > 1 or suffix == ".npy":
+        if labelled:
+            _refuse_names(columns, ".npy files have none", "Write one .npz with these keys.")
         return _of_npy(paths, labelled)
     if suffix in (".csv", ".parquet"):
         return read_columns(paths[0], columns, labelled)
@@ -89,6 +89,30 @@ def read_table(given: Any, columns: Columns, labelled: bool = True) -> Table:
     except MemoryError as error:
         raise InputError(f"{paths[0]} does not fit in memory.{_LARGER}") from error
     return _of_arrays(content, columns, labelled, str(paths[0]))
+
+
+def _of_given(given: Any, columns: Columns, labelled: bool) -> Table:
+    """Return a table of arrays in Python."""
+    arrays = given if isinstance(given, tuple | list) else [given]
+    if len(arrays) > 3:
+        raise InputError(
+            f"{len(arrays)} arrays were given: a table is X, (X, y) or (X, y, weight)."
+        )
+    if labelled:
+        advice = "Give weights as (X, y, weight), and groups in a file."
+        _refuse_names(columns, "arrays have none", advice)
+    named = dict(zip(("X", "y", "weight"), arrays, strict=False))
+    own = Columns(weight="weight") if len(arrays) == 3 else Columns()
+    return _of_arrays(named, own, labelled, "the given table")
+
+
+def _refuse_names(columns: Columns, why: str, advice: str) -> None:
+    """Raise :class:`InputError` if groups or weights are named that cannot be there."""
+    for argument, name in columns.others.items():
+        if argument != "y":
+            raise InputError(
+                f"data.{argument} is {name!r}, the name of a key or column, but {why}. {advice}"
+            )
 
 
 def _instead_of(suffix: str) -> str:
@@ -128,12 +152,11 @@ def _paths(given: Any) -> list[Path]:
 
 
 def _keys(columns: Columns, labelled: bool, where: str) -> dict[str, str]:
-    """Return the keys to read: of the features, of the labels and of the groups."""
+    """Return the keys to read, by argument: of the features, the labels and so on."""
     x = "X" if columns.x is None else columns.x
     if not isinstance(x, str):
         raise InputError(f"{where}: x must be one key, not {list(x)!r}.")
-    groups = {"groups": columns.groups} if columns.groups else {}
-    return {"x": x, **({"y": columns.y, **groups} if labelled else {})}
+    return {"x": x, **(columns.others if labelled else {})}
 
 
 def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, where: str) -> Table:
@@ -158,6 +181,9 @@ def _of_arrays(arrays: Mapping[str, Any], columns: Columns, labelled: bool, wher
         [str(name) for name in given.columns] if hasattr(given, "columns") else None,  # of pandas
         shape=shape,
         backbone=_backbone(arrays.get(BACKBONE), where),
+        weight=weights(arrays[keys["weight"]], f"{where}: {keys['weight']!r}")
+        if "weight" in keys
+        else None,
     )
 
 
