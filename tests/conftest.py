@@ -43,6 +43,13 @@ def data_root() -> Path:
     return CIFAR10_ROOT
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let each test work in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session", autouse=True)
 def draw() -> Iterator[list[bool]]:
     """Write blank figures unless the last item is true: drawing takes most of a short run's time.

@@ -108,7 +108,6 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, request) -> Place:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONELAYER_OFFLINE", "1")
     monkeypatch.delenv("ONELAYER_DATA", raising=False)
     return Place(tmp_path, monkeypatch, request)

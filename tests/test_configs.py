@@ -15,8 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
 
 
-def test_a_path_counts_before_a_name_and_a_folder_is_no_config(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_path_counts_before_a_name_and_a_folder_is_no_config(tmp_path):
     (tmp_path / "final").write_text("model:\n  l2: 0.1\n")
     (tmp_path / "linear").mkdir()
     assert find_config("final") == Path("final")
@@ -24,8 +23,7 @@ def test_a_path_counts_before_a_name_and_a_folder_is_no_config(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["three_cicles", "", "configs/final.yml", "../final", "fi\0nal"])
-def test_what_is_neither_is_refused_with_what_there_is(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_is_neither_is_refused_with_what_there_is(name):
     with pytest.raises(
         InputError, match=r"no config .*\n.*final, linear, .*three_cycles"
     ) as caught:

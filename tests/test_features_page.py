@@ -35,7 +35,6 @@ def small_network(weights):
 @pytest.fixture
 def pets(tmp_path, monkeypatch):
     """Folders of images of three classes, told by their colour."""
-    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for split, n in (("train", 20), ("test", 6)):
         for k, name in enumerate(("cat", "dog", "fish")):

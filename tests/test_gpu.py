@@ -142,8 +142,7 @@ def test_batches_and_standardised_features_have_the_bits_of_the_cpu():
         assert torch.equal(labels, labels_g.cpu())
 
 
-def test_the_command_line_fits_resumes_and_predicts(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_fits_resumes_and_predicts(tmp_path, capfd):
     small = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50"]
     words = ["fit", *small, "--data.batch_size=10", "--model.hidden=3", "--trainer.accelerator=gpu"]
     assert main([*words, "--schedule.step_size=10"]) == 0

@@ -27,10 +27,9 @@ LOGGERS = {
 
 
 @pytest.fixture(params=LOGGERS)
-def logger(request, tmp_path, monkeypatch):
+def logger(request, monkeypatch):
     if request.param in ("wandb", "mlflow"):
         pytest.importorskip(request.param, reason="pip install -e '.[loggers]'")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield LOGGERS[request.param]
@@ -80,9 +79,8 @@ def test_runs_lie_apart_and_go_on(logger):
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "csv"])
-def test_a_version_that_another_process_takes_meanwhile_is_not_shared(kind, tmp_path, monkeypatch):
+def test_a_version_that_another_process_takes_meanwhile_is_not_shared(kind, monkeypatch):
     """Both loggers look for the next version, and make its folder later."""
-    monkeypatch.chdir(tmp_path)
     of_csv = kind == "csv"
     logger = CSVLogger if of_csv else TensorBoardLogger
     next_version = logger._get_next_version
@@ -115,8 +113,7 @@ def finish():
         sys.modules["wandb"].finish()
 
 
-def test_csv_has_the_rate_and_the_curves(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_csv_has_the_rate_and_the_curves():
     assert main([*FIT, *LOGGERS["csv"], "--trainer.log_every_n_steps=5"]) == 0
     with Path("csv/lightning_logs/version_0/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -127,8 +124,7 @@ def test_csv_has_the_rate_and_the_curves(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "typed", [["--trainer.logger=CSVLogger"], ["--trainer.logger", "CSVLogger"]]
 )
-def test_the_bare_name_of_a_logger_is_enough(typed, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_bare_name_of_a_logger_is_enough(typed, tmp_path):
     assert main([*FIT, *typed]) == 0
     run = tmp_path / "lightning_logs" / "fit" / "version_0"
     assert {path.name for path in run.iterdir()} >= {"metrics.csv", "curves.csv", "checkpoints"}
@@ -141,9 +137,8 @@ def test_the_bare_name_of_a_logger_is_enough(typed, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_mlflow_by_its_bare_name_is_told_the_rates_and_the_data(tmp_path, monkeypatch):
+def test_mlflow_by_its_bare_name_is_told_the_rates_and_the_data(monkeypatch):
     pytest.importorskip("mlflow", reason="pip install -e '.[loggers]'")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main([*FIT, "--trainer.logger=MLFlowLogger"]) == 0
     with closing(sqlite3.connect("mlflow.db")) as database:

@@ -57,10 +57,7 @@ def smaller(snippet: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("page", sorted(SNIPPETS))
-def test_the_snippets_of_a_page_run_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_snippets_of_a_page_run_one_after_the_other(tmp_path: Path, page: str) -> None:
     names: dict[str, object] = {}
     for snippet in SNIPPETS[page]:
         exec(compile(smaller(snippet), page, "exec"), names)
@@ -70,11 +67,8 @@ def test_the_snippets_of_a_page_run_one_after_the_other(
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-def test_a_script_ends_with_the_bits_of_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_ends_with_the_bits_of_the_command_line(tmp_path: Path) -> None:
     """One folder by the command, one by train_and_test: the same weights, curves and figures."""
-    monkeypatch.chdir(tmp_path)
     settings = {
         "model": {"hidden": 3, "l2": [0.0, 0.01]},
         "data": {"source": "synthetic", "limit": 60, "val_size": 200, "batch_size": 30},
@@ -99,8 +93,7 @@ def test_a_script_ends_with_the_bits_of_the_command_line(
 
 
 @pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
-def test_the_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
     assert len(COMMANDS) == 10

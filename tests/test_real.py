@@ -13,8 +13,7 @@ from onelayer.__main__ import main
 SEEDS = "--model.seeds=[0,1,2]"
 
 
-def train(monkeypatch, tmp_path, data_root, *arguments):
-    monkeypatch.chdir(tmp_path)
+def train(tmp_path, data_root, *arguments):
     root = f"--data.root={data_root}"
     assert main(["fit", *arguments, SEEDS, root, "--trainer.enable_progress_bar=false"]) == 0
     (summary,) = (tmp_path / "lightning_logs").glob("*/version_0/summary.json")
@@ -31,9 +30,9 @@ def configs(pytestconfig):
 
 
 @pytest.mark.parametrize("overlay", [[], ["linear.yaml"]])
-def test_a_small_set_is_overfitted(monkeypatch, tmp_path, data_root, configs, overlay):
+def test_a_small_set_is_overfitted(tmp_path, data_root, configs, overlay):
     files = [f"--config={configs / name}" for name in ["overfit.yaml", *overlay]]
-    assert train(monkeypatch, tmp_path, data_root, *files)["train"] == 100.0
+    assert train(tmp_path, data_root, *files)["train"] == 100.0
 
 
 @pytest.mark.parametrize(
@@ -43,15 +42,13 @@ def test_a_small_set_is_overfitted(monkeypatch, tmp_path, data_root, configs, ov
         (["linear.yaml"], {"train": 52.33, "val": 35.96, "test": 36.50}),
     ],
 )
-def test_one_cycle_agrees_with_the_reference(
-    monkeypatch, tmp_path, data_root, configs, overlay, reference
-):
+def test_one_cycle_agrees_with_the_reference(tmp_path, data_root, configs, overlay, reference):
     files = [f"--config={configs / name}" for name in ["one_cycle.yaml", *overlay]]
-    ours = train(monkeypatch, tmp_path, data_root, *files)
+    ours = train(tmp_path, data_root, *files)
     for split, tolerance in {"train": 0.8, "val": 0.6, "test": 0.6}.items():
         assert ours[split] == pytest.approx(reference[split], abs=tolerance)
 
 
-def test_gradcheck_passes_on_real_images(monkeypatch, data_root, capsys):
+def test_gradcheck_passes_on_real_images(data_root, capsys):
     assert main(["gradcheck", "--data.root", str(data_root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dataset"] == "cifar10"

@@ -35,12 +35,6 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("command", "config", "named"),
     [

@@ -20,8 +20,7 @@ def same_level():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_has_its_outputs(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_notebook_runs_and_has_its_outputs(path):
     names = {}
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]

@@ -32,8 +32,7 @@ def digits(val_size):
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-def test_every_line_of_the_page_runs_in_its_order(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_every_line_of_the_page_runs_in_its_order(monkeypatch):
     monkeypatch.setattr(onelayer, "CIFAR10DataModule", digits)
     assert run_page("whitening.md", {"fit": SHORT})[1] == 1
     X = np.load("white_train.npz")["X"]

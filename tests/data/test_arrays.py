@@ -31,12 +31,6 @@ from tests.support.tables import data, refused, write
 N, D, K = 120, 6, 4
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.pt", "a.safetensors", "a.csv", "a.parquet"])
 def test_every_format_gives_the_same_standardised_splits(name):
     X, y = arrays(N, D, K)

@@ -33,10 +33,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:data.val_size = .* has no effect
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch):
     for name in ("ONELAYER_DATA", "ONELAYER_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

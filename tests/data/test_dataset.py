@@ -26,12 +26,6 @@ from onelayer.training.checkpoint import load_network
 QUIET = "--trainer.enable_progress_bar=false"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def fashion(folder, n=60, seed=0):
     """Files as FashionMNIST has them, of a few images whose brightness tells the class."""
     raw = folder / "FashionMNIST" / "raw"

@@ -35,12 +35,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def frame(seed=0, columns=COLUMNS, n=N):
     """Rows whose columns stand in an order, with labels."""
     X, y = arrays(n, D, K, seed)

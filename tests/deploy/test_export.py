@@ -129,8 +129,7 @@ def test_facts_are_json(own, tmp_path):
     assert len(facts["data_digest"]) == 8
 
 
-def test_the_certificate_of_an_optimum_is_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_certificate_of_an_optimum_is_in_the_file(tmp_path):
     words = ["--data.source=synthetic", "--data.limit=80", "--data.val_size=40"]
     assert main(["solve", *words, "--solve.l2=[0.1,1.0]", "--output=run"]) == 0
     summary = json.loads(Path("run/summary.json").read_text())
@@ -226,10 +225,7 @@ def test_without_onnxruntime_the_command_says_that_nothing_was_compared(
         ([], "--output"),
     ],
 )
-def test_bad_input_is_a_few_lines_and_leaves_nothing(
-    own, tmp_path, monkeypatch, capsys, words, said
-):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_a_few_lines_and_leaves_nothing(own, tmp_path, capsys, words, said):
     Path("folder.npz").mkdir()
     Path("file").touch()
     torch.save({"state_dict": {"w": torch.ones(1)}, "global_step": 1,
@@ -242,8 +238,7 @@ def test_bad_input_is_a_few_lines_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
-def test_fit_ends_with_the_line_that_exports(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_fit_ends_with_the_line_that_exports(capsys):
     words = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50",
              "--data.batch_size=30", "--schedule.step_size=2", "--trainer.max_steps=4",
              "--trainer.enable_progress_bar=false"]  # fmt: skip

@@ -23,8 +23,7 @@ WORDS = ["--backbone", NAME, "--size", "32", "--weights", "random"]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(tmp_path):
     return image_folder(tmp_path / "pets")
 
 

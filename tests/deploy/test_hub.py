@@ -82,15 +82,13 @@ def test_the_card_states_data_metrics_and_use(own, tmp_path):
     assert "Certificate" not in text
 
 
-def test_the_snippet_of_the_card_runs(own, tmp_path, monkeypatch, capsys):
+def test_the_snippet_of_the_card_runs(own, tmp_path, capsys):
     text = (own.network.save_pretrained(tmp_path) / "README.md").read_text()
-    monkeypatch.chdir(tmp_path)
     exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() in own.network.classes
 
 
-def test_the_card_of_an_optimum_has_its_certificate(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_card_of_an_optimum_has_its_certificate(tmp_path):
     words = ["--data.source=synthetic", "--data.limit=80", "--data.val_size=40"]
     assert main(["solve", *words, "--solve.l2=[1.0]", "--output=run"]) == 0
     network = load_network("run/checkpoints/last.ckpt")

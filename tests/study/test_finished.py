@@ -36,10 +36,9 @@ def test_a_run_has_its_summary_networks_curves_and_plots(run):
     assert "3 hidden units, synthetic" in again._repr_html_()
 
 
-def test_the_newest_run_is_last(run, tmp_path, monkeypatch):
+def test_the_newest_run_is_last(run, tmp_path):
     (tmp_path / "lightning_logs").mkdir()
     (tmp_path / "lightning_logs" / "fit").symlink_to(run.folder.parent)
-    monkeypatch.chdir(tmp_path)
     assert Run.load("last").folder.name == "version_0"
     with pytest.raises(InputError, match="there is no run"):
         Run.load("nowhere")

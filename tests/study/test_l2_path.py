@@ -131,7 +131,7 @@ def killed_within_a_round(words):
 
 def test_killed_within_a_round_it_ends_with_the_same_bits(tmp_path, solved):
     words = [*TINY, f"--output={tmp_path}"]
-    with Forked(killed_within_a_round, words) as process:
+    with Forked(killed_within_a_round, words, folder=tmp_path) as process:
         assert process.wait() == -signal.SIGKILL
     assert main(words) == 0
     assert same(tmp_path, solved)
@@ -234,9 +234,8 @@ def test_lambdas_are_spaced_evenly_in_their_logarithm():
     assert Grid(l2=[0.3, 0.1]).values() == [0.3, 0.1]
 
 
-def test_data_of_ones_own_are_solved_too(tmp_path, monkeypatch, capsys):
+def test_data_of_ones_own_are_solved_too(capsys):
     """Without a test split: the network is refitted, and measured nowhere else."""
-    monkeypatch.chdir(tmp_path)
     g = np.random.default_rng(0)
     y = np.array(["cat", "dog", "owl"])[g.integers(0, 3, 90)]
     np.savez("own.npz", X=g.normal(size=(90, 5)), y=y)
@@ -261,17 +260,15 @@ def test_data_of_ones_own_are_solved_too(tmp_path, monkeypatch, capsys):
 
 
 def test_a_closed_stderr_ends_no_solve(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stderr", None)
     assert main([*TINY, "--output=out"]) == 0
     assert (tmp_path / "out" / "summary.json").is_file()
 
 
-def test_after_a_full_disk_a_solve_advises_what_it_has(tmp_path, monkeypatch, capsys):
+def test_after_a_full_disk_a_solve_advises_what_it_has(monkeypatch, capsys):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("onelayer.training.checkpoint.atomic_write", full)
     assert main([*TINY, "--output=out"]) == 2
     error = capsys.readouterr().err

@@ -13,8 +13,7 @@ TINY = [
 
 
 @pytest.mark.usefixtures("drawn")
-def test_it_leaves_a_table_and_a_picture_and_says_what_to_type(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_it_leaves_a_table_and_a_picture_and_says_what_to_type(tmp_path, capsys):
     assert main([*TINY, "--model.l2=[0.0,0.1]", "--model.seeds=[0,1]"]) == 0
     said = capsys.readouterr().out
     option = next(line for line in said.splitlines() if line.startswith("--schedule.base_lr"))
@@ -36,10 +35,7 @@ def test_it_leaves_a_table_and_a_picture_and_says_what_to_type(tmp_path, monkeyp
         ("--data.val_size=0", "a range test needs a validation split"),
     ],
 )
-def test_what_makes_no_test_is_refused_and_leaves_nothing(
-    tmp_path, monkeypatch, capsys, option, message
-):
-    monkeypatch.chdir(tmp_path)
+def test_what_makes_no_test_is_refused_and_leaves_nothing(tmp_path, capsys, option, message):
     assert main([*TINY, option]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

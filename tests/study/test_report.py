@@ -68,8 +68,7 @@ def test_a_quick_look_says_so_and_compares_nothing_published(quick):
     assert "18 updates are 2.25 cycles of 8" in text
 
 
-def test_the_commands_of_captions_make_what_they_stand_under(quick, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_of_captions_make_what_they_stand_under(quick, tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
     text = (quick / "docs" / "report.md").read_text()
     for picture in ("overfit-linear", "search-hidden"):
@@ -112,10 +111,7 @@ def test_another_report_leaves_finished_trainings_and_files_alone(quick, monkeyp
         (["--schedule.step_size=-1"], ["overfit.yaml", "step_size"]),
     ],
 )
-def test_what_an_exercise_would_refuse_is_refused_first(
-    tmp_path, monkeypatch, capsys, options, words
-):
-    monkeypatch.chdir(tmp_path)
+def test_what_an_exercise_would_refuse_is_refused_first(tmp_path, capsys, options, words):
     assert main(["report", "--data.source=synthetic", *options]) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
@@ -151,9 +147,8 @@ def test_a_searched_l2_is_compared_only_where_it_is_the_published_one(tmp_path):
         assert (result.published is not None) == compared
 
 
-def test_a_report_in_a_clone_leaves_the_one_that_is_there(tmp_path, monkeypatch, capsys):
+def test_a_report_in_a_clone_leaves_the_one_that_is_there(tmp_path, capsys):
     """docs/report/report.md was made with other options, and is no reason to refuse."""
-    monkeypatch.chdir(tmp_path)
     there = tmp_path / "docs" / "report" / "report.md"
     there.parent.mkdir(parents=True)
     there.write_text("Made by `onelayer report --report.widths '[0]'`")

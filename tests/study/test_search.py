@@ -46,8 +46,7 @@ def test_the_second_stage_lies_within_the_best_of_the_first(undisturbed):
     assert min(best) <= min(second) <= max(second) <= max(best)
 
 
-def test_best_yaml_is_run_by_fit_as_it_is(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_best_yaml_is_run_by_fit_as_it_is(undisturbed, tmp_path):
     assert main(["fit", "-c", str(undisturbed / "best.yaml")]) == 0
     ours = json.loads((tmp_path / "lightning_logs/best/version_0/summary.json").read_text())
     final = json.loads((undisturbed / "search.json").read_text())["final"]
@@ -100,7 +99,7 @@ def test_every_setting_is_searched_as_if_it_were_alone(over_settings, undisturbe
     )
 
 
-def test_the_chosen_setting_is_trained_and_written(over_settings, tmp_path, monkeypatch):
+def test_the_chosen_setting_is_trained_and_written(over_settings, tmp_path):
     found = json.loads((over_settings / "search.json").read_text())
     best = max(found["candidates"], key=lambda c: c["mean"])
     assert found["best"]["mean"] == best["mean"]
@@ -109,7 +108,6 @@ def test_the_chosen_setting_is_trained_and_written(over_settings, tmp_path, monk
     best = yaml.safe_load((over_settings / "best.yaml").read_text())
     typed = {"flip": best["data"]["flip"], "hidden": best["model"]["hidden"]}
     assert typed == chosen
-    monkeypatch.chdir(tmp_path)
     assert main(["fit", "-c", str(over_settings / "best.yaml")]) == 0
     ours = json.loads((tmp_path / "lightning_logs/best/version_0/summary.json").read_text())
     assert ours["members"] == found["final"]["members"]
@@ -185,7 +183,7 @@ def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_pa
     assert len(everything) == 16  # none failed, none entered twice
 
 
-def test_a_search_reads_no_test_split_before_lambda_is_chosen(tmp_path, monkeypatch):
+def test_a_search_reads_no_test_split_before_lambda_is_chosen(monkeypatch):
     read = CIFAR10DataModule._read
 
     def no_test(module, split):
@@ -193,7 +191,6 @@ def test_a_search_reads_no_test_split_before_lambda_is_chosen(tmp_path, monkeypa
         return read(module, split)
 
     monkeypatch.setattr(CIFAR10DataModule, "_read", no_test)
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError):  # the final networks are tested
         main(["search", *TINY, "--output=out"])
     assert len(trials("out/search.db")) == 16

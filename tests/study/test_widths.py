@@ -18,8 +18,7 @@ SHORT = [
 ]  # fmt: skip
 
 
-def test_the_shipped_config_makes_a_row(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_shipped_config_makes_a_row(tmp_path):
     options = ["--model.hidden=3", "--data.flip=true", "--data.shift=2", "--output=out"]
     assert main(["search", "-c", "widths", *SHORT, *options]) == 0
     found = json.loads((tmp_path / "out" / "search.json").read_text())

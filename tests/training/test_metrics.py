@@ -153,8 +153,7 @@ def test_predictions_take_mirror_images_too(tmp_path):
         model.predict_proba(X, mirror=(3, 4))
 
 
-def test_what_is_no_image_has_no_mirror_image(tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_is_no_image_has_no_mirror_image(tmp_path, capfd):
     X, y = arrays()
     np.savez("rows.npz", X=X, y=y)
     fit = ["fit", "--data", "onelayer.ArraysDataModule", "--data.train", "rows.npz"]
@@ -165,8 +164,7 @@ def test_what_is_no_image_has_no_mirror_image(tmp_path, capfd, monkeypatch):
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_the_command_line_tests_and_predicts_with_mirror_images(tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_tests_and_predicts_with_mirror_images(tmp_path, capfd):
     small = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50"]
     fit = ["fit", *small, "--data.batch_size=10", "--schedule.step_size=5"]
     assert main([*fit, "--model.hidden=3", "--test.mirror=true"]) == 0

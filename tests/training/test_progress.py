@@ -135,9 +135,8 @@ def test_a_warning_stands_on_a_line_of_its_own(monkeypatch):
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny():
     """Words that name tiny files of data, in a folder of their own."""
-    monkeypatch.chdir(tmp_path)
     for name, n, seed in (("train", 60, 1), ("val", 30, 2)):
         part = images(n, seed)
         np.savez(f"{name}.npz", X=part.x.numpy().astype("f4"), y=part.y.numpy())
