@@ -71,20 +71,13 @@ def test_fit_leaves_all_that_a_run_leaves(finished):
             assert set(member[split]) == {"cost", "loss", "accuracy"}
 
 
-def test_fit_ends_with_the_table_and_says_what_it_was_trained_on(capfd, empty_folder):
-    assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 0
-    out = capfd.readouterr().out
-    assert "3 hidden units, synthetic, 20 updates" in out
-    assert "train" in out
-    assert "not of CIFAR-10" in out
-
-
-def test_source_auto_falls_back_loudly(capfd):
+def test_fit_ends_with_a_table_and_names_the_built_in_images(capfd):
     small = [arg for arg in SMALL if "source" not in arg]
     assert main(["fit", "--data.source=auto", *small]) == 0
     captured = capfd.readouterr()
     assert captured.err.count("BUILT-IN SYNTHETIC IMAGES") == 1
-    assert "not of CIFAR-10" in captured.out
+    for words in ("3 hidden units, synthetic, 20 updates", "train", "not of CIFAR-10"):
+        assert words in captured.out
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -189,7 +182,7 @@ def test_figures_need_no_backend(empty_folder):
     assert done.returncode == 0, done.stderr
     with Image.open(empty_folder / "lightning_logs/fit/version_0/curves.png") as picture:
         assert min(picture.size) > 500
-        assert len(picture.convert("L").getcolors()) > 10  # drawn
+        assert len(np.unique(np.asarray(picture))) > 10  # drawn
 
 
 @pytest.mark.parametrize(
@@ -379,6 +372,7 @@ def test_snapshots_are_tested_and_predict_together(empty_folder, capfd):
     [found] = json.loads((run / "summary.json").read_text())["ensembles"]
     paths = f"[{run}/checkpoints/cycle_2.ckpt,{run}/checkpoints/cycle_3.ckpt]"
     assert main(["test", "--ckpt_path", paths, "--output=out"]) == 0
+    assert "callbacks" not in capfd.readouterr().err  # Lightning's note on those of the checkpoint
     assert json.loads(Path("out/test.json").read_text())["accuracy"] == found["test"]["accuracy"]
     Image.new("RGB", (40, 50), (80, 10, 200)).save("a.png")
     capfd.readouterr()

@@ -26,7 +26,7 @@ def reference(X, y, parameters, l2):
     return torch.stack(result)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     m=st.integers(1, 4),
     hidden=st.integers(0, 5),

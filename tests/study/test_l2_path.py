@@ -131,7 +131,7 @@ def killed_within_a_round(words):
 
 def test_killed_within_a_round_it_ends_with_the_same_bits(tmp_path, solved):
     words = [*TINY, f"--output={tmp_path}"]
-    with Forked(killed_within_a_round, words) as process:
+    with Forked(killed_within_a_round, words, folder=tmp_path) as process:
         assert process.wait() == -signal.SIGKILL
     assert main(words) == 0
     assert same(tmp_path, solved)
