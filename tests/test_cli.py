@@ -180,7 +180,7 @@ def test_figures_need_no_backend(here):
     assert done.returncode == 0, done.stderr
     with Image.open(here / "lightning_logs/fit/version_0/curves.png") as picture:
         assert min(picture.size) > 500
-        assert len(picture.convert("L").getcolors()) > 10  # drawn
+        assert len(np.unique(np.asarray(picture))) > 10  # drawn
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,8 @@ A server imports everything and computes nothing, and processes are forked from 
 a new one has: a folder, an environment, output and random states of its own.
 """
 
-import atexit
 import multiprocessing
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -30,13 +28,12 @@ class Forked:
     Args:
         function: function of a module.
         arguments: arguments of the function.
-        folder: working folder.
+        folder: working folder, in which files with its output are made, too.
         environment: variables besides those of this process.
     """
 
-    def __init__(self, function, *arguments, folder=".", environment=None):
-        self._output = Path(tempfile.mkdtemp(prefix="output-"))
-        atexit.register(shutil.rmtree, self._output, ignore_errors=True)
+    def __init__(self, function, *arguments, folder, environment=None):
+        self._output = Path(tempfile.mkdtemp(dir=folder, prefix=".output-"))
         variables = {**os.environ, **(environment or {})}
         words = (function, arguments, Path(folder).resolve(), variables, self._output.resolve())
         self._process = CONTEXT.Process(target=_call, args=words, daemon=True)
