@@ -6,7 +6,7 @@ from inspect import signature
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from onelayer.data.features import measure, standardise
 from onelayer.data.loader import ResidentLoader
@@ -57,6 +57,23 @@ class SmallData(LightningDataModule):
 
     def test_dataloader(self):
         return ResidentLoader(*self.tensors("test"), 20, shuffle=False)
+
+
+class Plain(LightningModule):
+    """A linear network without onelayer, with two groups of parameters; notes their rates."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(PIXELS, CLASSES)
+        self.rates = []
+
+    def training_step(self, batch, batch_idx):
+        self.rates.append([group["lr"] for group in self.optimizers().param_groups])
+        return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        groups = [{"params": [self.layer.weight]}, {"params": [self.layer.bias]}]
+        return torch.optim.SGD(groups, lr=1.0)
 
 
 def trainer(tmp_path, max_steps=40, callbacks=(), logger=False, **kwargs):

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -22,7 +22,7 @@ from onelayer.training.observer import Observer
 from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.lightning import QUIET, Lines, reason_of
-from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer
+from tests.support.small import CLASSES, PIXELS, SAFELY, Plain, SmallData, trainer
 
 pytestmark = QUIET
 
@@ -261,7 +261,7 @@ class Transfer(SmallData):
         return batch
 
 
-class Plain(SmallData):
+class ByDataLoader(SmallData):
     def train_dataloader(self):
         return DataLoader(TensorDataset(*self.tensors("train")), batch_size=8)
 
@@ -279,7 +279,7 @@ REASONS = [
     ({"model": OwnHook}, "OwnHook has a on_after_backward of its own"),
     ({"model": Hooked}, "a hook is registered"),
     ({"data": Transfer}, "Transfer has an on_after_batch_transfer of its own"),
-    ({"data": Plain}, "a DataLoader, not a ResidentLoader"),
+    ({"data": ByDataLoader}, "a DataLoader, not a ResidentLoader"),
     ({"gradient_clip_val": 0.5}, "clipped"),
     ({"accumulate_grad_batches": 2}, "accumulated"),
     ({"detect_anomaly": True}, "anomaly"),
@@ -349,15 +349,6 @@ def test_the_module_has_its_own_hooks_back_however_a_training_ends(tmp_path):
 
 
 def test_the_loader_serves_any_module_and_any_loop(tmp_path):
-    class Somebody(LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(PIXELS, CLASSES)
-
-        def training_step(self, batch, batch_idx):
-            return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    trainer(tmp_path, 20).fit(Somebody(), ResidentLoader(*SmallData().tensors("train"), 8))
+    model = Plain()
+    trainer(tmp_path, 20).fit(model, ResidentLoader(*SmallData().tensors("train"), 8))
+    assert len(model.rates) == 20

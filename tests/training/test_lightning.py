@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -28,7 +28,7 @@ from onelayer.training.observer import Observer
 from onelayer.training.saving import Checkpoints
 from onelayer.training.schedule import TriangularLR
 from tests.support.lightning import QUIET, Lines, reason_of
-from tests.support.small import CLASSES, PIXELS, SAFELY, SmallData, trainer, warned
+from tests.support.small import CLASSES, PIXELS, SAFELY, Plain, SmallData, trainer, warned
 
 pytestmark = [
     *QUIET,
@@ -669,25 +669,14 @@ def test_a_trainer_may_go_on_to_another_module(tmp_path):
                     default_root_dir=tmp_path / "again", enable_checkpointing=False)  # fmt: skip
     again.validate(small(), datamodule=SmallData(), verbose=False)
     again.fit(other, datamodule=SmallData())
-    assert (again.global_step, other.seen) == (STEPS, STEPS)
+    assert again.global_step == len(other.rates) == STEPS
 
 
-class Other(LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.seen = torch.nn.Linear(PIXELS, CLASSES), 0
-
-    def training_step(self, batch, batch_idx):
-        self.seen += 1
-        return self.layer(batch[0]).square().mean()
-
+class Other(Plain):
     def validation_step(self, batch, batch_idx):
         pass
 
     test_step = validation_step
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_a_loader_without_a_length(tmp_path):

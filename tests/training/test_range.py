@@ -3,10 +3,6 @@
 import math
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule
-from torch import nn
-from torch.nn.functional import cross_entropy
 
 from onelayer.core.cycles import rising
 from onelayer.core.errors import InputError
@@ -14,7 +10,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.divergence import Divergence
 from onelayer.training.module import OneLayer
 from onelayer.training.range import Point, RangeTest, propose
-from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer
+from tests.support.small import CLASSES, PIXELS, Plain, SmallData, fit, trainer
 
 
 def test_the_rate_rises_as_fast_in_each_decade():
@@ -70,28 +66,11 @@ def test_the_losses_of_each_l2_are_those_of_the_curves_and_a_diverged_run_is_sto
         assert 1e-4 < test.proposals[l2].base_lr <= test.proposals[l2].max_lr < 1e5
 
 
-class Another(LightningModule):
-    """A module that knows nothing of ours."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(PIXELS, CLASSES)
-        self.rates = []
-
-    def training_step(self, batch, batch_idx):
-        X, y = batch
-        self.rates.append(self.optimizers().param_groups[0]["lr"])
-        return cross_entropy(self.layer(X), y)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=99.0)
-
-
 def test_another_module_is_judged_by_the_running_mean_of_its_batches(tmp_path):
-    test, model = RangeTest(1e-4, 1e4, steps=60), Another()
+    test, model = RangeTest(1e-4, 1e4, steps=60), Plain()
     run = trainer(tmp_path, 60, [test])
     run.fit(model, SmallData().train_dataloader())
     points = test.points[None]
-    assert model.rates == [rising(t, 1e-4, 1e4, 60) for t in range(len(model.rates))]
-    assert [point.lr for point in points] == model.rates
+    assert model.rates == [[rising(t, 1e-4, 1e4, 60)] * 2 for t in range(len(model.rates))]
+    assert [[point.lr] * 2 for point in points] == model.rates
     assert 1e-4 < test.proposals[None].base_lr <= test.proposals[None].max_lr < 1e4

@@ -6,32 +6,13 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 
 from onelayer.core.errors import InputError
 from onelayer.training.module import OneLayer
 from onelayer.training.schedule import TriangularLR
-from tests.support.small import CLASSES, PIXELS, SmallData, fit, trainer
-
-
-class Plain(LightningModule):
-    """An ordinary module with automatic optimisation and two param groups."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(PIXELS, CLASSES)
-        self.rates = []
-
-    def training_step(self, batch, batch_idx):
-        self.rates.append([g["lr"] for g in self.optimizers().param_groups])
-        return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        groups = [{"params": [self.layer.weight]}, {"params": [self.layer.bias]}]
-        return torch.optim.SGD(groups, lr=1.0)
+from tests.support.small import CLASSES, PIXELS, Plain, SmallData, fit, trainer
 
 
 @pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
