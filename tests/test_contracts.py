@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts in pyproject.toml, kept by import-linter."""
+"""The contracts of pyproject.toml about imports, checked by import-linter."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Judge the package in ``folder`` by the contracts."""
+    """Check the package in ``folder``."""
     return subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()",
          "--no-cache", "--config", str(REPOSITORY / "pyproject.toml")],
@@ -19,7 +19,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_arrows_point_down() -> None:
+def test_the_package_keeps_its_contracts() -> None:
     done = lint(REPOSITORY / "src")
     assert done.returncode == 0, done.stdout
 
