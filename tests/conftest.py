@@ -4,22 +4,13 @@ import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+import onelayer  # noqa: F401 - before torchvision; the rest is imported by those who use it
+
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files, whatever display there is
-
-from onelayer._compat import ensure_torchvision_operators
-
-ensure_torchvision_operators()  # before anything imports lightning
-
-import torch
-from matplotlib.figure import Figure
-from PIL import Image
-
-from onelayer.core import update
-from onelayer.data.read import shapes
-from tests.support import recording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 collect_ignore = ["lightning_suite.py"]  # a plugin of its own, which changes OneLayer's place
@@ -56,9 +47,12 @@ def draw() -> Iterator[list[bool]]:
 
     Figures are made as always; only the work of matplotlib's ``savefig`` is left out.
     """
+    from matplotlib.figure import Figure
+    from PIL import Image
+
     state, savefig = [False], Figure.savefig
 
-    def save(figure: Figure, target: object, **options: object) -> None:
+    def save(figure: Figure, target: IO[bytes], **options: object) -> None:
         if state[-1]:
             savefig(figure, target, **options)
         else:
@@ -73,6 +67,8 @@ def draw() -> Iterator[list[bool]]:
 @pytest.fixture(scope="session", autouse=True)
 def built_in_images() -> Iterator[None]:
     """Make each chunk of the built-in images once: hundreds of tests read the same ones."""
+    from onelayer.data.read import shapes
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "_draw", lru_cache(maxsize=100)(shapes._draw))
         yield
@@ -89,6 +85,9 @@ def drawn(draw: list[bool]) -> Iterator[None]:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """Graphs are recorded on the CPU (tests.support.recording); the list of what was recorded."""
+    from onelayer.core import update
+    from tests.support import recording
+
     done = []
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
@@ -101,6 +100,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     no_gpu = pytest.mark.skip(reason="needs a CUDA device: torch.cuda.is_available() is False")
     has_gpu = torch.cuda.is_available()
     for item in items:
