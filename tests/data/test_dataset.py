@@ -273,13 +273,6 @@ def test_a_folder_of_images_is_read_as_files_to_predict_are(here):
     assert folder[0][0].convert("L").getextrema() == (255, 255)  # the Dataset itself is as it was
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_images_of_32_bits_are_refused(dtype):
-    dataset = Samples([(Image.fromarray(np.full((4, 4), 300, dtype)), i % 2) for i in range(4)])
-    with pytest.raises(InputError, match=r"sample 0: its pixels are [FI], numbers of 32 bits"):
-        read_dataset(dataset, "x", "y")
-
-
 def test_without_hugging_faces_library_the_extra_is_named(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"onelayer\[datasets\]"):
