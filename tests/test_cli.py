@@ -254,7 +254,7 @@ def test_a_terminal_that_cannot_show_a_sign_ends_nothing(monkeypatch, encoding, 
         main(["search", "--help"])
     assert end.value.code == 0
     output.flush()
-    assert "Search lambda (l2)" in output.buffer.getvalue().decode(encoding)
+    assert "The lambda to try" in output.buffer.getvalue().decode(encoding)
 
 
 @pytest.mark.parametrize("name", ["stderr", "stdout"])
