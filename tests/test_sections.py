@@ -168,7 +168,9 @@ def test_a_command_works_on_the_device_that_the_trainer_s_options_choose(command
     assert "trainer.devices chooses 2 devices" in capfd.readouterr().err
     if not torch.cuda.is_available():
         assert main([command, *words, "--trainer.accelerator=gpu"]) == 2
-        assert "gpu" in capfd.readouterr().err
+        assert "trainer: No supported gpu" in capfd.readouterr().err
+    assert main([command, *words, "--trainer.accelerator=cpu", "--trainer.devices=[0]"]) == 2
+    assert "trainer: `devices` selected with `CPUAccelerator`" in capfd.readouterr().err
     assert not [*Path().iterdir()]
 
 
