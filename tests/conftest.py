@@ -1,7 +1,7 @@
 """What every test may use: the real CIFAR-10 where it is there, and markers that skip."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from onelayer._compat import ensure_torchvision_operators
 ensure_torchvision_operators()  # before anything imports lightning
 
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from onelayer.core import update
 from tests.support import recording
@@ -37,6 +39,34 @@ def data_root() -> Path:
     if CIFAR10_ROOT is None:
         pytest.skip("no real CIFAR-10: set ONELAYER_DATA to the folder with cifar-10-batches-py")
     return CIFAR10_ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[list[bool]]:
+    """Write blank figures unless the last item is true: drawing takes most of a short run's time.
+
+    Figures are made as always; only the work of matplotlib's ``savefig`` is left out.
+    """
+    state, savefig = [False], Figure.savefig
+
+    def save(figure: Figure, target: object, **options: object) -> None:
+        if state[-1]:
+            savefig(figure, target, **options)
+        else:
+            width, height = figure.get_size_inches() * 100
+            Image.new("1", (int(width), int(height))).save(target, "png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield state
+
+
+@pytest.fixture
+def drawn(draw: list[bool]) -> Iterator[None]:
+    """Draw the figures of a test."""
+    draw.append(True)
+    yield
+    draw.pop()
 
 
 @pytest.fixture

@@ -7,36 +7,28 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer.__main__ import main
-from onelayer.core.autograd import hidden_cost, linear_cost
 from onelayer.core.errors import InputError
 from onelayer.data.cifar10 import CIFAR10DataModule
-from onelayer.data.loader import check_batch
 from onelayer.data.read import download
 from onelayer.study.figures import plot_curves
-from onelayer.training.module import OneLayer
 from onelayer.training.records import read_rows
 from tests.support.published import (
     Tiny,
     Touch,
     damage_empty,
     damage_flip,
-    damage_folder,
     damage_remove,
-    damage_swap,
     damage_truncate,
     make_tiny,
 )
 from tests.support.server import FAST, Server, serving
-from tests.support.small import CLASSES, PIXELS, trainer
 
 DATA = [
     "--data.source=synthetic", "--data.limit=60", "--data.val_size=200", "--data.batch_size=10",
@@ -230,14 +222,10 @@ def served(kind: str, why: str) -> Row:
 
 
 # Several sources, several processes that download at once, and a download or an unpacking that is
-# killed, are in tests/data/test_download.py.
+# killed, are in tests/data/read/test_download.py; all damages in tests/data/read/test_batches.py.
 DATA_FILES = [
-    damaged("truncated", damage_truncate),
-    damaged("no-bytes", damage_empty),
     damaged("flipped-bit", damage_flip),
-    damaged("another-batch", damage_swap),
     damaged("missing", damage_remove),
-    damaged("a-folder", damage_folder),
     damaged("hostile-pickle", damage_hostile),
     Row(
         "data-test-batch-before-training",
@@ -275,33 +263,18 @@ VALUES = [
     value("data.batch_size=0", "batch_size must be", ">= 1", "0"),
     value("data.batch_size=61", "batch_size must be", "from 1 to 60", "61"),
     value("data.val_size=50000", "val_size must be", "0 to 49999", "50000"),
-    value("data.val_size=-1", "val_size must be", "-1"),
-    value("data.limit=0", "limit must be", ">= 1", "0"),
-    value("data.train_batches=[]", "train_batches must list", "1 to 5", "[]"),
-    value("data.train_batches=[6]", "train_batches must", "not [6]"),
     value("data.val_batches=[1]", "--data.val_size has no effect", "val_batches is [1]"),
-    value("data.seed=-1", "seed must be", ">= 0", "-1"),
     value("model.seeds=-1", "seeds must be", "from 0 to", "-1"),
     value("model.seeds=[0,18446744073709551616]", "seeds must be", "18446744073709551615"),
-    value("model.seeds=[]", "seeds must be", "at least one", "[]"),
-    value("model.seeds=[1,1]", "must not repeat", "[1, 1]"),
     value("model.l2=nan", "model.l2", "float", "nan"),
     value("model.l2=.nan", "l2 must be a finite number >= 0", "nan"),
-    value("model.l2=.inf", "l2 must be a finite number >= 0", "inf"),
     value("model.l2=[0.1,-.inf]", "l2 must be a finite number >= 0", "-inf"),
-    value("model.l2=-0.1", "l2 must be a finite number >= 0", "-0.1"),
-    value("model.lr=.nan", "lr must be a finite number >= 0", "nan"),
     value("model.init_std=.nan", "init_std must be a finite number >= 0", "nan"),
     value("model.hidden=-1", "hidden must be", ">= 0", "-1"),
     value("schedule.step_size=0", "step_size must be", "from 1 to", "not 0"),
     value(f"schedule.step_size={10**400}", "step_size must be", "1 to 1000000000000000"),
-    value("schedule.cycles=0", "cycles must be", "from 1 to", "not 0"),
     value("schedule.max_lr=1e-9", "base_lr must be <= max_lr", "1e-05 > 1e-09"),
-    value("schedule.max_lr=.nan", "max_lr must be a finite number >= 0", "nan"),
-    value("schedule.base_lr=.nan", "base_lr must be a finite number >= 0", "nan"),
-    value("schedule.gamma=0", "gamma must be in (0, 1]", "0"),
     value("checkpoints.every=0", "every must be", ">= 1", "0"),
-    value("curves.per_cycle=0", "per_cycle must be", ">= 1", "0"),
     value("trainer.max_steps=-5", "max_steps", "-1", "-5"),
     value("trainer.accelerator=abacus", "abacus", "cpu"),
     value("trainer.strategy=ddp_spawn", "ddp_spawn", "use ddp"),
@@ -623,65 +596,6 @@ def test_a_command_with_bad_input_is_refused(row: Row, place: Place, capfd) -> N
     typed = [*row.typed, *([more] if more else [])]
     refused(lambda: main(typed), row.told, place.folder, capfd)
     assert not place.marker.exists()
-
-
-# ---- Python
-
-
-def loaded(X: torch.Tensor, y: torch.Tensor) -> None:
-    """Train on batches of a DataLoader of the user's own."""
-    model = OneLayer(inputs=PIXELS, classes=CLASSES)
-    loader = DataLoader(TensorDataset(X, y), batch_size=len(X))
-    trainer(Path(), max_epochs=1).fit(model, loader, loader)
-
-
-def batch(label: int = 0, feature: float = 0.0, width: int = PIXELS):
-    X, y = torch.zeros(8, width), torch.zeros(8, dtype=torch.int64)
-    X[3, 5], y[3] = feature, label
-    return X, y
-
-
-def linear(X: torch.Tensor, y: torch.Tensor) -> None:
-    linear_cost(X, y, torch.zeros(2, CLASSES, PIXELS), torch.zeros(2, CLASSES))
-
-
-def hidden(X: torch.Tensor, y: torch.Tensor) -> None:
-    W1, b1, W2, b2 = (
-        torch.zeros(2, *shape) for shape in [(4, PIXELS), (4,), (CLASSES, 4), (CLASSES,)]
-    )
-    hidden_cost(X, y, W1, b1, W2, b2)
-
-
-def checked(X: torch.Tensor, y: torch.Tensor) -> None:
-    check_batch(X, y, classes=CLASSES)
-
-
-WAYS_IN = {"loader": loaded, "linear": linear, "hidden": hidden, "check": checked}
-
-
-@pytest.mark.parametrize("label", [-1, -100, CLASSES, 10])
-@pytest.mark.parametrize("way", WAYS_IN)
-def test_a_label_that_is_none_is_refused(way: str, label: int, place: Place, capfd) -> None:
-    told = [f"y[3] = {label}", f"0 to {CLASSES - 1}"]
-    refused(lambda: command(lambda: WAYS_IN[way](*batch(label))), told, place.folder, capfd)
-
-
-@pytest.mark.parametrize("feature", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("way", ["loader", "check"])
-def test_a_feature_that_is_no_number_is_refused(way, feature, place: Place, capfd) -> None:
-    told = [f"X[3, 5] = {feature}", "must be a finite number"]
-    act = partial(command, lambda: WAYS_IN[way](*batch(feature=feature)))
-    refused(act, told, place.folder, capfd)
-
-
-@pytest.mark.parametrize("width", [PIXELS - 1, PIXELS + 1])
-@pytest.mark.parametrize("way", ["loader", "linear", "hidden"])
-def test_images_of_another_width_are_refused(way, width, place: Place, capfd) -> None:
-    told = [f"width {width}", f"(m, out, {width})", f"{PIXELS})"]
-    if way == "loader":
-        told = [f"{width} features", f"made for {PIXELS}", f"inputs={width}"]
-    act = partial(command, lambda: WAYS_IN[way](*batch(width=width)))
-    refused(act, told, place.folder, capfd)
 
 
 # ---- what a run has left

@@ -69,24 +69,15 @@ def test_fit_leaves_all_that_a_run_leaves(finished):
     for member in summary["members"]:
         for split in ("train", "val", "test"):
             assert set(member[split]) == {"cost", "loss", "accuracy"}
-    with Image.open(finished / "curves.png") as picture:
-        assert min(picture.size) > 500
 
 
-def test_fit_ends_with_the_table_and_says_what_it_was_trained_on(capfd, empty_folder):
-    assert main(["fit", *SMALL, "--trainer.enable_progress_bar=false"]) == 0
-    out = capfd.readouterr().out
-    assert "3 hidden units, synthetic, 20 updates" in out
-    assert "train" in out
-    assert "not of CIFAR-10" in out
-
-
-def test_source_auto_falls_back_loudly(capfd):
+def test_fit_ends_with_a_table_and_names_the_built_in_images(capfd):
     small = [arg for arg in SMALL if "source" not in arg]
     assert main(["fit", "--data.source=auto", *small]) == 0
     captured = capfd.readouterr()
     assert captured.err.count("BUILT-IN SYNTHETIC IMAGES") == 1
-    assert "not of CIFAR-10" in captured.out
+    for words in ("3 hidden units, synthetic, 20 updates", "train", "not of CIFAR-10"):
+        assert words in captured.out
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -136,22 +127,21 @@ def test_without_a_logger_nothing_is_written(empty_folder):
     "options",
     [
         ["--trainer.barebones=true"],
-        ["--trainer.enable_checkpointing=false"],
-        ["--trainer.gradient_clip_val=1", "--trainer.accumulate_grad_batches=2"],
-        ["--trainer.callbacks+=RichProgressBar"],
-        ["--trainer.callbacks+=TQDMProgressBar", "--trainer.callbacks.refresh_rate=5"],
         [
+            "--trainer.enable_checkpointing=false", "--trainer.overfit_batches=2",
+            "--trainer.gradient_clip_val=1", "--trainer.accumulate_grad_batches=2",
+            "--trainer.callbacks+=RichProgressBar",
+        ],
+        [
+            "--trainer.log_every_n_steps=0",
+            "--trainer.callbacks+=TQDMProgressBar", "--trainer.callbacks.refresh_rate=5",
             "--trainer.callbacks+=GradientAccumulationScheduler",
             "--trainer.callbacks.scheduling={0: 2}",
+            "--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00",
         ],
-        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"],
-        ["--trainer.overfit_batches=2"],
-        ["--trainer.profiler=simple"],
-        ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00"],
-        ["--trainer.log_every_n_steps=0"],
     ],
-    ids=" ".join,
-)
+    ids=["barebones", "flags", "callbacks"],
+)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_options_of_lightnings_are_taken(empty_folder, options, capsys):
     assert main(["fit", *SMALL, *options]) == 0
@@ -161,16 +151,15 @@ def test_options_of_lightnings_are_taken(empty_folder, options, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--trainer.profiler=simple"], "Profiler Report"),
-        (["--trainer.callbacks+=ModelSummary"], "Trainable params"),
         (
-            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss",
+            ["--trainer.profiler=simple", "--trainer.callbacks+=ModelSummary",
+             "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss",
              "--trainer.callbacks.verbose=true"],
-            "Metric val/loss improved",
+            ["Profiler Report", "Trainable params", "Metric val/loss improved"],
         ),
-        ([], ""),
+        ([], []),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) and value else None,
+    ids=["asked", "nothing"],
 )  # fmt: skip
 def test_what_is_asked_of_lightning_is_printed_and_nothing_else(options, said):
     """Lightning prints through the handlers of its logger."""
@@ -181,7 +170,7 @@ def test_what_is_asked_of_lightning_is_printed_and_nothing_else(options, said):
         assert main(["fit", *SMALL, *options]) == 0
     finally:
         logger.removeHandler(handler)
-    assert said in stream.getvalue()
+    assert all(words in stream.getvalue() for words in said)
     assert said or not stream.getvalue()
 
 
@@ -191,7 +180,9 @@ def test_figures_need_no_backend(empty_folder):
         env={**os.environ, "MPLBACKEND": "nonsense"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert list(empty_folder.glob("lightning_logs/*/version_0/curves.png"))
+    with Image.open(empty_folder / "lightning_logs/fit/version_0/curves.png") as picture:
+        assert min(picture.size) > 500
+        assert len(np.unique(np.asarray(picture))) > 10  # drawn
 
 
 @pytest.mark.parametrize(
@@ -375,10 +366,13 @@ def test_predict_says_which_networks_answered(finished, empty_folder, capfd, typ
 def test_snapshots_are_tested_and_predict_together(empty_folder, capfd):
     small = [*SMALL, "--schedule.cycles=3", "--trainer.enable_progress_bar=false"]
     assert main(["fit", *small, "--snapshots.last=2"]) == 0
+    said = capfd.readouterr().out
+    assert "snapshots: mean class probabilities of a λ's networks at the ends of 2 cycles" in said
     run = empty_folder / "lightning_logs" / "fit" / "version_0"
     [found] = json.loads((run / "summary.json").read_text())["ensembles"]
     paths = f"[{run}/checkpoints/cycle_2.ckpt,{run}/checkpoints/cycle_3.ckpt]"
     assert main(["test", "--ckpt_path", paths, "--output=out"]) == 0
+    assert "callbacks" not in capfd.readouterr().err  # Lightning's note on those of the checkpoint
     assert json.loads(Path("out/test.json").read_text())["accuracy"] == found["test"]["accuracy"]
     Image.new("RGB", (40, 50), (80, 10, 200)).save("a.png")
     capfd.readouterr()
@@ -395,19 +389,6 @@ def test_a_network_that_there_is_not_predicts_nothing(finished, empty_folder, ca
     assert main(words) == 2
     assert "number of a network, 0 to 1, not 2" in capfd.readouterr().err
     assert not (empty_folder / "predictions.csv").exists()
-
-
-def test_a_run_stopped_and_resumed_ends_as_one_that_was_not(empty_folder, finished):
-    (empty_folder / "small.yaml").write_text("model:\n  l2: [0.0, 0.1]\n")
-    fit = ["fit", "-c", "small.yaml", *SMALL, "--checkpoints.every=7"]
-    with pytest.warns(UserWarning, match="mid-cycle"):
-        assert main([*fit, "--trainer.max_steps=14"]) == 0
-    assert main([*fit, "--ckpt_path", "last"]) == 0
-    run = empty_folder / "lightning_logs" / "small" / "version_0"
-    ours = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    theirs = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    for name, value in theirs.items():
-        assert torch.equal(ours[name], value)
 
 
 def test_output_is_the_folder_of_a_run_and_resumes(empty_folder, finished, capfd):
@@ -461,14 +442,6 @@ def test_validate_writes_its_results_to_output(finished, capfd):
     assert found["dataset"] == summary["dataset"]
     for member, kept in zip(found["members"], summary["members"], strict=True):
         assert member["val"] == pytest.approx(kept["val"])
-
-
-def test_resuming_a_finished_run_does_nothing(finished, capfd, monkeypatch):
-    monkeypatch.chdir(finished.parents[2])
-    before = (finished / "curves.csv").read_text()
-    assert main(["fit", "-c", "small.yaml", *SMALL, "--ckpt_path", "last"]) == 0
-    assert (finished / "curves.csv").read_text() == before
-    assert not (finished.parent / "version_1").exists()
 
 
 @pytest.mark.parametrize("config", FIT_CONFIGS, ids=lambda path: path.stem)

@@ -145,12 +145,6 @@ def test_a_config_may_name_the_class_and_cifars_options_in_another_are_left_out(
     assert saved["data"]["init_args"]["n"] == 60
 
 
-def test_what_was_typed_for_d_counts_and_is_refused_where_the_data_differ(capfd):
-    save_digits()
-    assert main(["fit", *DIGITS, *SHORT, "--model.inputs=63"]) == 2
-    assert "model.inputs is 63, but the data have 64" in capfd.readouterr().err
-
-
 # ---- arrays: scikit-learn's digits as .npz with names
 
 
@@ -214,14 +208,6 @@ def test_a_run_taken_up_at_an_earlier_checkpoint_ends_with_the_same_bits(data):
     assert (run() / "curves.csv").read_text() == curves
 
 
-def test_a_run_is_not_resumed_with_other_rows(capfd):
-    save_digits()
-    assert main(["fit", *DIGITS, *SHORT]) == 0
-    save_digits(500)
-    assert main(["fit", f"--ckpt_path={run()}", "--trainer.max_steps=30"]) == 2
-    assert "rows is" in capfd.readouterr().err
-
-
 def test_images_in_a_table_are_changed_by_options(capfd):
     digits = load_digits()
     np.savez("images.npz", X=digits.images[:300, None].astype(np.float32), y=digits.target[:300])
@@ -236,6 +222,7 @@ def test_images_in_a_table_are_changed_by_options(capfd):
     assert "data.flip needs images" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(("k", "d", "hidden"), [(2, 1, 0), (1000, 3, 4)])
 def test_few_and_many_classes_and_one_feature_train(k, d, hidden):
     X, y = arrays(n=3 * k + 30, d=d, k=k)
@@ -294,6 +281,7 @@ def test_a_search_of_other_rows_is_another_one(capfd):
 HOSTILE = ["\x1b]0;title\x07\x1b[31mcat", "=cmd|'/C calc'!A0", "-1", "+x\n# head"]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_hostile_names_reach_neither_the_terminal_nor_a_formula(capfd):
     X, y = arrays()
     np.savez("t.npz", X=X, y=y, classes=np.array(HOSTILE))

@@ -1,9 +1,8 @@
 """A run that is killed anywhere ends, once resumed, with the very bits of one that was not."""
 
 import json
-import os
 import re
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from lightning.pytorch import Trainer
 from onelayer.__main__ import main
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import PREVIOUS
-from tests.support import own
+from tests.support import own, soak
+from tests.support.processes import Forked
 from tests.support.soak import FIT
 
 QUIET = "--trainer.enable_progress_bar=false"
@@ -23,27 +23,35 @@ TINY = [
     "fit", "--data.source=synthetic", "--data.limit=60", "--data.val_size=30",
     "--data.batch_size=10", "--schedule.step_size=6", QUIET,
 ]  # fmt: skip
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_kills_change_no_bit():
+def test_kills_change_no_bit(tmp_path):
     """A short soak; make soak runs longer ones."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.soak", "--chains=2", "--seed=7"],
-        cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "fit chains: 1" in done.stdout
-    assert "search chains: 1" in done.stdout
-    assert int(re.search(r"kills in all: (\d+)", done.stdout)[1]) >= 4
+    done = Forked(soak.main, ["--chains=2", "--seed=7"], folder=tmp_path)
+    assert done.wait(300) == 0, done.out + done.err
+    assert "fit chains: 1" in done.out
+    assert "search chains: 1" in done.out
+    assert int(re.search(r"kills in all: (\d+)", done.out)[1]) >= 4
+
+
+@pytest.fixture(scope="module", params=[FIT], ids=["fit"])
+def runs(tmp_path_factory, request):
+    """A folder with a finished run, made once."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(request.param) == 0
+    return folder / "lightning_logs"
 
 
 @pytest.fixture
-def finished(tmp_path, monkeypatch, capfd):
+def finished(runs, tmp_path, monkeypatch):
+    """A copy of the finished run, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    assert main(FIT) == 0
-    capfd.readouterr()
-    return tmp_path / "lightning_logs" / "fit" / "version_0"
+    return shutil.copytree(runs, tmp_path / "lightning_logs") / "fit" / "version_0"
+
+
+two_cycles = pytest.mark.parametrize("runs", [[*TINY, "--schedule.cycles=2"]], indirect=True)
 
 
 def test_a_finished_run_resumed_does_nothing(finished, capfd):
@@ -98,6 +106,7 @@ def bits(run):
     return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
 
 
+@two_cycles
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -106,11 +115,9 @@ def bits(run):
     ],
 )
 @pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
-def test_a_finished_run_is_extended(tmp_path, monkeypatch, capfd, options, words):
-    monkeypatch.chdir(tmp_path)
-    assert main([*TINY, "--schedule.cycles=2"]) == 0
+def test_a_finished_run_is_extended(finished, capfd, options, words):
     assert main([*TINY, "--schedule.cycles=2", *options]) == 0  # never stopped
-    run, whole = (tmp_path / f"lightning_logs/fit/version_{i}" for i in (0, 1))
+    run, whole = finished, finished.with_name("version_1")
     capfd.readouterr()
     assert main(["fit", "--ckpt_path", str(run), *options]) == 0
     assert words in capfd.readouterr().out
@@ -123,10 +130,9 @@ def test_a_finished_run_is_extended(tmp_path, monkeypatch, capfd, options, words
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
 
 
-def test_other_rates_and_less_than_was_trained_are_refused(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    assert main([*TINY, "--schedule.cycles=2"]) == 0
-    config = tmp_path / "lightning_logs/fit/version_0/config.yaml"
+@two_cycles
+def test_other_rates_and_less_than_was_trained_are_refused(finished, capfd):
+    config = finished / "config.yaml"
     before = config.read_text()
     for option, words in {
         "cycles=1": "cycles is 1, which ends after 12 updates, but the checkpoint has 24.",

@@ -1,8 +1,11 @@
 """docs/sklearn.md, line by line."""
 
+import pytest
+
 from tests.support.pages import run_page
 
 
+@pytest.mark.usefixtures("drawn")
 def test_every_line_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names, _ = run_page("sklearn.md", {})

@@ -1,7 +1,7 @@
 """CIFAR10DataModule: splits, statistics, what checkpoints carry, loaders, and what is refused."""
 
 import math
-import os
+import re
 import subprocess
 import sys
 import weakref
@@ -24,6 +24,7 @@ from onelayer.data.read import batches as published
 from onelayer.data.read import shapes
 from onelayer.data.resident import ResidentDataModule
 from onelayer.data.split import Splits
+from tests.support.processes import Forked
 from tests.support.published import IMAGES, labels, make_tiny, pixels
 from tests.support.small import SAFELY, trainer
 
@@ -173,39 +174,28 @@ def test_every_split_of_the_real_set_is_references(data_root, monkeypatch):
     assert len(overfit.labelled("test")[0]) == 100
 
 
-def in_python(script, *arguments):
-    """What a script prints."""
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+def high_water():
+    """Return the most memory that this process has had, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
 
 
-MEMORY = """
-import re, sys
-from pathlib import Path
-from onelayer.data.cifar10 import CIFAR10DataModule
-
-def high_water():  # its own; getrusage counts the process that started it, too
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
-
-imports = high_water()  # 0.4 GB; of torch's CUDA build 0.9
-module = CIFAR10DataModule(sys.argv[1])
-module.setup("fit")
-module.train_dataloader(), module.val_dataloader()
-module.setup("test")
-module.test_dataloader()
-print(high_water() - imports)
-"""
+def read_all(root):
+    """Read all of CIFAR-10, and print the memory that it takes beside the imports."""
+    imports = high_water()
+    module = CIFAR10DataModule(root)
+    module.setup("fit")
+    module.train_dataloader(), module.val_dataloader()
+    module.setup("test")
+    module.test_dataloader()
+    print(high_water() - imports)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_all_of_cifar10_takes_no_more_memory_than_it_must(data_root):
-    # MB; the standardised images alone are 737
-    assert int(in_python(MEMORY, str(data_root))) < 1000
+def test_all_of_cifar10_takes_no_more_memory_than_it_must(data_root, tmp_path):
+    process = Forked(read_all, str(data_root), folder=tmp_path)
+    assert process.wait() == 0, process.err
+    assert int(process.out) < 1000  # the standardised images alone are 737
 
 
 # ---- statistics and tensors
@@ -617,7 +607,9 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_only_the_data_modules_import_lightning():
-    assert in_python(LIGHT).splitlines() == ["[]", "['PIL']"]
+    words = [sys.executable, "-c", LIGHT]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['PIL']"]
 
 
 def test_any_table_can_be_resident(tmp_path):

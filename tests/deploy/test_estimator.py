@@ -1,7 +1,7 @@
 """OneLayerClassifier beside LogisticRegression: coefficients, weights, inputs and messages."""
 
+import importlib
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import check_dataframe_column_names_consiste
 
 from onelayer.core.errors import InputError
 from onelayer.sklearn import OneLayerClassifier
+from tests.support.processes import Forked
 
 
 def imbalanced(k, seed):
@@ -243,9 +244,16 @@ def test_tensors_of_a_device_are_checked_there(monkeypatch):
         ours.fit(table, y, WEIGHT[1:])
 
 
-def test_a_missing_scikit_learn_is_one_message():
-    program = "import sys; sys.modules['sklearn'] = None; import onelayer.sklearn"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stderr.strip().splitlines()[-1] == (
+def import_without_scikit_learn():
+    sys.modules["sklearn"] = None
+    for name in [name for name in sys.modules if name.startswith(("sklearn.", "onelayer.sk"))]:
+        del sys.modules[name]
+    importlib.import_module("onelayer.sklearn")
+
+
+def test_a_missing_scikit_learn_is_one_message(tmp_path):
+    process = Forked(import_without_scikit_learn, folder=tmp_path)
+    assert process.wait() == 1
+    assert process.err.strip().splitlines()[-1] == (
         'ImportError: onelayer.sklearn needs scikit-learn: pip install "onelayer[sklearn]"'
     )

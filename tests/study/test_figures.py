@@ -13,6 +13,8 @@ from onelayer.study.plan import aggregate, choose
 from onelayer.training.module import OneLayer
 from onelayer.training.records import Row, write_rows
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def rows(splits=("train", "val"), members=(0,), diverged=(), l2s=(0.1,)):
     """Networks of each λ in turn; the accuracies are 0.25, 0.26 and so on by λ."""

@@ -12,6 +12,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("drawn")
 def test_it_leaves_a_table_and_a_picture_and_says_what_to_type(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*TINY, "--model.l2=[0.0,0.1]", "--model.seeds=[0,1]"]) == 0

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
-import threading
 
 import pytest
 import yaml
@@ -14,6 +11,7 @@ from onelayer.__main__ import main
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.study import search
 from tests.study.tiny import AXES, FIGURES, TINY, read_database, read_trials
+from tests.support.processes import command
 
 
 def trials(database):
@@ -179,22 +177,9 @@ def test_a_ledger_of_another_setting_is_refused_by_name(undisturbed, capsys):
 
 
 def test_two_processes_share_the_trials_and_train_none_twice(undisturbed, tmp_path):
-    command = [sys.executable, "-m", "onelayer", "search", *TINY, "--output", "out"]
-    processes = [
-        subprocess.Popen(command, cwd=tmp_path, env=None, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [""] * 2
-
-    def read(i):
-        outputs[i] = processes[i].communicate(timeout=200)[0]
-
-    readers = [threading.Thread(target=read, args=(i,)) for i in range(2)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    assert [p.returncode for p in processes] == [0, 0], outputs
+    words = ["search", *TINY, "--output", "out"]
+    processes = [command(words, folder=tmp_path) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert trials(tmp_path / "out" / "search.db") == trials(undisturbed / "search.db")
     everything = read_trials(f"sqlite:///{tmp_path / 'out' / 'search.db'}")
     assert len(everything) == 16  # none failed, none entered twice

@@ -20,12 +20,15 @@ from tests.support.claiming import (
     HIGH,
     LOW,
     SETTINGS,
+    attack,
+    die_recording,
     figures_of,
+    hold,
     make_plan,
     open_database,
-    processes,
     share,
 )
+from tests.support.processes import CONTEXT, Forked
 
 
 @pytest.fixture
@@ -101,9 +104,10 @@ def test_threads_that_open_one_new_database_share_its_groups(storage):
     check_all_entered_once(storage)
 
 
-def test_processes_that_are_killed_record_no_group_twice_and_lose_none(storage):
-    with processes(1, storage, "attack", "4") as (process,):
-        seen = json.loads(process.communicate(timeout=120)[0])
+def test_processes_that_are_killed_record_no_group_twice_and_lose_none(storage, tmp_path):
+    with Forked(attack, storage, folder=tmp_path) as process:
+        assert process.wait() == 0, process.err
+    seen = json.loads(process.out)
     assert set(seen["codes"]) == {0}
     ends = [group for what, group in seen["events"] if what == "end"]
     begins = [group for what, group in seen["events"] if what == "begin"]
@@ -113,10 +117,14 @@ def test_processes_that_are_killed_record_no_group_twice_and_lose_none(storage):
     check_all_entered_once(storage, groups=12)
 
 
-def test_a_group_is_free_when_its_process_was_killed_and_not_before(storage):
+def test_a_group_is_free_when_its_process_was_killed_and_not_before(storage, tmp_path):
     plan = make_plan(1)
-    with processes(1, storage, "hold") as (process,), closing(open_database(storage)) as database:
-        assert json.loads(process.stdout.readline()) == "held"
+    held = CONTEXT.Event()
+    with (
+        Forked(hold, storage, held, folder=tmp_path) as process,
+        closing(open_database(storage)) as database,
+    ):
+        assert held.wait(60)
         assert not is_free(database, plan)
         os.kill(process.pid, signal.SIGKILL)  # and nobody waits for it
         end = time.monotonic() + 20
@@ -124,10 +132,10 @@ def test_a_group_is_free_when_its_process_was_killed_and_not_before(storage):
             assert time.monotonic() < end
 
 
-def test_what_was_entered_before_a_kill_stays_and_the_rest_is_trained_again(storage):
+def test_what_was_entered_before_a_kill_stays_and_the_rest_is_trained_again(storage, tmp_path):
     plan = make_plan(1)
-    with processes(1, storage, "die_recording") as (process,):
-        assert process.wait(60) == -signal.SIGKILL
+    with Forked(die_recording, storage, folder=tmp_path) as process:
+        assert process.wait() == -signal.SIGKILL
     with closing(open_database(storage)) as database:
         assert database.unfinished(plan) == [plan]  # all of it: a group is trained as one
         with database.claim(plan) as group:

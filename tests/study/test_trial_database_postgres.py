@@ -1,7 +1,6 @@
 """Searches that share a trial database on a real PostgreSQL server, started by the test itself."""
 
 import random
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -12,6 +11,7 @@ from tests.study.tiny import TINY, read_database, read_trials
 from tests.support.claiming import figures_of, make_plan, open_database, share
 from tests.support.killing import run_killed
 from tests.support.postgres import Server
+from tests.support.processes import Forked
 
 pytestmark = pytest.mark.postgres
 
@@ -26,10 +26,11 @@ def test_two_searches_share_the_trials_though_one_is_killed_again_and_again(
     kills = {"one": [rng.uniform(0.1, 1.5) for _ in range(4)], "two": []}
     for name in kills:
         (tmp_path / name).mkdir()
-    with ThreadPoolExecutor() as pool:
-        runs = {n: pool.submit(run_killed, tmp_path / n, command, kills=kills[n]) for n in kills}
-    assert runs["one"].result() >= 1
-    assert runs["two"].result() == 0
+    runs = [Forked(run_killed, command, kills[n], folder=tmp_path / n) for n in kills]
+    assert [run.wait(300) for run in runs] == [0, 0], [run.err for run in runs]
+    one, two = (int(run.out.split()[-1]) for run in runs)
+    assert one >= 1
+    assert two == 0
     assert read_database(storage) == read_database(f"sqlite:///{undisturbed / 'search.db'}")
     assert [t.state for t in read_trials(storage)] == [TrialState.COMPLETE] * 16
     tables = [(tmp_path / name / "out" / "search.csv").read_text() for name in kills]

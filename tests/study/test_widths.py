@@ -54,6 +54,7 @@ def test_a_width_whose_networks_diverged_is_told():
     assert "| diverged |" in widths_table([row])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_table_and_picture(tmp_path):
     rows = [made_up(h, a, 0.3 + h / 100) for a in (False, True) for h in (0, 5, 20)]
     table = widths_table(rows).splitlines()

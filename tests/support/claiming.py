@@ -1,24 +1,16 @@
-"""A process that works on a trial database without training anything.
-
-``python -m tests.support.claiming URL WHAT …`` says "ready" when all is imported, and waits for a
-line. It then does WHAT, a function below with these arguments, and prints what it got as JSON.
-"""
+"""Work of processes on a trial database that train nothing."""
 
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 from onelayer.study.plan import Planned
 from onelayer.study.trial_database import TrialDatabase
 from tests.support.killing import fork
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LOW, HIGH = 1e-5, 1e-1
 SETTINGS = {"model.hidden": 2, "search.seeds": [0, 1]}
 
@@ -57,18 +49,18 @@ def share(storage, groups=6, say=lambda *_: None):
     return recorded
 
 
-def attack(storage, number, groups=12, kills=12):
+def attack(storage, number=4, groups=12, kills=12):
     """Share among processes of which one after another is killed at random and replaced.
 
-    The kills that hit a live process, and what was begun and recorded, in order.
+    Prints the kills that hit a live process, and what was begun and recorded, in order.
     """
-    rng, (reader, writer) = random.Random(number), os.pipe()
+    rng, (reader, writer) = random.Random(str(number)), os.pipe()
 
     def work():
         share(storage, groups, lambda *words: os.write(writer, f"{json.dumps(words)}\n".encode()))
         return 0
 
-    children, hits = [fork(work) for _ in range(int(number))], 0
+    children, hits = [fork(work) for _ in range(number)], 0
     for _ in range(kills):
         time.sleep(rng.uniform(0, 0.15))
         victim = children.pop(rng.randrange(len(children)))
@@ -78,13 +70,14 @@ def attack(storage, number, groups=12, kills=12):
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     os.close(writer)
     with os.fdopen(reader) as lines:
-        return {"hits": hits, "codes": codes, "events": [json.loads(line) for line in lines]}
+        events = [json.loads(line) for line in lines]
+    print(json.dumps({"hits": hits, "codes": codes, "events": events}))
 
 
-def hold(storage):
-    """Claim a group and train it for ever."""
+def hold(storage, held):
+    """Claim a group, set the event and train for ever."""
     with closing(open_database(storage)) as database, database.claim(make_plan(1)):
-        print(json.dumps("held"), flush=True)
+        held.set()
         time.sleep(600)
 
 
@@ -98,37 +91,3 @@ def die_recording(storage):
     with closing(open_database(storage)) as database, database.claim(make_plan(1)) as group:
         first, second = figures_of(group)
         database.record(group, [first, Deadly(second)])
-
-
-@contextmanager
-def processes(number, storage, what, *arguments):
-    """Processes that all begin at the same moment; those still alive at the end are killed."""
-    command = [sys.executable, "-m", "tests.support.claiming", storage, what, *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"}
-    started = [
-        subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(number)
-    ]
-    try:
-        for process in started:
-            assert process.stdout.readline() == "ready\n"
-        for process in started:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def main(storage, what, *arguments):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(json.dumps(globals()[what](storage, *arguments)), flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

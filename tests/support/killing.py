@@ -1,35 +1,14 @@
 """Runs onelayer commands in children that are killed at given moments.
 
-As a program: ``python -m tests.support.killing JOB.json``. It imports everything once and forks a
-child per attempt, so that an attempt costs no imports. The job: {"command": argv, "kills":
-[seconds, ...]}. After the kills an attempt is left alone; its exit code is this program's. Prints
-how many kills hit a live run.
+A process that has imported everything, and computed nothing, forks a child per attempt, so that an
+attempt costs no imports.
 """
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
-from pathlib import Path
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def run_killed(folder, command, kills, timeout=300, env=None):
-    """Run a command in ``folder`` with kills after the given seconds; how many hit a live run."""
-    path = Path(folder) / "job.json"
-    path.write_text(json.dumps({"command": command, "kills": kills}))
-    ours = f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}"  # of this checkout, and tests
-    environment = {**os.environ, "PYTHONPATH": ours, **(env or {})}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.killing", str(path)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return int(done.stdout.strip().splitlines()[-1])
 
 
 def load_everything():
@@ -74,19 +53,17 @@ def attempt(command, seconds=None, signum=signal.SIGKILL, after=None):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(path):
-    load_everything()
-    job = json.loads(Path(path).read_text())
+def run_killed(command, kills):
+    """Run a command with kills after these seconds, then to its end; return its exit code.
+
+    Prints how many kills hit a live run.
+    """
     killed = 0
-    for seconds in job["kills"]:
-        code = attempt(job["command"], seconds)
+    for seconds in kills:
+        code = attempt(command, seconds)
         killed += code == -signal.SIGKILL
-        if code > 0:  # not killed, and failed: that is what the caller wants to know
-            sys.exit(code)
-    code = attempt(job["command"])
+        if code > 0:  # it failed before the kill
+            return code
+    code = attempt(command)
     print(killed)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    return code

@@ -279,14 +279,14 @@ class quiet:  # noqa: N801 - a context manager, named as it reads
             os.close(kept)
 
 
-def main():
+def main(words=None):
     """Run chains until the time is over or enough kills have hit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--chains", type=int, default=10**9, help="at most so many chains")
     parser.add_argument("--only", choices=sorted(DIGESTS), help="one kind of chain alone")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; random by default")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     seed = random.randrange(10**6) if args.seed is None else args.seed
     print(f"seed {seed}", flush=True)
     load_everything()

@@ -100,6 +100,7 @@ def test_a_class_that_no_test_row_has_has_no_recall_and_counts_for_none(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.usefixtures("drawn")
 def test_it_is_left_as_json_as_a_picture_and_in_tensorboard(tmp_path):
     _, _, report = train_and_test(tmp_path, logger=TensorBoardLogger(tmp_path, name="run"))
     folder = tmp_path / "run" / "version_0"

@@ -2,19 +2,20 @@
 
 import json
 import os
-import runpy
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
 from onelayer.__main__ import main
+from onelayer.data.loader import ResidentLoader
 from onelayer.training.checkpoint import read_checkpoint
 from onelayer.training.folder import LAST
+from onelayer.training.module import OneLayer
+from tests.support.processes import Forked, command, ranks
 
 FIT = [
     "fit", "--data.source=synthetic", "--data.limit=100", "--data.val_size=50",
@@ -35,8 +36,9 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch):
         folder = tmp_path / name
         folder.mkdir()
         if options:
-            command = [sys.executable, "-m", "onelayer", *fit_, *options]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+            words = [*fit_, *options]
+            processes = [command(words, folder=folder, environment=rank) for rank in ranks(2)]
+            assert [process.wait() for process in processes] == [0, 0], processes[0].err
         else:
             monkeypatch.chdir(folder)
             assert main(fit_) == 0
@@ -57,40 +59,32 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch):
         assert ours["test"] == pytest.approx(theirs["test"], rel=1e-10)
 
 
-SCRIPT = """
-import sys, torch
-import onelayer.training
-from lightning import Trainer
-from onelayer import OneLayer
-from onelayer.data.loader import ResidentLoader
-devices, path = int(sys.argv[1]), sys.argv[2]
-g = torch.Generator().manual_seed(0)
-X = torch.randn(50, 12, generator=g, dtype=torch.float64)
-y = torch.randint(3, (50,), generator=g)
-weights = []
-for fused in (True, False):
-    model = OneLayer(4, l2=[0.0, 0.1], lr=0.1, inputs=12, classes=3, fused=fused)
-    trainer = Trainer(
-        max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
-        precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, ResidentLoader(X, y, 7))
-    weights += [w.detach().clone() for w in model.weights]
-if trainer.is_global_zero:
-    torch.save(weights, path)
-"""
+def train(devices, path):
+    """Train in blocks, then one update at a time, and save the weights of both."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(50, 12, generator=g, dtype=torch.float64)
+    y = torch.randint(3, (50,), generator=g)
+    weights = []
+    for fused in (True, False):
+        model = OneLayer(4, l2=[0.0, 0.1], lr=0.1, inputs=12, classes=3, fused=fused)
+        trainer = Trainer(
+            max_epochs=3, accelerator="cpu", devices=devices, precision="64-true", logger=False,
+            strategy="ddp" if devices > 1 else "auto", enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, ResidentLoader(X, y, 7))
+        weights += [w.detach().clone() for w in model.weights]
+    if trainer.is_global_zero:
+        torch.save(weights, path)
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_a_loader_given_as_it_is_learns_its_rank(tmp_path, monkeypatch):
-    """Batches of 7, the last of one: a share of it is empty. In blocks, and one at a time."""
-    script, paths = tmp_path / "script.py", [str(tmp_path / f"{n}.pt") for n in (1, 2)]
-    script.write_text(SCRIPT)
-    monkeypatch.setattr("sys.argv", [str(script), "1", paths[0]])
-    runpy.run_path(str(script))
-    words = [sys.executable, str(script), "2", paths[1]]
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+def test_a_loader_uses_its_share_of_each_batch_in_every_process(tmp_path):
+    """Batches have 7 samples, the last has 1: one process has no sample of it."""
+    paths = [tmp_path / f"{n}.pt" for n in (1, 2)]
+    train(1, paths[0])
+    processes = [Forked(train, 2, paths[1], folder=tmp_path, environment=r) for r in ranks(2)]
+    assert [process.wait() for process in processes] == [0, 0], processes[0].err
     weights = [torch.load(path, weights_only=True) for path in paths]
     assert len(weights[0]) == 8
     for one, two in zip(*weights, strict=True):
@@ -106,25 +100,18 @@ def children(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_killed_process_ends_the_other_and_what_was_saved_is_whole(tmp_path):
-    command = [sys.executable, "-m", "onelayer", *FIT, *TWO]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     last = tmp_path / "lightning_logs" / "fit" / "version_0" / "checkpoints" / LAST
-    try:
+    with command([*FIT, *TWO], folder=tmp_path) as process:
         end = time.monotonic() + 120
         while not last.is_file():
-            assert process.poll() is None, process.communicate()
+            assert process.is_alive, process.err
             assert time.monotonic() < end
             time.sleep(0.1)
         (rank_1,) = children(process.pid)
         os.kill(rank_1, signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode not in (0, None)
-    assert "Traceback" not in err
-    assert "go" in err.splitlines()[-1]
+        assert process.wait(60) != 0
+    assert "Traceback" not in process.err
+    assert "go" in process.err.splitlines()[-1]
     assert read_checkpoint(last)["global_step"] % 50 == 0
 
     with pytest.MonkeyPatch.context() as patch:

@@ -98,7 +98,7 @@ def test_the_fused_update_trains_what_the_autograd_function_trains(tmp_path, hid
         results = []
         for fused in (True, False):
             model = OneLayer(hidden, l2=[0.0, 0.1], seeds=[0, 1], fused=fused, **SMALL)
-            fit(tmp_path, model, SmallData(dtype=dtype), max_steps=200, precision=precision)
+            fit(tmp_path, model, SmallData(dtype=dtype), max_steps=60, precision=precision)
             results.append(torch.cat([w.flatten() for w in model.weights]))
         torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
         assert results[0].abs().max() > 0.1
@@ -108,7 +108,7 @@ def test_the_fused_update_trains_what_the_autograd_function_trains(tmp_path, hid
 def test_members_end_as_they_would_alone_in_any_company_and_order(tmp_path, hidden):
     def train(l2, seeds):
         model = OneLayer(hidden, l2=l2, seeds=seeds, **SMALL)
-        fit(tmp_path, model, SmallData(dtype=torch.float64), max_steps=200, precision="64-true")
+        fit(tmp_path, model, SmallData(dtype=torch.float64), max_steps=60, precision="64-true")
         flat = torch.cat([w.flatten(1) for w in model.weights], 1)
         return dict(zip(model.members, flat, strict=True))
 
@@ -339,6 +339,7 @@ def test_a_checkpoint_carries_the_statistics_of_the_training_split(tmp_path):
         ({"l2": []}, "l2 must be .* at least one"),
         ({"seeds": -1}, "seeds must be a whole number from 0 to .*, not -1"),
         ({"seeds": [0, 0]}, "must not repeat"),
+        ({"seeds": []}, "seeds must be .* at least one"),
         ({"lr": float("nan")}, "lr must be .* not nan"),
         ({"classes": 1}, "classes must be a whole number >= 2"),
     ],

@@ -60,26 +60,10 @@ def test_the_table_has_a_line_per_l2_with_mean_and_deviation_over_seeds():
     }  # fmt: skip
     table = format_summary(summary)
     assert table.count("45.00 ± 7.07") == 3
-    assert table.splitlines()[3].split() == [
-        "0",
-        "1",
-        "30.00",
-        "30.00",
-        "30.00",
-        "2.0000",
-        "1.5000",
-    ]
+    assert " ".join(table.splitlines()[3].split()) == "0 1 30.00 30.00 30.00 2.0000 1.5000"
 
 
 def test_without_test_figures_the_column_is_empty():
     member = {"l2": 0.0, "seed": 0, "train": {"cost": 1.0, "loss": 1.0, "accuracy": 0.5}}
     summary = {"dataset": "x", "hidden": 0, "steps": 1, "seconds": 0.1, "members": [member]}
-    assert format_summary(summary).splitlines()[2].split() == [
-        "0",
-        "1",
-        "50.00",
-        "-",
-        "-",
-        "-",
-        "-",
-    ]
+    assert " ".join(format_summary(summary).splitlines()[2].split()) == "0 1 50.00 - - - -"

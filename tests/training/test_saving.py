@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from onelayer.__main__ import main
 from onelayer.core.errors import InputError
 from onelayer.study.run import train_and_test
 from onelayer.training.checkpoint import load_network, read_checkpoint
@@ -79,9 +77,11 @@ class Kill(Observer):
             raise Stopped(9, trainer.global_step, "")
 
 
-@pytest.mark.parametrize("order", [1, -1], ids=["snapshots first", "checkpoints first"])
-@pytest.mark.parametrize("step", [19, 20, 21, 43, 60])
+@pytest.mark.parametrize(
+    ("step", "order"), [(19, 1), (20, 1), (20, -1), (21, -1), (43, 1), (60, -1)]
+)
 def test_killed_and_resumed_the_files_have_the_same_bits(complete, tmp_path, step, order):
+    """Kill around the end of a cycle, with either callback first in the list."""
     with pytest.raises(Stopped):
         train(tmp_path, callbacks=[Kill(step)], order=order)
     train(tmp_path, ckpt_path=str(tmp_path / "last.ckpt"), order=order)
@@ -169,29 +169,6 @@ def test_without_a_cycle_it_is_refused(tmp_path):
         fit(tmp_path, callbacks=[Snapshots(dirpath=str(tmp_path))])
     with pytest.raises(InputError, match="last must be a whole number"):
         Snapshots(last=-1)
-
-
-def test_the_command_line_saves_tests_and_predicts_with_them(tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    small = ["--data.source=synthetic", "--data.limit=60", "--data.val_size=50"]
-    words = ["fit", *small, "--data.batch_size=10", "--schedule.step_size=5", "--schedule.cycles=3"]
-    assert main([*words, "--model.hidden=3", "--snapshots.last=2"]) == 0
-    out = capfd.readouterr().out
-    assert "snapshots: mean class probabilities of a λ's networks at the ends of 2 cycles" in out
-    run = tmp_path / "lightning_logs" / "fit" / "version_0"
-    (one,) = json.loads((run / "summary.json").read_text())["ensembles"]
-    two = [str(run / "checkpoints" / f"cycle_{i}.ckpt") for i in (2, 3)]
-    joined = f"[{','.join(two)}]"
-    assert main(["test", "--ckpt_path", joined]) == 0
-    printed = capfd.readouterr()
-    assert f" {100 * one['test']['accuracy']:.2f} " in printed.out
-    assert "callbacks" not in printed.err
-    np.savez("bytes.npz", X=np.zeros((3, 3072), np.uint8))
-    assert main(["predict", "--ckpt_path", joined, "--data.predict=bytes.npz"]) == 0
-    assert "2 networks" in capfd.readouterr().out
-    assert main(["test", "--ckpt_path", str(run)]) == 0
-    assert main(["fit", "--ckpt_path", joined]) == 2
-    assert "one checkpoint" in capfd.readouterr().err
 
 
 def test_one_call_saves_them_too(tmp_path):

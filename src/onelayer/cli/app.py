@@ -34,6 +34,7 @@ from onelayer.cli.resuming import (
 )
 from onelayer.cli.sections import SHARED
 from onelayer.core.checks import at_home
+from onelayer.core.cycles import STEP_SIZE
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.adapter import has_split, verify
 from onelayer.data.cifar10 import CIFAR10DataModule
@@ -49,7 +50,6 @@ from onelayer.training.observer import callbacks_of
 from onelayer.training.predictions import PredictionsCSV
 from onelayer.training.results import Results
 from onelayer.training.saving import Checkpoints
-from onelayer.training.schedule import STEP_SIZE
 from onelayer.training.summary import format_report
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 

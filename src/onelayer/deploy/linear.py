@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onelayer.core.checks import LARGEST, check_positive, is_number
 from onelayer.core.errors import TrainingError
-from onelayer.core.optimum.solve import Optima, solve
+from onelayer.core.optimum.solve import Optima, Report, solve
 
 
 def l2_of(C: float, total: float, classes: int) -> float:
@@ -76,6 +76,7 @@ def fit_linear(
     scale: Scale | None = None,
     polished: bool = True,
     start: tuple[Tensor, Tensor] | None = None,
+    report: Report | None = None,
 ) -> tuple[Optima, Tensor, Tensor]:
     """Solve for each member; return the optima, and W and b in the units of X as given.
 
@@ -89,6 +90,7 @@ def fit_linear(
         scale: mean and deviation that features are standardised by first.
         polished: whether small problems are solved to the last digits.
         start: W and b to start from, in the units that are solved in.
+        report: called after each iteration and round.
 
     Raises:
         InputError: see :func:`onelayer.core.optimum.solve.solve`.
@@ -101,7 +103,9 @@ def fit_linear(
     if start is None and not polished:
         first = _in_single_precision(X, y, l2, gap, weight, bias)
         start = None if first is None else (first.W, first.b)
-    optima = solve(X, y, l2, gap, weight=weight, bias=bias, polished=polished, start=start)
+    optima = solve(
+        X, y, l2, gap, weight=weight, bias=bias, polished=polished, start=start, report=report
+    )  # fmt: skip
     if first is not None:
         optima = replace(optima, iterations=optima.iterations + first.iterations)
     W, b = optima.W, optima.b

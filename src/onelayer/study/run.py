@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
+from onelayer.core.cycles import step_size_for
 from onelayer.data.adapter import count_batches, has_split, sizes
 from onelayer.data.cifar10 import CIFAR10DataModule
 from onelayer.data.locks import alone
@@ -24,7 +25,7 @@ from onelayer.training.module import OneLayer
 from onelayer.training.records import Row
 from onelayer.training.results import Results
 from onelayer.training.saving import Checkpoints, Snapshots
-from onelayer.training.schedule import ScheduledLR, TriangularLR, step_size_for
+from onelayer.training.schedule import ScheduledLR, TriangularLR
 from onelayer.training.trainer import progress_lines, run_logger, trainer_defaults
 
 Settings = Mapping[str, Any]

@@ -8,13 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from onelayer.core.checks import MOST_UPDATES, check_same, check_whole
-from onelayer.core.cycles import Schedule, cyclical
+from onelayer.core.cycles import STEP_SIZE, Schedule, cyclical
 from onelayer.core.errors import InputError
 from onelayer.training.observer import Observer
 
 Mode = Literal["triangular", "triangular2", "exp_range"]
-STEP_SIZE = 500  # updates in half a cycle, by default
-EPOCHS = 20  # of all cycles together, if the length follows from the data
 EXTEND = (
     "A run goes on with the rates that it began with. Resume with the run's own schedule, or start "
     "a new run.\nTo train for longer, raise schedule.cycles or trainer.max_steps."
@@ -194,22 +192,6 @@ class TriangularLR(ScheduledLR):
             f"{self.cycle} (2 * step_size), and the rate is then {self.rate(steps):.4g}, not "
             f"{self.base_lr:g}. Whole cycles: max_steps={' or '.join(map(str, whole))}."
         )
-
-
-def step_size_for(batches: int, cycles: int) -> int:
-    """Return an n_s with which all cycles together are :data:`EPOCHS` epochs.
-
-    Fewer epochs leave the weights of a linear layer on features far from their minimum. Small data
-    get :data:`STEP_SIZE` in one cycle.
-
-    Args:
-        batches: of an epoch.
-        cycles: of the schedule.
-
-    >>> step_size_for(batches=450, cycles=1), step_size_for(batches=3, cycles=1)
-    (4500, 500)
-    """
-    return -(-max(EPOCHS * batches, 2 * STEP_SIZE) // (2 * cycles))
 
 
 def _groups(trainer: Trainer) -> list[dict[str, Any]]:

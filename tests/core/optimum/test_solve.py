@@ -1,16 +1,15 @@
 """Optima against scikit-learn and scipy, and what is refused."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 import onelayer
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.solve import solve
 from tests.support.cases import linear_problem as problem
+from tests.support.processes import Forked
 
 L2 = [0.003, 0.03, 0.3]
 
@@ -207,22 +206,19 @@ def test_what_has_no_optimum_is_refused(arguments, words):
         solve(**{"X": X, "y": y, "l2": [0.1], **arguments})
 
 
-SHARED = """
-import sys, torch
-from torch import distributed
-from onelayer import solve
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.set_num_threads(1)
-X, y, folds, expected = torch.load(store)
-distributed.init_process_group("gloo", init_method=f"file://{store}.group", rank=rank, world_size=2)
-mine = slice(0, 70) if rank == 0 else slice(70, None)
-plain = solve(X[mine], y[mine], [0.003, 0.3], 1e-13, shared=True)
-folded = solve(X[mine], y[mine], [0.003, 0.3], 1e-13, folds=folds[mine], shared=True)
-for ours, (W, cost) in zip((plain, folded), expected):
-    assert (ours.W - W).norm() <= 1e-10 * W.norm(), (ours.W - W).norm()
-    assert torch.allclose(ours.cost, cost, rtol=1e-12)
-distributed.destroy_process_group()
-"""
+def solve_shared(rank, store):
+    """Solve in one of two processes, and compare with what one process finds."""
+    torch.set_num_threads(1)
+    X, y, folds, expected = torch.load(store)
+    method = f"file://{store}.group"
+    distributed.init_process_group("gloo", init_method=method, rank=rank, world_size=2)
+    mine = slice(0, 70) if rank == 0 else slice(70, None)
+    plain = solve(X[mine], y[mine], [0.003, 0.3], 1e-13, shared=True)
+    folded = solve(X[mine], y[mine], [0.003, 0.3], 1e-13, folds=folds[mine], shared=True)
+    for ours, (W, cost) in zip((plain, folded), expected, strict=True):
+        assert (ours.W - W).norm() <= 1e-10 * W.norm(), (ours.W - W).norm()
+        assert torch.allclose(ours.cost, cost, rtol=1e-12)
+    distributed.destroy_process_group()
 
 
 def test_two_processes_find_what_one_does(tmp_path):
@@ -230,11 +226,7 @@ def test_two_processes_find_what_one_does(tmp_path):
     folds = torch.arange(len(X)) % 2
     paths = [solve(X, y, [0.003, 0.3], 1e-13, **more) for more in ({}, {"folds": folds})]
     torch.save((X, y, folds, [(p.W, p.cost) for p in paths]), tmp_path / "problem")
-    words = [str(tmp_path / "problem"), "out"]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", SHARED, str(rank), *words], stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
+    store = str(tmp_path / "problem")
+    processes = [Forked(solve_shared, rank, store, folder=tmp_path) for rank in range(2)]
     for process in processes:
-        _, error = process.communicate(timeout=100)
-        assert process.returncode == 0, error.decode()
+        assert process.wait() == 0, process.err
