@@ -359,7 +359,7 @@ COMMANDS = [
     Row(
         "two-schedules",
         [*FIT, "--trainer.callbacks+=onelayer.training.schedule.TriangularLR"],
-        ["has a TriangularLR", "set schedule.…"],
+        ["has a TriangularLR", "Set schedule.…"],
     ),
     Row(
         "monitor-unknown",

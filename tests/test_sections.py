@@ -1,5 +1,6 @@
 """Options that a subcommand cannot use: named where a config has them, refused where typed."""
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -161,7 +162,9 @@ def test_a_command_works_on_the_device_that_the_trainer_s_options_choose(command
     assert "trainer.devices chooses 2 devices" in capfd.readouterr().err
     if not torch.cuda.is_available():
         assert main([command, *words, "--trainer.accelerator=gpu"]) == 2
-        assert "gpu" in capfd.readouterr().err
+        assert "trainer: No supported gpu" in capfd.readouterr().err
+    assert main([command, *words, "--trainer.accelerator=cpu", "--trainer.devices=[0]"]) == 2
+    assert "trainer: `devices` selected with `CPUAccelerator`" in capfd.readouterr().err
     assert not [*Path().iterdir()]
 
 
@@ -198,6 +201,14 @@ def test_an_option_that_no_command_has_is_refused_in_a_config(key, capfd):
         assert main([command, "-c", "bad.yaml", *COMMANDS[command]]) == 2
         error = capfd.readouterr().err
         assert any(word in error for word in ("modle", "sedes", "hiden"))
+
+
+def test_an_early_config_of_solve_has_its_options_without_a_section(capfd):
+    Path("solve.yaml").write_text("l2_min: 0.5\nl2_max: 0.5\nnumber: 1\ngap: 0.01\n")
+    assert main(["solve", "-c", "solve.yaml", *COMMANDS["solve"][:2], "--output=out"]) == 0
+    assert json.loads(Path("out/summary.json").read_text())["l2"] == 0.5
+    assert main(["solve", "--l2_min=0.5"]) == 2
+    assert "Did you mean" in capfd.readouterr().err
 
 
 def test_options_of_cifar_10_are_named_where_the_data_are_others(capfd):

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from onelayer.cli.sections import SHARED
 from onelayer.core.errors import InputError
 from onelayer.training.records import QUANTITIES
 
-SECTIONS = {
-    "TriangularLR": "schedule",
-    "Curves": "curves",
-    "Checkpoints": "checkpoints",
-    "Snapshots": "snapshots",
-    "Results": "test",
-}
-"""Callbacks with a section of their own in a config."""
 
-
-def refuse_doubles(ours: Iterable[Callback], asked: Iterable[Any]) -> None:
+def refuse_doubles(ours: Sequence[Callback], asked: Sequence[Any]) -> None:
     """Raise :class:`InputError` if trainer.callbacks has one that a section sets."""
-    names = {type(callback).__name__ for callback in ours} & SECTIONS.keys()
-    for callback in asked:
-        name = type(callback).__name__
-        if name in names:
+    for section, kind in SHARED.items():
+        if all(any(type(c) is kind for c in callbacks) for callbacks in (ours, asked)):
             raise InputError(
-                f"trainer.callbacks has a {name}, and {SECTIONS[name]} is another: set "
-                f"{SECTIONS[name]}.… instead."
+                f"trainer.callbacks has a {kind.__name__}, and {section} is another. Set "
+                f"{section}.… instead."
             )
 
 

@@ -18,7 +18,6 @@ from onelayer.cli.parser import (
     RUNS,
     Parser,
     configs_first,
-    flat_names,
     names_of,
     output_of,
     several_images,
@@ -45,7 +44,7 @@ def run(argv: list[str]) -> int:
             return int(import_module(PLAIN[command]).main(rest))
         rest = class_first(configs_first(rest))
         if command in COMMANDS:
-            return _run_ours(command, flat_names(command, rest))
+            return _run_ours(command, rest)
         from onelayer.cli.app import OneLayerCLI
         from onelayer.cli.resuming import with_own_config
 

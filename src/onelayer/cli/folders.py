@@ -54,7 +54,7 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / self.config_filename
             config = self.config.clone()
-            config["ckpt_path"] = config["output"] = None  # it describes any run of these options
+            config["ckpt_path"] = config["output"] = None  # it holds for any folder
             with named(path):
                 self.parser.save(config, path, skip_none=False, overwrite=True)
 

@@ -22,8 +22,7 @@ from onelayer.core.errors import InputError
 CONFIG = ("-c", "--config")
 RUNS = "lightning_logs"
 TRAINER_HEADING = "Customize every aspect of training"  # Lightning's
-FLAT = {"solve": ("l2", "l2_min", "l2_max", "number", "gap", "folds", "rule")}
-"""Options that may be given without their section, as an older shipped config did."""
+FLAT = ("l2_min", "l2_max", "number", "gap")  # once in solve.yaml without their section
 ELSEWHERE = {
     **dict.fromkeys(("lambda", "lam", "reg", "alpha", "weight_decay"), ("model.l2",)),
     **dict.fromkeys(("lr", "learning_rate"), ("schedule.max_lr",)),
@@ -116,7 +115,7 @@ class Parser(LightningArgumentParser):
         content = load_yaml(text)
         if not isinstance(content, dict):
             return None
-        sorted_ = _into_section(self.command, content)
+        sorted_ = _into_section(content)
         usable_ = usable(self, sorted_)
         return sorted_ if usable_ is None and sorted_ is not content else usable_
 
@@ -215,21 +214,13 @@ def _found(value: str) -> str:
     return value if ":" in value and not Path(value).is_file() else str(find_config(value))
 
 
-def flat_names(command: str, argv: Sequence[str]) -> list[str]:
-    """Return the words with options of the command's own section under their full names."""
-    names = {f"--{name}": f"--{command}.{name}" for name in FLAT.get(command, ())}
-    words = [word.partition("=") for word in argv]
-    return ["".join((names.get(name, name), *value)) for name, *value in words]
-
-
-def _into_section(command: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with options of the command's own section under its section."""
-    for section, names in FLAT.items():
-        flat = {name: content[name] for name in names if name in content}
-        if flat:
-            rest = {name: value for name, value in content.items() if name not in flat}
-            content = {**rest, section: {**flat, **(content.get(section) or {})}}
-    return content
+def _into_section(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the flat options of an early solve.yaml in their section."""
+    flat = {name: content[name] for name in FLAT if name in content}
+    if not flat:
+        return content
+    rest = {name: value for name, value in content.items() if name not in flat}
+    return {**rest, "solve": {**flat, **(content.get("solve") or {})}}
 
 
 def typed_options(argv: Sequence[str]) -> dict[str, str]:

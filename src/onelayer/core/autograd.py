@@ -1,4 +1,4 @@
-"""The cost of both networks as functions with their own, analytic, backward.
+"""The cost of both networks, as functions whose backward is the analytic gradient.
 
 >>> import torch
 >>> X, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
@@ -54,7 +54,7 @@ class _SoftmaxCost(Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = _SoftmaxCost.analytic_gradients(ctx, upstream)
-        if torch.is_grad_enabled():  # create_graph=True: somebody means to differentiate again
+        if torch.is_grad_enabled():  # create_graph=True: the caller wants to differentiate again
             anchor = torch.zeros((), requires_grad=True)
             return tuple(
                 g if g is None else _Once.apply(g, anchor)  # type: ignore[no-untyped-call]
@@ -65,7 +65,7 @@ class _SoftmaxCost(Function):
     @staticmethod
     @once_differentiable
     def analytic_gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """∂J/∂X where it is asked for, and ∂J/∂θ, each member's scaled by its upstream gradient."""
+        """Return ∂J/∂X if it is needed, and ∂J/∂θ, scaled by each member's upstream gradient."""
         G, l2, mask, *saved = ctx.saved_tensors
         parameters, inputs = saved[: ctx.count], saved[ctx.count :]
         with plain(G):
@@ -79,10 +79,11 @@ class _SoftmaxCost(Function):
 
 
 class _Once(Function):
-    """A gradient that raises when it is differentiated.
+    """A gradient that raises an error when it is differentiated.
 
-    ``once_differentiable`` does so only where the upstream gradient itself needs a gradient; that
-    of ``cost.sum()`` does not, and a gradient penalty would silently be treated as a constant.
+    ``once_differentiable`` raises only if the upstream gradient itself needs a gradient. The
+    upstream gradient of ``cost.sum()`` needs none, so a gradient penalty would silently be treated
+    as a constant.
     """
 
     @staticmethod
@@ -145,10 +146,11 @@ def hidden_cost(
     mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """:func:`linear_cost` of a network with the hidden layer ``max(0, X W1ᵀ + b1)``.
+    """Return the cost of networks with the hidden layer ``max(0, X W1ᵀ + b1)``.
 
-    W1 is (m, h, d), b1 (m, h), W2 (m, k, h), b2 (m, k); λ penalises W1 and W2. ``mask`` (m, n, h)
-    multiplies the hidden layer: of dropout with probability p it holds 0 and 1/(1 - p).
+    Arguments, result and errors are those of :func:`linear_cost`. W1 is (m, h, d), b1 (m, h), W2
+    (m, k, h), b2 (m, k); λ penalises W1 and W2. ``mask`` (m, n, h) multiplies the hidden layer. For
+    dropout with probability p it holds 0 and 1/(1 - p).
 
     Source: KTH DD2424, assignment 2, eq. 1-5; :mod:`onelayer.core.formulas` for the mask.
     """
@@ -183,7 +185,7 @@ def cost(
     if y.device.type == "cpu":
         check_labels(y, classes=W.shape[1])
     if isinstance(l2, int | float):
-        l2 = W.new_full((), l2)  # made on the device: no update waits for it
+        l2 = W.new_full((), l2)  # made on the device: the host does not wait
     l2 = torch.as_tensor(l2, dtype=W.dtype, device=W.device).expand(W.shape[0])
     if weight is not None:
         weight = _scaled(weight, y, n, W)
@@ -224,7 +226,7 @@ def check_shapes(X: Tensor, y: Tensor, parameters: formulas.Parameters, at_least
 
 
 def gemm_input(X: Tensor) -> Tensor:
-    """``X`` in autocast's dtype where autocast is on; float64 stays, as in torch's own layers."""
+    """Return ``X`` in autocast's dtype if autocast is on; float64 stays, as in torch's layers."""
     device = X.device.type
     if torch.is_autocast_enabled(device) and X.dtype != torch.float64:
         return X.to(torch.get_autocast_dtype(device))
@@ -232,7 +234,7 @@ def gemm_input(X: Tensor) -> Tensor:
 
 
 def plain(X: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off: dtypes are chosen once, by :func:`gemm_input`, for forward and backward."""
+    """Turn autocast off: :func:`gemm_input` chooses the dtype once, for forward and backward."""
     device = X.device.type
     on = torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()

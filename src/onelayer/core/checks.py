@@ -12,11 +12,9 @@ from torch import Tensor
 
 from onelayer.core.errors import InputError
 
-MOST_UPDATES = 10**15
-"""More than anybody will wait for; a float holds every whole number up to it."""
+MOST_UPDATES = 10**15  # every whole number up to it is a float64
 LARGEST_SEED = 2**64 - 1
-LARGEST = 1e18
-"""Rates and penalties: the product of two of them must be a float32."""
+LARGEST = 1e18  # rate or penalty: the product of two of them is a float32
 
 
 def is_number(value: Any) -> bool:
@@ -29,7 +27,7 @@ def at_home(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise InputError(f"{path}: there is no such user, and so no folder of his.") from None
+        raise InputError(f"{path}: there is no such user. Give a full path.") from None
 
 
 def check_whole(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
@@ -69,14 +67,14 @@ def check_among(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 def check_same(
     what: str, here: Mapping[str, Any], saved: Mapping[str, Any], advice: str, section: str = ""
 ) -> None:
-    """Raise :class:`InputError` where settings are not those of something that was made before.
+    """Raise :class:`InputError` if settings differ from those of something made before.
 
     Args:
-        what: was made before, such as "the checkpoint".
+        what: name of what was made before, such as "the checkpoint".
         here: the settings now, by name.
-        saved: the settings then; one that is on one side only is None on the other.
-        advice: what to do about it, a sentence.
-        section: what the settings belong to, such as "model".
+        saved: the settings then. A setting on one side only counts as None on the other.
+        advice: sentence that tells the user what to do.
+        section: section of the settings, such as "model".
     """
     before = f"{section}." if section else ""
     different = [
@@ -94,7 +92,7 @@ def check_pair(X: Any, y: Tensor, at_least: int = 1) -> None:
     Args:
         X: features; floating.
         y: labels; int64.
-        at_least: least n.
+        at_least: smallest n.
     """
     given = f"X {X.dtype} {tuple(X.shape)} and y {y.dtype} {tuple(y.shape)}"
     if len(X.shape) != 2 or y.shape != X.shape[:1] or len(X) < at_least or X.shape[1] < 1:
@@ -117,9 +115,9 @@ def check_inputs(X: Any, d: int) -> None:
 
 
 def check_dense(name: str, T: Tensor) -> None:
-    """Raise :class:`InputError` unless all numbers of a tensor are there, as float32 or float64.
+    """Raise :class:`InputError` unless a tensor stores all its numbers, as float32 or float64.
 
-    A view of one number may pretend to be billions.
+    An expanded view of one number can have the shape of billions.
     """
     dense = T.layout == torch.strided and T.dtype in (torch.float32, torch.float64)
     if not dense or T.untyped_storage().nbytes() < T.numel() * T.itemsize:

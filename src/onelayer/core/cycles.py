@@ -2,8 +2,8 @@
 
 Smith, *Cyclical Learning Rates for Training Neural Networks* (WACV 2017, arXiv:1506.01186). One
 cycle is ``2 * step_size`` updates: up from ``base_lr`` to ``max_lr`` and down again. The step is an
-integer and the position in the cycle is found by integer arithmetic, so there is no drift at any
-step, and resuming needs nothing but the step.
+integer, and the position in the cycle is found by integer arithmetic. So there is no drift, and
+resuming needs only the step.
 
 >>> [triangular(t, base_lr=0.0, max_lr=1.0, step_size=2) for t in range(6)]
 [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
@@ -24,7 +24,7 @@ from onelayer.core.errors import InputError
 STEP_SIZE = 500  # updates in half a cycle, by default
 EPOCHS = 20  # of all cycles together, if the length follows from the data
 Schedule = Callable[[int], float]
-"""The number of updates done so far to the rate η of the next."""
+"""Maps the number of updates done so far to the rate η of the next update."""
 
 
 def cyclical(
@@ -37,7 +37,7 @@ def cyclical(
         base_lr: η_min, the rate at the ends of a cycle.
         max_lr: η_max, the rate in its middle.
         step_size: n_s, updates in half a cycle.
-        gamma: of exp_range, in (0, 1].
+        gamma: factor per update of exp_range, in (0, 1].
 
     Raises:
         InputError: naming the argument and its range.
@@ -54,25 +54,26 @@ def cyclical(
 
 
 def triangular(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
-    """``η = base + (max - base) * min(c, 2 n_s - c) / n_s`` with ``c = t mod 2 n_s``."""
+    """Return ``η = base + (max - base) min(c, 2 n_s - c) / n_s`` with ``c = t mod 2 n_s``."""
     return base_lr + (max_lr - base_lr) * position(step, step_size)
 
 
 def triangular2(step: int, base_lr: float, max_lr: float, step_size: int) -> float:
-    """:func:`triangular` with the amplitude halved at every new cycle."""
+    """Return the rate of :func:`triangular`, with the amplitude halved at every new cycle."""
     amplitude = (max_lr - base_lr) * 0.5 ** (step // (2 * step_size))
     return base_lr + amplitude * position(step, step_size)
 
 
 def exp_range(step: int, base_lr: float, max_lr: float, step_size: int, gamma: float) -> float:
-    """:func:`triangular` with the amplitude decaying as ``gamma ** step``, 0 < gamma <= 1."""
+    """Return the rate of :func:`triangular`, with an amplitude that decays as ``gamma ** step``."""
     return base_lr + (max_lr - base_lr) * position(step, step_size) * gamma**step
 
 
 def rising(step: int, min_lr: float, max_lr: float, steps: int) -> float:
-    """``η = min (max / min) ** (t / T)`` of T updates, and max from there on.
+    """Return ``η = min (max / min) ** (t / T)`` for T updates, and max after them.
 
-    The learning rate range test's (Smith, 2017, section 3.3), with as many updates to each decade.
+    This is the rate of the learning rate range test (Smith, 2017, section 3.3), with the same
+    number of updates for each decade.
 
     >>> [rising(t, min_lr=0.01, max_lr=1.0, steps=2) for t in range(4)]
     [0.01, 0.1, 1.0, 1.0]
@@ -81,13 +82,13 @@ def rising(step: int, min_lr: float, max_lr: float, steps: int) -> float:
 
 
 def position(step: int, step_size: int) -> float:
-    """Height in the triangle, from 0 (an end of the cycle) to 1 (its middle)."""
+    """Return the height in the triangle, from 0 (an end of the cycle) to 1 (its middle)."""
     c = step % (2 * step_size)
     return min(c, 2 * step_size - c) / step_size
 
 
 def check_cycle(base_lr: float, max_lr: float, step_size: int, gamma: float = 1.0) -> None:
-    """Raise :class:`InputError`, naming the argument and its range, where there is no cycle."""
+    """Raise :class:`InputError`, naming the argument and its range, if there is no such cycle."""
     check_number("base_lr", base_lr)
     check_number("max_lr", max_lr)
     if base_lr > max_lr:

@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave.
+    """A mistake in the user's input.
 
     The message says what is wrong, which value, what is legal and what to do, in a few lines; the
     command line prints it as it is and exits with code 2.
@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on, through no mistake in what the user typed.
+    """A training run that cannot go on, through no mistake in the user's input.
 
     The command line prints the message as it is and exits with code 1.
     """

@@ -30,9 +30,9 @@ population is one GEMM.
 it is λ, not λ/2. Source: KTH DD2424, assignments 1 and 2; Bishop, *Pattern Recognition and Machine
 Learning* (2006), eq. 4.109.
 
-Two more regularisers, of training alone. Dropout with probability p (Srivastava et al., JMLR 2014)
-multiplies H by a mask M of 0 and 1/(1-p); label smoothing s (Szegedy et al., arXiv:1512.00567,
-section 7) trains towards Q instead of the labels Y:
+Two more regularisers are used in training only. Dropout with probability p (Srivastava et al.,
+JMLR 2014) multiplies H by a mask M of 0 and 1/(1-p). Label smoothing s (Szegedy et al.,
+arXiv:1512.00567, section 7) trains towards Q instead of the labels Y:
 
 .. math::
 
@@ -56,9 +56,9 @@ of J. ``cross_entropy(weight=…)`` of torch divides by the batch's own weights,
 GEMMs run in the dtype of ``X`` (bfloat16 under autocast), everything else in that of the
 parameters. Nothing here checks values or reads them back from the device.
 
-Whatever is (m, n, k) or (m, n, h) lies in memory as (m, k, n), samples innermost (``.mT``): the
-softmax then runs along whole vectors instead of ten numbers at a time, and the residuals of all
-members are, as they lie there, the factor of one GEMM.
+Tensors (m, n, k) and (m, n, h) lie in memory as (m, k, n), samples innermost (``.mT``). The softmax
+then runs along complete vectors instead of ten numbers at a time, and the residuals of all members
+are one factor of a GEMM without a copy.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ Scalar = float | Tensor
 
 
 def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
-    """``Z[m,n,k] = sum_d A[n,d] W[m,k,d] + b[m,k]``, in the dtype of ``W``.
+    """Return ``Z[m,n,k] = sum_d A[n,d] W[m,k,d] + b[m,k]``, in the dtype of ``W``.
 
     ``A`` is (n, d), shared by all members, or (m, n, d), each member's own.
     """
@@ -92,15 +92,15 @@ def affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
 
 def cast(T: Tensor, dtype: torch.dtype) -> Tensor:
-    """``T`` in a dtype. Seven times an update a call of ``T.to`` that changes nothing is felt."""
+    """Return ``T`` in a dtype. The test is cheaper than a call of ``T.to`` that changes nothing."""
     return T if T.dtype == dtype else T.to(dtype)
 
 
 def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
-    """``W Aᵀ + b`` (k, n) of A (n, d), W (k, d), b (k).
+    """Return ``W Aᵀ + b`` (k, n) of A (n, d), W (k, d), b (k).
 
-    Of many rows and few units a 1x1 convolution, whose pixels the rows are, is up to twice as fast
-    on a CPU as the BLAS of torch's wheels; it reads A as it lies in memory.
+    For many samples and few units, a 1x1 convolution whose pixels are the samples is up to twice as
+    fast on a CPU as the BLAS of torch's wheels. It reads A as it lies in memory.
     """
     n, d = A.shape
     many = len(W) > FEW_UNITS
@@ -113,18 +113,18 @@ def _shared_affine(A: Tensor, W: Tensor, b: Tensor) -> Tensor:
     return conv2d(pixels, kernels, pad(b, (0, blank))).view(-1, n)[:k].contiguous()
 
 
-MANY_ROWS = 1000  # where a convolution gets faster, of 1, 20 and 64 networks of either kind
-FEW_UNITS = 640  # of 1,000 and more the product is as fast, or faster, and need not be copied
-LANES = 16  # units that it takes at once: of 50 it needs a quarter more time than of 64
+MANY_ROWS = 1000  # samples from which a convolution is faster, for 1, 20 and 64 networks
+FEW_UNITS = 640  # units up to which it is faster
+LANES = 16  # units that it handles at once: 50 units take a quarter longer than 64
 MIXED_BLOCK = 2**22  # bytes of weights that are updated at a time under autocast
 
 
 def forward(
     X: Tensor, parameters: Parameters, mask: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor]:
-    """Each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k).
+    """Return each layer's input, ``[X]`` or ``[X, H]``, and the logits ``Z`` (m, n, k).
 
-    ``mask`` is M (m, n, h) of dropout.
+    ``mask`` is dropout's M (m, n, h).
     """
     inputs = [X]
     *hidden, (W, b) = layers(parameters)
@@ -140,12 +140,12 @@ def layers(parameters: Parameters) -> list[tuple[Tensor, Tensor]]:
 
 
 def logits(X: Tensor, parameters: Parameters) -> Tensor:
-    """``Z`` (m, n, k) of inputs ``X`` (n, d)."""
+    """Return the logits ``Z`` (m, n, k) of inputs ``X`` (n, d)."""
     return forward(X, parameters)[1]
 
 
 def cross_entropy(Z: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits.
+    """Return each sample's loss ``-log P[m,n,y[n]]`` (m, n); finite for any finite logits.
 
     With label smoothing s it is ``sum_k -Q[n,k] log P[m,n,k]``.
     """
@@ -159,7 +159,7 @@ def _label_index(Z: Tensor, y: Tensor) -> Tensor:
 
 
 def penalty(parameters: Parameters, l2: Scalar) -> Tensor | float:
-    """``λ Σ W²`` over the weights of each member (m,); biases are not penalised."""
+    """Return ``λ Σ W²`` over the weights of each member (m,); biases are not penalised."""
     return l2 * sum(W.square().sum((1, 2)) for W, _ in layers(parameters))
 
 
@@ -178,25 +178,25 @@ def residual(
     G, index = Z.mT.softmax(1), _label_index(Z, y)
     if smoothing:
         G.sub_(smoothing / Z.shape[2])
-    G.scatter_(1, index, smoothing - 1.0, reduce="add")  # a number: deterministic on a GPU, too
+    G.scatter_(1, index, smoothing - 1.0, reduce="add")  # with a number: deterministic on a GPU
     n = n or Z.shape[1]
     return (G.div_(n) if weight is None else G.mul_((weight / n).unsqueeze(-2))).mT
 
 
 def input_gradient(D: Tensor, W: Tensor) -> Tensor:
-    """``∂A[m,n,d] = sum_k D[m,n,k] W[m,k,d]``: a layer's residual carried back to its input."""
+    """Return ``∂A[m,n,d] = sum_k D[m,n,k] W[m,k,d]``, the gradient for a layer's input."""
     return torch.bmm(cast(W, D.dtype).mT, D.mT).mT
 
 
 def relu_mask(D: Tensor, H: Tensor) -> Tensor:
-    """``D`` where the hidden unit is active, H > 0, else 0 (in place). The slope at 0 is 0."""
+    """Set ``D`` to 0, in place, unless the hidden unit is active, H > 0. The slope at 0 is 0."""
     return D.mul_(H > 0)
 
 
 def residuals(
     G: Tensor, inputs: Sequence[Tensor], parameters: Parameters, mask: Tensor | None = None
 ) -> list[Tensor]:
-    """Each layer's residual, first to last: ``[G]`` or ``[(G W2) * M * [H > 0], G]``."""
+    """Return each layer's residual, first to last: ``[G]`` or ``[(G W2) * M * [H > 0], G]``."""
     D = [G]
     for (W, _), H in zip(layers(parameters)[:0:-1], inputs[:0:-1], strict=True):
         dH = cast(input_gradient(cast(D[0], H.dtype), W), G.dtype)
@@ -207,9 +207,9 @@ def residuals(
 def combine(
     W: Tensor, D: Tensor, A: Tensor, beta: Scalar, alpha: Scalar, out: Tensor | None = None
 ) -> Tensor:
-    """``β W[m,k,d] + α sum_n D[m,n,k] A[n,d]``: one GEMM that is both gradient and update.
+    """Return ``β W[m,k,d] + α sum_n D[m,n,k] A[n,d]``, by one GEMM.
 
-    With β = 2λ, α = 1 it is the weight gradient ``DᵀA + 2λW``; with β = 1 - 2ηλ, α = -η and
+    With β = 2λ and α = 1 this is the weight gradient ``DᵀA + 2λW``. With β = 1 - 2ηλ, α = -η and
     ``out=W`` it is the SGD update, and the gradient is never stored.
 
     Args:
@@ -229,7 +229,7 @@ def combine(
     if A.dtype != W.dtype:
         return _combine_mixed(W, D, A, beta, alpha, torch.empty_like(W) if out is None else out)
     if out is None or isinstance(beta, Tensor) or beta != 1:
-        # Not by the GEMM: on a busy CPU it takes longer where it scales what it adds to.
+        # Not by the GEMM: on a busy CPU it is slower if it also scales W.
         out = torch.mul(W, beta, out=out)
     if A.ndim == 2:
         out.view(m * k, d).addmm_(D.mT.reshape(m * k, A.shape[0]), A, alpha=alpha)
@@ -240,10 +240,10 @@ def combine(
 def _combine_mixed(
     W: Tensor, D: Tensor, A: Tensor, beta: Scalar, alpha: float, out: Tensor
 ) -> Tensor:
-    """:func:`combine` under autocast: the product in A's low precision, the sum in full.
+    """Return :func:`combine` under autocast: the product in A's low precision, the sum in full.
 
-    The product must be written before it is added. On a CPU that is done for as many units at a
-    time as its caches hold with their products, which takes half the time where W is large.
+    The product must be written before it is added. On a CPU this is done for as many units at a
+    time as the caches hold, which halves the time for a large W.
     """
     m, k, d = W.shape
     units = k if W.device.type != "cpu" else max(1, MIXED_BLOCK // (m * d * W.element_size()))
@@ -254,12 +254,12 @@ def _combine_mixed(
 
 
 def weight_gradient(D: Tensor, A: Tensor, W: Tensor, l2: Scalar) -> Tensor:
-    """``∂W = DᵀA + 2λW`` (m, k, d)."""
+    """Return ``∂W = DᵀA + 2λW`` (m, k, d)."""
     return combine(W, D, A, beta=2 * l2, alpha=1.0)
 
 
 def bias_gradient(D: Tensor, b: Tensor) -> Tensor:
-    """``∂b = sum_n D`` (m, k)."""
+    """Return ``∂b = sum_n D`` (m, k)."""
     return D.sum(1)
 
 
@@ -292,10 +292,10 @@ def descend_(
     mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> None:
-    """One SGD update in place: θ ← θ - η ∂J/∂θ of every member.
+    """Make one SGD update in place: θ ← θ - η ∂J/∂θ of every member.
 
-    The same residuals as :func:`gradients`; only the last GEMM writes into the weights
-    (:func:`combine`) instead of into a gradient.
+    The residuals are those of :func:`gradients`. The last GEMM (:func:`combine`) writes into the
+    weights instead of into a gradient.
     """
     inputs, Z = forward(X, parameters, mask)
     G = residual(Z, y, smoothing=smoothing, weight=weight)
@@ -312,8 +312,8 @@ def descend_(
 def measure(X: Tensor, y: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """Return the loss of each sample, and whether each is predicted correctly, (m, n) each.
 
-    Neither dropout nor label smoothing takes part: the loss is that of the labels.
-    A sample whose logits are not all finite counts as wrong: argmax would call NaN the largest.
+    Dropout and label smoothing are not used: the loss is that of the labels. A sample whose logits
+    are not all finite counts as wrong, because argmax takes NaN for the largest.
     """
     Z = logits(X, parameters)
     correct = (Z.mT.max(1).indices == y) & (Z.mT.abs().amax(1) < torch.inf)

@@ -21,20 +21,16 @@ from onelayer.core.autograd import cost
 from onelayer.core.network import parameter_shapes
 
 BOUNDS = {"autograd": 1e-12, "one-sided": 1e-3, "central": 1e-6}
-"""Largest relative error allowed of each judge (the report: 1e-14 and, one-sided, 1e-4)."""
+"""Largest relative error by judge (the report has 1e-14 and, one-sided, 1e-4)."""
 
-STEP = 1e-5
-"""h of the difference quotients, as in the report."""
-
-KINK = 1e-3
-"""Least distance of a hidden unit's input from the ReLU's kink: 100 steps."""
+STEP = 1e-5  # h of the difference quotients, as in the report
+KINK = 1e-3  # smallest distance of a hidden unit's input from the ReLU's kink: 100 steps
 
 SMALL = 0.01
-"""Least size of an entry of the gradient, relative to the cost's curvature along it (or exactly 0:
-a unit that is off). Below it a difference quotient compares rounding with rounding."""
+"""Smallest entry of the gradient, relative to the cost's curvature along it. Exactly 0 is allowed,
+as for a unit that is off. A smaller entry would compare rounding errors."""
 
-L2 = (0.1, 0.3, 1.0)
-"""λ of the members checked, in turn: large enough that a wrong factor shows in every entry."""
+L2 = (0.1, 0.3, 1.0)  # λ of the members, large enough that a wrong factor shows in every entry
 
 
 class Regularised(NamedTuple):
@@ -84,13 +80,13 @@ def check_gradients(
     The largest population is also checked with dropout and label smoothing, and with weights.
 
     Args:
-        X: (n, d) in float64.
-        y: (n,) 0...9.
-        hidden: units of the network that has some.
+        X: features (n, d) in float64.
+        y: labels (n,), 0 to 9.
+        hidden: hidden units of the second network; the first is linear.
         members: sizes of populations.
-        seed: of the weights, masks and upstream gradients.
-        dropout: probability p of the networks with it.
-        label_smoothing: s of the same.
+        seed: seed of the weights, masks, sample weights and upstream gradients.
+        dropout: probability p of the regularised networks.
+        label_smoothing: s of the regularised networks.
     """
     plain = [
         check for h in (0, hidden) for m in members for check in _check_network(X, y, h, m, seed)
@@ -138,7 +134,7 @@ def _check_network(
     ]
     stacked = {name: torch.stack([p[name] for p in members]) for name in members[0]}
     parameters = {name: p.requires_grad_() for name, p in stacked.items()}
-    # Different upstream gradients tell members apart, and show a backward that ignores its own.
+    # Members differ in their upstream gradient, so a backward that ignores it fails.
     upstream = 0.5 + torch.rand(m, dtype=X.dtype, generator=generator)
     network = f"hidden {hidden}" if hidden else "linear"
     network += (f", p={p:g}" if mask is not None else "") + (
@@ -178,19 +174,18 @@ def comparable_parameters(
     generator: torch.Generator,
     regularised: Regularised = PLAIN,
 ) -> dict[str, Tensor]:
-    """Random parameters of one member at which a comparison says something.
+    """Draw random parameters of one member at which gradients can be compared.
 
-    Two kinds of points are left: those within ``KINK`` of a ReLU's kink, where a difference
-    straddles two slopes and no gradient is right, and those where an entry of the gradient happens
-    to be all but 0, where a relative error measures nothing but rounding. Entries concerned are
-    moved until none is left; the gradient looked at is torch's, not ours.
+    Two kinds of points cannot be used. Within ``KINK`` of a ReLU's kink a difference straddles two
+    slopes. Where an entry of the gradient is nearly 0, its relative error is only rounding. Such
+    entries are moved until none is left, by torch's gradient, not ours.
     """
     while True:
         parameters = {
             name: torch.randn(shape, dtype=X.dtype, generator=generator) * shape[-1] ** -0.5
             for name, shape in parameter_shapes(hidden, X.shape[1]).items()
         }
-        for _ in range(20):  # a few suffice, or two entries push each other to and fro: draw again
+        for _ in range(20):  # usually a few suffice; otherwise draw again
             if not _move(X, y, parameters, l2, regularised):
                 return parameters
 
@@ -198,7 +193,7 @@ def comparable_parameters(
 def _move(
     X: Tensor, y: Tensor, parameters: dict[str, Tensor], l2: float, regularised: Regularised
 ) -> bool:
-    """Move the entries that are too close to a kink or to a gradient of 0; whether there were any.
+    """Move entries that are too close to a kink or to a gradient of 0; return whether any were.
 
     Along one entry the cost is convex between kinks, so a step along the gradient enlarges it.
     """
@@ -218,7 +213,7 @@ def _move(
 def _member_cost(
     X: Tensor, y: Tensor, parameters: Mapping[str, Tensor], l2: float, regularised: Regularised
 ) -> Tensor:
-    """One member's cost with torch's own layers: shares no code with formulas."""
+    """Return one member's cost by torch's own layers, which share no code with formulas."""
     *hidden, W, b = parameters.values()
     H = F.relu(F.linear(X, *hidden)) if hidden else X
     if regularised.mask is not None:
@@ -247,9 +242,9 @@ def _by_differences(
     regularised: Regularised,
     below: float,
 ) -> dict[str, Tensor]:
-    """``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
+    """Return ``(J(θ + h) - J(θ - below)) / (h + below)`` for every entry of every parameter.
 
-    Where ``below`` is 0 the entry is shifted by it all the same: so both costs are rounded alike.
+    An entry is shifted even if ``below`` is 0, so that both costs are rounded alike.
     """
     above = _shifted_costs(X, y, parameters, l2, regularised, STEP)
     other = _shifted_costs(X, y, parameters, l2, regularised, -below)

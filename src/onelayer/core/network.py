@@ -30,16 +30,15 @@ def initial_parameters(
     classes: int = 10,
     init_std: float | None = None,
 ) -> dict[str, Tensor]:
-    """Weights from N(0, 1/fan_in), biases 0, one member per seed: (m, ...) in float64.
+    """Return weights from N(0, 1/fan_in) and biases 0, (m, …) in float64.
 
-    A member depends on its own seed alone. Drawn in float64, so that runs in float32 and float64
-    start from the same numbers, rounded.
+    A member depends on its own seed alone. Runs in float32 start from the same numbers, rounded.
 
     Args:
-        seeds: one per member, >= 0.
-        hidden: hidden units, 0 for the linear softmax.
-        inputs: d.
-        classes: k.
+        seeds: seed of each member, >= 0.
+        hidden: hidden units; 0 for the linear softmax.
+        inputs: number of features d.
+        classes: number of classes k.
         init_std: standard deviation of the weights instead of 1/sqrt(fan_in).
     """
     shapes = parameter_shapes(hidden, inputs, classes)

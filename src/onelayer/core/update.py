@@ -1,11 +1,11 @@
-"""The ways to make one update: θ ← θ - η ∂J/∂θ of every member, in place.
+"""Updates θ ← θ - η ∂J/∂θ of every member, in place.
 
-All of them are :func:`onelayer.core.formulas.descend_` or its parts; which one trains is chosen
-once, when a training starts. Beside them stands autograd with torch.optim.SGD, which any other
-training of a LightningModule uses; the tests compare them.
+Each kind of update consists of :func:`onelayer.core.formulas.descend_` or its parts, and is chosen
+once, when a run starts. Without them a run uses autograd with torch.optim.SGD, as any
+LightningModule does; tests compare the results.
 
-On a GPU a kernel of these sizes is done before the host has launched the next one: an update takes
-as long as its dozen launches from Python do. A CUDA graph records them once and launches them
+On a GPU a kernel of these sizes ends before the host has launched the next one, so an update takes
+as long as its dozen launches from Python. A CUDA graph records them once and launches them
 together.
 """
 
@@ -23,8 +23,7 @@ from onelayer.core import formulas
 from onelayer.core.autograd import gemm_input, plain
 from onelayer.core.errors import first_line
 
-CACHE = 2**24
-"""Bytes of weights that a CPU's caches keep from the logits to the update."""
+CACHE = 2**24  # bytes of weights that a CPU's caches keep from the logits to the update
 
 
 class Update(Protocol):
@@ -47,10 +46,10 @@ class Update(Protocol):
 
 
 class FusedUpdate:
-    """One GEMM per layer is both gradient and update; kernel by kernel, in one process.
+    """The update of one process, with one GEMM per layer for gradient and update.
 
     Args:
-        parameters: updated in place.
+        parameters: parameters (m, …), updated in place.
         l2: λ, number or (m,).
         smoothing: s of label smoothing.
     """
@@ -59,7 +58,7 @@ class FusedUpdate:
         self, parameters: formulas.Parameters, l2: formulas.Scalar, smoothing: float = 0.0
     ) -> None:
         self.parameters, self.l2, self.smoothing = parameters, l2, smoothing
-        if isinstance(l2, Tensor):  # as a number where all members share it: fewer operations
+        if isinstance(l2, Tensor):  # a number if all members share it: fewer operations
             shared = bool((l2 == l2[0]).all())
             self.l2 = float(l2[0]) if shared else l2.to(parameters[0].dtype)
         self._groups = _groups(parameters)
@@ -87,7 +86,7 @@ class FusedUpdate:
         mask: Tensor | None,
         weight: Tensor | None,
     ) -> None:
-        if len(self._groups) == 1:  # no view of anything need be made
+        if len(self._groups) == 1:  # no views are needed
             formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask, weight)
             return
         for some in self._groups:
@@ -99,10 +98,10 @@ class FusedUpdate:
 
 
 def _groups(parameters: formulas.Parameters) -> list[slice]:
-    """Members that are updated together: all, or on a CPU as many as its caches hold.
+    """Return slices of members that are updated together: all, or as many as a CPU's caches hold.
 
-    An update reads and writes weights several times. Where those of all members do not fit the
-    caches, members in turn, each from its logits to its new weights, come by them once.
+    An update reads and writes the weights several times. If those of all members do not fit the
+    caches, members are updated in turn, so that each is read from memory once.
     """
     m = len(parameters[0])
     each = sum(p.nbytes for p in parameters) / m
@@ -137,19 +136,19 @@ class SharedUpdate(FusedUpdate):
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def samples_of_all(X: Tensor) -> int:
-    """Rows of a batch (n', d), summed over all processes: one message."""
+    """Return the samples of a batch (n', d) over all processes, by one message."""
     total = torch.tensor(len(X), device=X.device)
     dist.all_reduce(total)
     return int(total)
 
 
 class RecordedUpdate(FusedUpdate):
-    """The fused update as a CUDA graph for each shape of batch that it meets."""
+    """The fused update, recorded as a CUDA graph for each shape of batch."""
 
     def __init__(
         self, parameters: formulas.Parameters, l2: formulas.Scalar, smoothing: float = 0.0
@@ -180,10 +179,10 @@ def has_graphs(device: torch.device) -> bool:
 
 
 def record(work: Callable[[], None]) -> Callable[[], None]:
-    """Do the work once, and return what does it again: the same kernels on the same memory.
+    """Do the work once, and return a function that repeats it: the same kernels on the same memory.
 
-    It must not wait for a value of the GPU, nor read numbers that change from one time to the next
-    but in tensors that stay where they are.
+    The work must not wait for a value of the GPU. Numbers that change between repetitions must be
+    in tensors that keep their place in memory.
 
     Raises:
         RuntimeError: the work cannot be recorded.
@@ -192,12 +191,12 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
     side.wait_stream(here)
     try:
         with torch.cuda.stream(side):
-            work()  # what a library sets up on its first call cannot be recorded
+            work()  # a library's set-up, on its first call, cannot be recorded
     finally:
         here.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # A stream of its own: torch's for recordings is on whichever GPU recorded first. Other threads
-    # may go on using the GPU. And where recording fails, torch does not go back to where it was.
+    # A new stream: torch's own for recordings is on the GPU that recorded first. Other threads may
+    # go on using the GPU. If recording fails, torch does not restore the current stream.
     recording = torch.cuda.graph(
         graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"
     )
@@ -219,8 +218,8 @@ class _Recording:
     """:func:`formulas.descend_` for batches of one shape, recorded.
 
     Only the batch and the rate may change: they are copied to where the graph reads them. The
-    recording is compared with what it recorded before it is used. Where there is none to be
-    had, a warning says so, and the same update is launched kernel by kernel.
+    recording is compared with the work that it recorded before it is used. If recording fails,
+    there is a warning, and the same update is launched kernel by kernel.
     """
 
     def __init__(
@@ -235,7 +234,7 @@ class _Recording:
             X.clone(), y.clone(), *(T if T is None else T.clone() for T in others)
         )
         self.lr, self.smoothing = parameters[0].new_ones(1), smoothing
-        self.parameters, self.l2 = parameters, l2  # a graph does not keep what it reads
+        self.parameters, self.l2 = parameters, l2  # a graph does not keep the tensors it reads
         self._replay: Callable[[], None] | None = None
         try:
             self._replay = self._recorded()

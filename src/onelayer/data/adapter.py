@@ -17,7 +17,7 @@ from onelayer.core.checks import check_weight
 from onelayer.core.errors import InputError, first_line
 from onelayer.data.augment import Augment
 from onelayer.data.naming import shown
-from onelayer.data.split import Split
+from onelayer.data.split import Split, Splits
 
 ONE_LOADER = "Return one, of a torch.utils.data.ConcatDataset of all."
 
@@ -35,7 +35,7 @@ class Weighted(NamedTuple):
 
 def weighted(data: Any, split: Split) -> Weighted | None:
     """Return a split in memory with the weights of its samples; None if there is no such split."""
-    tensors = data.tensors(split)
+    tensors = data.tensors(split) if isinstance(data, Splits) else None
     if tensors is None:
         return None
     weights = getattr(data, "sample_weights", None)  # a data module of ours has it

@@ -648,7 +648,7 @@ class FromData(Callback):
                 "every update. Set its arguments, and leave lr out."
             )
         take_names(module)
-        splits = [weighted(data, s) for s in ("train", "val")] if isinstance(data, Splits) else []
+        splits = [weighted(data, split) for split in ("train", "val")]
         if module.class_weight is not None and splits and splits[0] is not None:
             module.learn_class_weights(splits[0].y, splits[0].weight)
         rows = max((len(split.y) for split in splits if split), default=1)

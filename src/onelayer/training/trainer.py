@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from onelayer.core.errors import InputError
+from onelayer.core.errors import InputError, first_line
 from onelayer.training.progress import ProgressLine
 
 
@@ -32,11 +33,14 @@ def device_of(flags: Mapping[str, Any]) -> torch.device:
     """Return the device of this process, by the Trainer's flags accelerator and devices.
 
     Raises:
-        InputError: the flags choose several devices.
+        InputError: the flags choose several devices, or one that does not exist.
     """
     # torchrun, or another program, decides the number of processes.
     alone = {"plugins": [LightningEnvironment()], "logger": False, "enable_checkpointing": False}
-    trainer = Trainer(**{**trainer_defaults(), **flags, **alone})
+    try:
+        trainer = Trainer(**{**trainer_defaults(), **flags, **alone})
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {first_line(error)}") from error
     if trainer.num_devices > 1:
         raise InputError(
             f"trainer.devices chooses {trainer.num_devices} devices, but a process of this command "

@@ -68,11 +68,6 @@ class Optima:
     iterations: Tensor
     fold: Tensor
 
-    @property
-    def passes(self) -> Tensor:
-        """Another name of ``iterations``, from before Newton's method needed more than one pass."""
-        return self.iterations
-
 
 @dataclass(frozen=True)
 class Progress:
