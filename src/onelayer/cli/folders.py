@@ -60,7 +60,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 def with_place_of_logger(argv: list[str]) -> list[str]:
-    """Return the words with options that a logger's bare name leaves open: where its runs are."""
+    """Return the words, with the location of runs added for a logger given by name alone."""
     typed = typed_options(argv)
     kind = typed.get("--trainer.logger", "").rpartition(".")[2]
     usual = {}

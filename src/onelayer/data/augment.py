@@ -280,7 +280,7 @@ class Augment:
             raise InputError(f"transform must be something to call, not {self.transform!r}.")
 
     def check(self, shape: Shape) -> None:
-        """Raise :class:`InputError` unless images of this shape can be changed so."""
+        """Raise :class:`InputError` unless images of this shape can be augmented so."""
         asked = [name for name, value in self.settings().items() if name != "border" and value]
         if asked and len(shape) != 3:
             raise InputError(

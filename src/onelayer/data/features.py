@@ -318,16 +318,15 @@ class Joined:
             yield self.index_select(0, rows)
 
     def to(self, device: torch.device | str) -> Joined:
-        """Return the same on a device."""
+        """Return these features on a device."""
         return Joined([piece.to(device) for piece in self.pieces])
 
 
 def features(x: Tensor, statistics: Statistics, dtype: torch.dtype, unit: bool = False) -> Features:
     """Return standardised features: in ``dtype``, or smaller where that needs too much memory.
 
-    That is where they would fill more than half of a GPU's free memory: bytes and half precision
-    then stay as they are, and wider ones become half precision once they are standardised, which
-    keeps three digits, and is warned about.
+    Too much is more than half of a GPU's free memory. Bytes and half precision then stay as they
+    are. Wider features become half precision, with a warning: it keeps three digits.
     """
     if x.numel() * dtype.itemsize <= room_on_gpu(x.device) / 2:
         return standardise(x, statistics, dtype, unit)

@@ -171,7 +171,7 @@ class ResidentLoader:
 
     @property
     def batch_sampler(self) -> None:
-        """None: Lightning asks it first for the epoch's setter."""
+        """None: Lightning reads it before ``sampler`` to find ``set_epoch``."""
 
     @property
     def processes(self) -> tuple[int, int]:

@@ -71,10 +71,10 @@ def check_distinct(names: Sequence[str], what: str, where: str) -> None:
 
 
 def check_classes(names: Sequence[str], where: str) -> None:
-    """Refuse names of classes that are none, and warn about those that are nearly the same.
+    """Refuse invalid names of classes, and warn about names that are nearly the same.
 
     Raises:
-        InputError: a name is blank or used twice, or is a folder that a program has left.
+        InputError: a name is blank, is used twice, or is that of a folder left by a program.
     """
     check_distinct(names, "classes", where)
     if not all(name.strip() for name in names):

@@ -118,7 +118,7 @@ class Exercises:
 
     @cached_property
     def _changes(self) -> dict[str, Any]:
-        """Options of ``onelayer report`` that change all exercises, without the seeds."""
+        """Options of ``onelayer report`` that change all exercises, except the seeds."""
         shipped = asdict(Plan(**read_configs("search")["search"]))
         data = {f"data.{k}": v for k, v in without_locations(self.data).items() if v != "cifar10"}
         search = {
@@ -148,7 +148,7 @@ class Exercises:
         return " ".join(["onelayer report", *_words(options)])
 
     def _fits(self, name: str) -> list[Command]:
-        """Return both networks' runs of an exercise, or of the published search's coarse stage."""
+        """Return the runs of both networks in an exercise, or in the published coarse search."""
         shipped, schedule = read_configs(name), self.schedule
         options: dict[str, Any] = {"model.seeds": list(self.repeat.seeds)}
         if name == "as_published":

@@ -69,7 +69,7 @@ class ResumableSolver:
         folds: Tensor | None = None,
         start: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Optima, list[list[float]]]:
-        """Return the optima of a part, and the members' gaps after each iteration."""
+        """Return the optima of the part ``name``, and the gaps of members after each iteration."""
         part = self.parts.setdefault(name, Part(name))
         if not part.done:
             self._work_on(part, samples, l2, folds, start)

@@ -342,12 +342,12 @@ class Search:
 
 
 def _of(section: str, setting: Setting) -> dict[str, Any]:
-    """Return the arguments of one section that a setting decides."""
+    """Return the values of a setting that are arguments of this section."""
     return {name: value for name, value in setting if AXES[name] == section}
 
 
 def _with_data(data: Mapping[str, Any], setting: Setting) -> Mapping[str, Any]:
-    """Return the settings of the data with the arguments that a setting decides."""
+    """Return the arguments of the data, overridden by those of the setting."""
     own = _of("data", setting)
     if "class_path" in data and own:
         return {**data, "init_args": {**(data.get("init_args") or {}), **own}}

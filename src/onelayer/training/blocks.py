@@ -374,7 +374,7 @@ class _Hooks:
     def should_check_val(self, fetcher: Any) -> bool:
         """Return whether to validate now, by Lightning's rule for ordinary fetchers.
 
-        Its rule for a fetcher that passes its iterator would validate at every epoch's end.
+        The rule for a fetcher that passes its iterator would validate at every epoch's end.
         """
         return bool(type(self.loop)._should_check_val_fx(self.loop, _DataFetcher()))
 

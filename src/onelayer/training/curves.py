@@ -136,7 +136,7 @@ class Curves(Observer):
     def _extend(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the end of the previous fit like any other update of an extended run.
 
-        Loggers cannot take a value back: they keep the one of the end.
+        Loggers cannot remove a value, so they keep the one logged at that end.
         """
         step = trainer.global_step
         due = self.next_due(step - 1) == step

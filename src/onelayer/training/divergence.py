@@ -20,9 +20,9 @@ class Divergence(Observer):
     """Names a network that has diverged, and stops the training when none is left.
 
     Members never influence each other, so a population goes on with the others; the diverged ones
-    are left out of every mean and marked in tables and figures. It judges whenever Curves has
-    measured, wherever the two stand in the list of callbacks. A network whose training cost ends,
-    finite, at more than a thousand times what it was before is warned about, and counts.
+    are left out of every mean and marked in tables and figures. It runs whenever Curves has
+    measured, in any order of the callbacks. A warning names a network whose cost on training ends
+    finite, but more than a thousand times as high as it began. That network still counts.
 
     Args:
         stop: whether to stop when every network has diverged, and to warn as above.

@@ -331,7 +331,7 @@ class Descent:
 
 
 def _uniform(k: int, like: Tensor) -> Tensor:
-    """Return S (k, k) of equal probabilities: for members without a weight in the subset."""
+    """Return S (k, k) for equal probabilities, used if a member's subset has no weight."""
     eye = torch.eye(k, dtype=like.dtype, device=like.device)
     return (eye - 1 / k) / k
 

@@ -47,9 +47,9 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
 
 
 def read_image(path: Path, shape: tuple[int, ...] = (3, SIDE, SIDE)) -> Tensor:
-    """Read an image file of any size as planes of colours, flat, uint8 (d,).
+    """Read an image file of any size, one colour plane after the other, uint8 (d,).
 
-    It is resized, bicubic and antialiased.
+    The image is resized (bicubic, antialiased).
 
     Args:
         path: file of the image.
