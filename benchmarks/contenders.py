@@ -222,10 +222,10 @@ def onelayer(
     from onelayer.data.augment import READY_AFTER, FlipAndShift
     from onelayer.data.loader import ResidentLoader
     from onelayer.study.run import make_trainer
-    from onelayer.training.checkpoint import Checkpoints
     from onelayer.training.curves import Curves
     from onelayer.training.module import OneLayer
     from onelayer.training.results import Results
+    from onelayer.training.saving import Checkpoints
     from onelayer.training.schedule import TriangularLR
 
     changes = None if shift is None else FlipAndShift((3, 32, 32), len(task.X), 0, True, shift)

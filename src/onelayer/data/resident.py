@@ -66,7 +66,8 @@ class ResidentDataModule(SplitTables, LightningDataModule):
     """
 
     decisive: tuple[str, ...] = ("batch_size", "seed", "standardise", "val_size", "rows")
-    """Arguments that decide which samples come when: a run is resumed with the same."""
+    """Arguments that decide which samples come when; ``rows`` is a checksum of the samples. A run
+    is resumed with the same."""
     locations: tuple[str, ...] = ("train", "val", "test", "predict", "max_memory")
     """Arguments that say where data lie, and change no result."""
 

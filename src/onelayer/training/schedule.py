@@ -24,11 +24,23 @@ class ScheduledLR(Observer):
 
     The rate of the next update is set when a fit starts and after each batch, so every callback
     finds it in ``on_train_batch_start``. It is logged as ``lr`` every ``log_every_n_steps``
-    updates.
+    updates. A subclass names its arguments, and a resumed run must have the same. If it sets
+    ``cycle``, Curves and Snapshots follow its cycles.
+
+    Args:
+        schedule: from the number of updates done to the rate of the next.
+
+    Attributes:
+        arguments: names of the attributes that decide the rates, which checkpoints keep.
+        length: those of them that only say when the rates end: a resumed run may be longer.
     """
+
+    arguments: tuple[str, ...] = ()
+    length: tuple[str, ...] = ()
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
+        self._saved: dict[str, Any] = {}  # arguments of the run that is resumed
         self._logged = 0  # the update whose rate was logged last
         self._set: float | None = None  # the rate that the optimizers were given
         self._warned = False
@@ -36,6 +48,25 @@ class ScheduledLR(Observer):
     def rate(self, step: int) -> float:
         """Return the learning rate η of the update after ``step`` updates."""
         return self._schedule(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the arguments: a run is resumed with its own."""
+        return {name: getattr(self, name) for name in self.arguments}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
+        self._saved = state_dict
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse other rates than a resumed run's.
+
+        Raises:
+            InputError: naming the argument and both values.
+        """
+        here = self.state_dict()
+        free = dict.fromkeys(self.length)
+        before = (self._saved or here) | free
+        check_same("the checkpoint", here | free, before, EXTEND, section="schedule")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set and log the first rate.
@@ -117,6 +148,9 @@ class TriangularLR(ScheduledLR):
         InputError: naming the argument and its range.
     """
 
+    arguments = ("base_lr", "max_lr", "step_size", "cycles", "mode", "gamma")
+    length = ("cycles",)
+
     def __init__(
         self,
         base_lr: float = 1e-5,
@@ -132,22 +166,12 @@ class TriangularLR(ScheduledLR):
         self.cycle: int = 2 * step_size  # updates
         self.base_lr, self.max_lr, self.step_size = base_lr, max_lr, step_size
         self.cycles, self.mode, self.gamma = cycles, mode, gamma
-        self._saved: dict[str, Any] = {}
         self._trained = 0  # updates of the run that is resumed
 
     @property
     def total_steps(self) -> int:
         """Number of updates in all cycles, 2 n_s times cycles."""
         return self.cycle * self.cycles
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the arguments: a run is resumed with its own."""
-        names = ("base_lr", "max_lr", "step_size", "cycles", "mode", "gamma")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the checkpoint's arguments for ``on_fit_start`` (evaluation needs no schedule)."""
-        self._saved = state_dict
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -161,12 +185,9 @@ class TriangularLR(ScheduledLR):
         Raises:
             InputError: naming the argument and both values.
         """
+        super().on_fit_start(trainer, pl_module)
         here = self.state_dict()
-        saved = self._saved or here
-        # More cycles are a longer run with the same rates.
-        rates, before = ({**of, "cycles": None} for of in (here, saved))
-        check_same("the checkpoint", rates, before, EXTEND, section="schedule")
-        if self.total_steps < self._trained and here != saved:
+        if self.total_steps < self._trained and here != (self._saved or here):
             raise InputError(
                 f"schedule.cycles is {self.cycles}, which ends after {self.total_steps} updates, "
                 f"but the checkpoint has {self._trained}.\n"
