@@ -35,7 +35,7 @@ FIT = [
 """37 updates an epoch, and a checkpoint at every epoch's last batch: the hardest place."""
 SEARCH = ["search", *TINY, "--output=out"]
 REPORT = [
-    "report", "--data.source=synthetic", "--data.limit=200", "--report.step_size=1",
+    "report", "--data.source=synthetic", "--data.limit=200", "--schedule.step_size=1",
     "--report.seeds=[0,1]", "--report.runs=runs", "--output=docs",
     "--search.number=2", "--search.stages=1", "--search.seeds=[0]",
 ]  # fmt: skip
