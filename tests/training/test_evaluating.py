@@ -223,7 +223,9 @@ def test_a_compiled_training_step_is_not_compiled_for_each_update(tmp_path):
     torch._dynamo.reset()
     model = OneLayer(**SIZES)
     run = trainer(tmp_path, 30, [TriangularLR(0.01, 0.3, step_size=15)])
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    names = ("fail_on_recompile_limit_hit", "fail_on_cache_limit_hit")  # the latter in torch 2.6
+    strict = next(name for name in names if hasattr(torch._dynamo.config, name))
+    with torch._dynamo.config.patch({strict: True}):
         compiled = torch.compile(model, backend="eager")
         run.fit(compiled, datamodule=ArraysDataModule(rows(), batch_size=27))
     assert run.global_step == 30

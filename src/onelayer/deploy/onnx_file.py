@@ -109,13 +109,14 @@ class _Graph:
         W = self.wide(head.names[0], first.flatten(0, 1).mT.contiguous())
         z = self.add("MatMul", [x, W], "products")
         z = self.add("Add", [z, self.wide(head.names[1], bias.flatten())], "scores")
-        if others:
-            z = self.add("Relu", [z], "hidden")
         if m > 1:
             shape = self.constant("by_member", torch.tensor([0, m, first.shape[1]]))
             z = self.add("Reshape", [z, shape], "of_members")
             z = self.add("Transpose", [z], "members_first", perm=[1, 0, 2])
         if others:
+            # Between Transpose and MatMul: onnxruntime would fuse these two, and has no kernel for
+            # float64 then (tried: 1.20 to 1.23).
+            z = self.add("Relu", [z], "hidden")
             z = self._second(others, z)
         p = self.add("Softmax", [z], "each", axis=-1)
         return p if m == 1 else self.add("ReduceMean", [p], "mean_of_members", axes=[0], keepdims=0)
