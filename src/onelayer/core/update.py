@@ -26,6 +26,15 @@ from onelayer.core.errors import first_line
 CACHE = 2**24  # bytes of weights that a CPU's caches keep from the logits to the update
 
 
+class Batch(NamedTuple):
+    """A batch with dropout's mask and the weights of its samples, if there are any."""
+
+    X: Tensor
+    y: Tensor
+    mask: Tensor | None
+    weight: Tensor | None
+
+
 class Update(Protocol):
     """One update of a population by a batch."""
 
@@ -75,17 +84,10 @@ class FusedUpdate:
         """Update in place, with products in autocast's dtype where autocast is on."""
         X = gemm_input(X)
         with torch.no_grad(), plain(X):
-            self._descend(X, y, lr, n, mask, weight)
+            self._descend(Batch(X, y, mask, weight), lr, n)
 
-    def _descend(
-        self,
-        X: Tensor,
-        y: Tensor,
-        lr: float,
-        n: int | None,
-        mask: Tensor | None,
-        weight: Tensor | None,
-    ) -> None:
+    def _descend(self, batch: Batch, lr: float, n: int | None) -> None:
+        X, y, mask, weight = batch
         if len(self._groups) == 1:  # no views are needed
             formulas.descend_(X, y, self.parameters, self.l2, lr, self.smoothing, mask, weight)
             return
@@ -116,15 +118,8 @@ class SharedUpdate(FusedUpdate):
     The gradients are summed over the processes before the update: each ends with the same bits.
     """
 
-    def _descend(
-        self,
-        X: Tensor,
-        y: Tensor,
-        lr: float,
-        n: int | None,
-        mask: Tensor | None,
-        weight: Tensor | None,
-    ) -> None:
+    def _descend(self, batch: Batch, lr: float, n: int | None) -> None:
+        X, y, mask, weight = batch
         inputs, Z = formulas.forward(X, self.parameters, mask)
         G = formulas.residual(Z, y, n or samples_of_all(X), self.smoothing, weight)
         shares = formulas.gradients(G, inputs, self.parameters, self.l2 / processes(), mask)
@@ -156,18 +151,9 @@ class RecordedUpdate(FusedUpdate):
         super().__init__(parameters, l2, smoothing)
         self._recordings: dict[Any, _Recording] = {}
 
-    def _descend(
-        self,
-        X: Tensor,
-        y: Tensor,
-        lr: float,
-        n: int | None,
-        mask: Tensor | None,
-        weight: Tensor | None,
-    ) -> None:
-        batch = Recorded(X, y, mask, weight)
+    def _descend(self, batch: Batch, lr: float, n: int | None) -> None:
         shapes = [None if T is None else T.shape for T in batch]
-        key = X.dtype, *shapes, *(p.data_ptr() for p in self.parameters)
+        key = batch.X.dtype, *shapes, *(p.data_ptr() for p in self.parameters)
         if key not in self._recordings:
             self._recordings[key] = _Recording(batch, self.parameters, self.l2, self.smoothing)
         self._recordings[key](batch, lr)
@@ -205,15 +191,6 @@ def record(work: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-class Recorded(NamedTuple):
-    """A batch with dropout's mask and the weights of its samples, if there are any."""
-
-    X: Tensor
-    y: Tensor
-    mask: Tensor | None
-    weight: Tensor | None
-
-
 class _Recording:
     """:func:`formulas.descend_` for batches of one shape, recorded.
 
@@ -224,15 +201,13 @@ class _Recording:
 
     def __init__(
         self,
-        batch: Recorded,
+        batch: Batch,
         parameters: formulas.Parameters,
         l2: formulas.Scalar,
         smoothing: float,
     ) -> None:
         X, y, *others = batch
-        self.batch = Recorded(
-            X.clone(), y.clone(), *(T if T is None else T.clone() for T in others)
-        )
+        self.batch = Batch(X.clone(), y.clone(), *(T if T is None else T.clone() for T in others))
         self.lr, self.smoothing = parameters[0].new_ones(1), smoothing
         self.parameters, self.l2 = parameters, l2  # a graph does not keep the tensors it reads
         self._replay: Callable[[], None] | None = None
@@ -245,7 +220,7 @@ class _Recording:
                 stacklevel=3,
             )
 
-    def __call__(self, batch: Recorded, lr: formulas.Scalar) -> None:
+    def __call__(self, batch: Batch, lr: formulas.Scalar) -> None:
         for kept, new in zip(self.batch, batch, strict=True):
             if kept is not None and new is not None:
                 kept.copy_(new)

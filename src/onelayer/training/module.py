@@ -313,7 +313,7 @@ class OneLayer(LightningModule, Portable):
         for X, y, *others in batches:
             check_batch(X, y, classes=self.outputs)
             check_inputs(X, self.inputs)
-            y, weight = y.to(W.device), next((w for w in others if w is not None), None)
+            y, weight = y.to(W.device), others[0] if others else None
             weight = self.sample_weight(y, None if weight is None else weight.to(W))
             measure.update(X.to(W.device, W.dtype), y, self.weights, weight)
         if not measure.update_called:
@@ -490,7 +490,8 @@ class OneLayer(LightningModule, Portable):
         for name, parameter in zip(self.names, self.weights, strict=True):
             parameter.data = parameter.data.to(checkpoint["state_dict"][name].dtype)
         self.validation = checkpoint.get("validation")
-        self.class_weights = checkpoint.get("class_weights")
+        kept = checkpoint.get("class_weights")
+        self.class_weights = None if kept is None else kept.to(self.weights[0])
         known = checkpoint.get("data_module") or {}
         data = SimpleNamespace(classes=known.get("classes"), columns=known.get("columns"))
         for what, own in names_of(data, self.outputs, self.inputs).items():
@@ -648,10 +649,10 @@ class FromData(Callback):
                 "every update. Set its arguments, and leave lr out."
             )
         take_names(module)
-        splits = [weighted(data, split) for split in ("train", "val")]
-        if module.class_weight is not None and splits and splits[0] is not None:
-            module.learn_class_weights(splits[0].y, splits[0].weight)
-        rows = max((len(split.y) for split in splits if split), default=1)
+        train, val = weighted(data, "train"), weighted(data, "val")
+        if module.class_weight is not None and train:
+            module.learn_class_weights(train.y, train.weight)
+        rows = max((len(split.y) for split in (train, val) if split), default=1)
         m, W = len(module.members), module.weights[0]
         check_training(m, module.hidden, module.inputs, module.outputs, rows, W)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,12 +71,10 @@ def gaps(module: OneLayer, data: Any) -> tuple[Tensor, Tensor]:
     result = torch.full((2, len(module.members)), torch.nan, dtype=torch.float64)
     if len(some):
         W, b = (p.detach()[some].to(X.device) for p in module.weights)
-        row = None
-        if weight is not None or module.class_weight is not None:
-            own = None if weight is None else weight.to(module.device)
-            w = module.sample_weight(y.to(module.device), own)
-            weight, row = cast(Tensor, w).to(X.device).unsqueeze(0), torch.zeros_like(some)
-        samples = Samples(X, y.to(X.device), module.outputs, weight, row)
+        own = None if weight is None else weight.to(module.device)
+        w = module.sample_weight(y.to(module.device), own)
+        weights, row = (None, None) if w is None else (w.to(X.device)[None], torch.zeros_like(some))
+        samples = Samples(X, y.to(X.device), module.outputs, weights, row)
         found = certify(samples, W, b, module.l2[some].to(X.device))
         result[:, some] = torch.stack([found.cost, found.gap]).cpu()
     return result[0], result[1]
