@@ -24,6 +24,7 @@ from onelayer.data.read import formats as files
 from onelayer.data.read.formats import read_table
 from onelayer.data.split import Splits, stratified
 from onelayer.data.table import Columns
+from onelayer.training.module import OneLayer
 from tests.support.own import NAMES, arrays
 from tests.support.small import trainer
 from tests.support.tables import data, refused, write
@@ -563,3 +564,22 @@ def test_more_arrays_than_a_table_has_are_refused():
     refused(
         lambda: made.setup("fit"), "4 arrays were given: a table is X, (X, y) or (X, y, weight)"
     )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_test_reads_no_table_twice(tmp_path, weighted):
+    """Weights are kept when a table is read, so that it is not read again for them."""
+    X, y = arrays(N, D, K)
+    table = (X, y, np.ones(N)) if weighted else (X, y)
+    fitted = data(table, test=table, val_size=20)
+    model = OneLayer(inputs=D, classes=K)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer(tmp_path, 2).fit(model, datamodule=fitted)
+        model.trainer.save_checkpoint("a.ckpt")
+        given, read = data(table, test=table), []
+        for name, reader in list(given.readers.items()):
+            given.readers[name] = lambda name=name, reader=reader: (read.append(name), reader())[1]
+        trainer(tmp_path, 2).test(OneLayer(inputs=D, classes=K), datamodule=given,
+                                  ckpt_path="a.ckpt", verbose=False)  # fmt: skip
+    assert sorted(read) == ["test", "train"]

@@ -130,6 +130,7 @@ class SplitTables:
             if name == "train":
                 self._learn_from(table)
             self._check_backbone(table)
+            self._weights[name] = table.weight
             self._tables[name] = table.ordered(self._columns, self._whose)
         return self._tables[name]
 
@@ -240,11 +241,10 @@ class SplitTables:
 
         They are scaled so that those of the training split have mean 1.
         """
-        for name in {self._table_of(split), "train"} - self._weights.keys():
-            self._weights[name] = self.table(name).weight if name in self.readers else None
-        own, train = self._weights[self._table_of(split)], self._weights["train"]
+        own = self._weights_of(self._table_of(split))
         if own is None:
             return None
+        train = self._weights_of("train") if "train" in self.readers else None
         scale = 1.0 if train is None else float(train[self.rows_of("train").numpy()].mean())
         if not scale > 0:
             where = self.table("train").where
@@ -253,6 +253,12 @@ class SplitTables:
                 "sample a weight above 0."
             )
         return torch.from_numpy(own[self.rows_of(split).numpy()] / scale).float()
+
+    def _weights_of(self, name: str) -> NDArray[Any] | None:
+        """Return the weights of a table, which were kept when it was read."""
+        if name not in self._weights:
+            self.table(name)
+        return self._weights[name]
 
     def _check_known(self, split: Split) -> None:
         """Raise :class:`InputError` for a class that no training row has."""
