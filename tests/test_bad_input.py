@@ -367,6 +367,15 @@ COMMANDS = [
         ["EarlyStopping monitors 'val_los'", "Did you mean val/loss?"],
     ),
     Row(
+        "monitor-without-class-weights",
+        [
+            *FIT,
+            "--trainer.callbacks+=EarlyStopping",
+            "--trainer.callbacks.monitor=val/balanced_accuracy",
+        ],
+        ["EarlyStopping monitors 'val/balanced_accuracy'", "What is: train/cost"],
+    ),
+    Row(
         "monitor-of-no-split",
         [
             *FIT,

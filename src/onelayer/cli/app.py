@@ -48,6 +48,7 @@ from onelayer.training.folder import run_folder
 from onelayer.training.module import OneLayer
 from onelayer.training.observer import callbacks_of
 from onelayer.training.predictions import PredictionsCSV
+from onelayer.training.records import PLAIN_QUANTITIES, QUANTITIES
 from onelayer.training.results import Results
 from onelayer.training.saving import Checkpoints
 from onelayer.training.summary import format_report
@@ -290,7 +291,8 @@ class OneLayerCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train."""
         splits = ("train", "val") if has_split(self.datamodule, "val") else ("train",)
-        refuse_unknown_monitors(callbacks_of(self.trainer), splits)
+        names = QUANTITIES if self.model.class_weight is not None else PLAIN_QUANTITIES
+        refuse_unknown_monitors(callbacks_of(self.trainer), splits, names)
         if not self.trainer.is_global_zero:
             self.trainer.fit(**kwargs)
             return

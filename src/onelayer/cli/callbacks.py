@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from onelayer.cli.sections import SHARED
 from onelayer.core.errors import InputError
-from onelayer.training.records import QUANTITIES
 
 
 def refuse_doubles(ours: Sequence[Callback], asked: Sequence[Any]) -> None:
@@ -24,7 +23,9 @@ def refuse_doubles(ours: Sequence[Callback], asked: Sequence[Any]) -> None:
             )
 
 
-def refuse_unknown_monitors(callbacks: Sequence[Callback], splits: Sequence[str]) -> None:
+def refuse_unknown_monitors(
+    callbacks: Sequence[Callback], splits: Sequence[str], names: Sequence[str]
+) -> None:
     """Raise :class:`InputError` if a callback monitors a metric that is not measured.
 
     Lightning fails only after the first epoch. A callback of the user's own may log any metric, so
@@ -32,7 +33,7 @@ def refuse_unknown_monitors(callbacks: Sequence[Callback], splits: Sequence[str]
     """
     if not all(type(c).__module__.startswith(("lightning.", "onelayer.")) for c in callbacks):
         return
-    legal = [f"{split}/{name}" for split in splits for name in QUANTITIES]
+    legal = [f"{split}/{name}" for split in splits for name in names]
     for callback in callbacks:
         if not isinstance(callback, EarlyStopping | ModelCheckpoint):
             continue

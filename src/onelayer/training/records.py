@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from onelayer.core.errors import InputError
 from onelayer.training.files import atomic_write, named
 
-QUANTITIES = ("cost", "loss", "accuracy", "balanced_accuracy")
-"""Names of metrics in the order of tables; the last only with class weights."""
+PLAIN_QUANTITIES = ("cost", "loss", "accuracy")
+"""Names of metrics that every run has, in the order of tables."""
+QUANTITIES = (*PLAIN_QUANTITIES, "balanced_accuracy")
+"""Names of metrics with class weights."""
 
 
 def quantities(figures: Mapping[str, Any]) -> list[str]:

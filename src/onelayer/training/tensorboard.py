@@ -19,12 +19,12 @@ from onelayer.data.adapter import augment_of, shape_of
 from onelayer.training.folder import run_folder
 from onelayer.training.members import by_l2
 from onelayer.training.observer import Observer, observers
-from onelayer.training.records import QUANTITIES, Row, is_finite, quantities
+from onelayer.training.records import PLAIN_QUANTITIES, Row, is_finite, quantities
 from onelayer.training.summary import collect, network_name
 from onelayer.training.weight_images import is_picture, picture
 
 # TensorBoard's custom scalars: training and validation of one quantity in one chart.
-CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in QUANTITIES[:3]}
+CHARTS = {q: {q: ["Multiline", [f"{q}/train", f"{q}/val"]]} for q in PLAIN_QUANTITIES}
 COLUMNS = {"data", "hidden", "l2", "max_lr", "updates"}  # of HParams, shown unasked
 WEIGHTS = "weights"
 MOST_PICTURES = 8  # λ whose weights are drawn; of more, only those of the best
