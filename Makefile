@@ -3,7 +3,7 @@
 #   make test ARGS="-k schedule -n 0"   more arguments for the command (-n 0: one test at a time)
 #   make train PYTHON=python3.13        the Python that makes .venv
 .DEFAULT_GOAL := help
-.PHONY: help train test test-gpu lint format bench soak lock docs wheel test-lowest nightly clean FORCE
+.PHONY: help train test test-gpu lint format bench soak lock docs wheel test-lowest test-lightning nightly clean FORCE
 
 PYTHON ?=
 comma := ,
@@ -63,12 +63,29 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml allo
 	.lowest/bin/python -m pytest -n 2 --dist worksteal \
 	  -W ignore::DeprecationWarning -W ignore::FutureWarning $(ARGS)
 
-nightly:  ## everything: all extras, docs, wheel, soak
-	$(MAKE) lint test docs wheel EXTRAS=dev,loggers
+# Three times ten minutes on two cores; docs/lightning_suite.md says what fails, and why.
+LIGHTNING := https://github.com/Lightning-AI/pytorch-lightning
+TAG ?= 2.6.5
+PARTS ?= callbacks checkpointing trainer loops tuner core models/test_restore.py models/test_hooks.py
+test-lightning: $(DEV)  ## run Lightning's own tests with OneLayer in place of their model
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest-timeout
+	[ -d .lightning/tests ] || git clone --quiet --depth 1 --branch $(TAG) $(LIGHTNING) .lightning
+	for loader in boring plain resident; do for part in $(PARTS); do \
+	  (cd .lightning/tests && ONELAYER_LOADER=$$loader PL_RUN_CPU_TESTS=1 \
+	    PYTHONPATH=$(CURDIR)/src:$(CURDIR):$(CURDIR)/.lightning/tests $(CURDIR)/$(BIN)/python -m pytest \
+	    -p tests.lightning_suite -c /dev/null --rootdir=. -q --timeout=60 -o timeout_func_only=true \
+	    -k "not ddp and not spawn and not fork and not legacy" \
+	    --junitxml=../reports/$$loader/$$(basename $$part .py).xml tests_pytorch/$$part); \
+	done; done; :
+	$(BIN)/python -m tests.lightning_suite .lightning/reports/boring .lightning/reports/plain:57 .lightning/reports/resident:99
+
+nightly:  ## everything: all extras, docs, wheel, Lightning's own tests, soak
+	$(MAKE) lint test docs wheel test-lightning EXTRAS=dev,loggers
 	$(MAKE) soak EXTRAS=dev,loggers SECONDS=900
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
-	rm -rf .venv .lowest .site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .lowest .lightning .site dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list these

@@ -44,7 +44,7 @@ def runs():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore:(?s).*Pydantic V2:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:training stops in mid-cycle", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:There is a wandb run already in progress")
@@ -134,7 +134,7 @@ def test_the_bare_name_of_a_logger_is_enough(typed, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore:(?s).*Pydantic V2:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_mlflow_by_its_bare_name_is_told_the_rates_and_the_data(monkeypatch):

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 
 from onelayer.__main__ import main
 from onelayer.training.checkpoint import load_network, read_checkpoint
 from tests.support.own import NAMES, arrays
+
+pytest.importorskip("sklearn")
+
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 QUIET = "--trainer.enable_progress_bar=false"
 SHORT = ["--schedule.step_size=10", QUIET]

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("importlinter")
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -19,8 +19,9 @@ SNIPPETS = {
     page.name: found
     for page in PAGES
     if (found := re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-    and page.name not in ("features.md", "whitening.md")  # each has a test of its own
+    and page.name not in ("features.md", "sklearn.md", "whitening.md")  # each has a test of its own
 }
+NEEDED = {"data.md": "sklearn", "production.md": "onnxruntime"}  # packages of extras
 COMMANDS = re.findall(r"^onelayer .*$", README, re.MULTILINE)
 SMALL = [
     "--data.source=synthetic", "--data.train_batches=[1]", "--data.val_batches=null",
@@ -58,6 +59,8 @@ def smaller(snippet: str) -> str:
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("page", sorted(SNIPPETS))
 def test_the_snippets_of_a_page_run_one_after_the_other(tmp_path: Path, page: str) -> None:
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page])
     names: dict[str, object] = {}
     for snippet in SNIPPETS[page]:
         exec(compile(smaller(snippet), page, "exec"), names)
@@ -94,6 +97,7 @@ def test_a_script_ends_with_the_bits_of_the_command_line(tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore:training stops in mid-cycle")
 def test_the_commands_run_in_their_order(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
     assert len(COMMANDS) == 10

@@ -7,6 +7,7 @@ from tests.support.pages import run_page
 
 @pytest.mark.usefixtures("drawn")
 def test_every_line_of_the_page_runs(tmp_path):
+    pytest.importorskip("sklearn")
     names, _ = run_page("sklearn.md", {})
     assert names["probe"][-1].gap_ < 1e-12
     assert (tmp_path / "path.png").stat().st_size > 5000

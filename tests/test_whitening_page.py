@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 import onelayer
 from tests.support.pages import run_page
+
+pytest.importorskip("sklearn")
+
+from sklearn.datasets import load_digits
 
 SHORT = [
     "--model.hidden=50", "--model.seeds=[0,1]", "--schedule.step_size=300", "--data.shift=1",

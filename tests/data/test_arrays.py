@@ -7,11 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -27,6 +23,15 @@ from onelayer.data.table import Columns
 from onelayer.training.module import OneLayer
 from tests.support.own import NAMES, arrays
 from tests.support.small import trainer
+
+pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
 from tests.support.tables import data, refused, write
 
 N, D, K = 120, 6, 4

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
@@ -22,6 +21,10 @@ from onelayer.data.features import measure, standardise
 from onelayer.data.read.images import read_image
 from onelayer.data.read.samples import HuggingFace, read_dataset
 from onelayer.training.checkpoint import load_network
+
+pytest.importorskip("scipy")
+
+import scipy.io
 
 QUIET = "--trainer.enable_progress_bar=false"
 

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -21,6 +20,12 @@ from onelayer.training.checkpoint import load_network, read_checkpoint
 from onelayer.training.module import OneLayer
 from tests.support.own import NAMES, Theirs, arrays
 from tests.support.small import SAFELY, trainer
+
+pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
+import pandas as pd
+
 from tests.support.tables import data, refused, write
 
 N, D, K = 120, 3, 4

@@ -6,8 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
+
+from onelayer.core.errors import InputError
+from tests.support.processes import Forked
+
+pytest.importorskip("sklearn")
+
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.datasets import (
     load_breast_cancer,
@@ -21,9 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency
 
-from onelayer.core.errors import InputError
 from onelayer.sklearn import OneLayerClassifier
-from tests.support.processes import Forked
 
 
 def imbalanced(k, seed):

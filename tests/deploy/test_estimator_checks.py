@@ -3,6 +3,9 @@
 import warnings
 
 import pytest
+
+pytest.importorskip("sklearn")
+
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from onelayer.sklearn import OneLayerClassifier, OneLayerClassifierCV

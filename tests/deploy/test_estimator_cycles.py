@@ -4,18 +4,22 @@ import pickle
 
 import numpy as np
 import pytest
-import sklearn
 import torch
+
+from onelayer.core.cycles import triangular
+from onelayer.core.errors import TrainingError
+from onelayer.core.network import initial_parameters
+from onelayer.data.loader import epoch_order
+
+pytest.importorskip("sklearn")
+
+import sklearn
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from onelayer.core.cycles import triangular
-from onelayer.core.errors import TrainingError
-from onelayer.core.network import initial_parameters
-from onelayer.data.loader import epoch_order
 from onelayer.sklearn import OneLayerClassifier, OneLayerClassifierCV
 
 X, y = load_iris(return_X_y=True)

@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
-import safetensors.torch
 import torch
 
 from onelayer.core.errors import InputError
 from onelayer.data.arrays import ArraysDataModule
+
+pytest.importorskip("pyarrow")
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import safetensors.torch
 
 
 def write(name, X, y=None, **more):

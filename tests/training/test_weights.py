@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
-from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, TensorDataset
 
 from onelayer import load_network, solve
@@ -23,6 +22,10 @@ from onelayer.training.schedule import TriangularLR
 from tests.support.own import arrays
 from tests.support.resuming import Case, assert_resumes
 from tests.support.small import fit, trainer
+
+pytest.importorskip("sklearn")
+
+from sklearn.metrics import balanced_accuracy_score
 
 D, K = 6, 4
 pytestmark = pytest.mark.filterwarnings(

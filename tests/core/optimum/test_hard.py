@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.hard_optima import judge, problem
 from onelayer.core.errors import InputError
 from onelayer.core.optimum.certificate import certify
 from onelayer.core.optimum.data import Samples
 from onelayer.core.optimum.solve import solve
+
+pytest.importorskip("scipy")
+
+from benchmarks.hard_optima import judge, problem
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 8, 11, 64, 83, 93, 122, 175, 528])

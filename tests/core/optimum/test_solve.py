@@ -21,8 +21,7 @@ def centred(b):
 @pytest.mark.parametrize("solver", ["newton-cholesky", "lbfgs"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_scikit_learn_finds_the_same(solver, k):
-    from sklearn.linear_model import LogisticRegression
-
+    linear_model = pytest.importorskip("sklearn.linear_model")
     X, y = problem(k=k)
     path = solve(X, y, L2, gap=1e-15)
     for i, l2 in enumerate(L2):
@@ -30,7 +29,7 @@ def test_scikit_learn_finds_the_same(solver, k):
         C = 1 / (2 * l2 * len(X)) if k > 2 else 1 / (l2 * len(X))
         # Centred, which moves the intercept alone: lbfgs stops by the gain of a step, and where
         # features lie far from 0, in the last digits of the cost, at weights still 4e-6 away.
-        theirs = LogisticRegression(C=C, solver=solver, tol=1e-12, max_iter=10000)
+        theirs = linear_model.LogisticRegression(C=C, solver=solver, tol=1e-12, max_iter=10000)
         theirs.fit(X - X.mean(0), y)
         coefficients = torch.tensor(theirs.coef_)
         intercept = torch.tensor(theirs.intercept_) - coefficients @ X.mean(0)
@@ -45,8 +44,7 @@ def test_scikit_learn_finds_the_same(solver, k):
 
 
 def test_scipys_trust_region_finds_the_same():
-    from scipy.optimize import minimize
-
+    minimize = pytest.importorskip("scipy.optimize").minimize
     X, y = problem(n=80, d=4)
     k, d, l2 = 3, 4, 0.02
 

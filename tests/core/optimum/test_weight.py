@@ -120,11 +120,10 @@ def test_folds_of_weighted_samples():
 
 
 def test_without_a_bias_it_is_scikit_learns():
-    from sklearn.linear_model import LogisticRegression
-
+    linear_model = pytest.importorskip("sklearn.linear_model")
     ours = solve(X, y, λ, 1e-18, weight=WEIGHT, bias=False)
     C = 1 / (2 * λ * float(WEIGHT.sum()))
-    theirs = LogisticRegression(
+    theirs = linear_model.LogisticRegression(
         C=C, fit_intercept=False, solver="newton-cholesky", tol=1e-13, max_iter=1000
     ).fit(X.numpy(), y.numpy(), WEIGHT.numpy())
     assert not ours.b.any()
