@@ -21,6 +21,7 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
     Raises:
         OSError: the file cannot be made, or its file system has no locks.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0.5)

@@ -127,7 +127,7 @@ def _safetensors(head: Head, facts: Mapping[str, Any]) -> tuple[bytes, Predict |
 def _npz(head: Head, facts: Mapping[str, Any]) -> tuple[bytes, Predict | None]:
     file = io.BytesIO()
     named = {"classes": np.array(facts["classes"]), "metadata": np.array(json.dumps(facts))}
-    np.savez(file, allow_pickle=False, **_arrays(head), **named)
+    np.savez(file, **_arrays(head), **named)  # type: ignore[arg-type]  # numpy 1 has no allow_pickle
     read = dict(np.load(io.BytesIO(file.getvalue()), allow_pickle=False))
     return file.getvalue(), lambda x: predict_numpy(read, _scaled(x))
 

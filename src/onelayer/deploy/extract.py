@@ -197,5 +197,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _npz(content: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **content)
+    np.savez(file, **content)
     return file.getvalue()
