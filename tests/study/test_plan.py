@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onelayer.core.errors import InputError
 from onelayer.study.plan import (
     Candidate,
+    Final,
     Plan,
     aggregate,
     best_of_each,
@@ -189,3 +190,8 @@ def test_the_standard_error_is_that_of_the_validation_images_and_the_seeds():
 def test_settings_that_make_no_search_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         Plan(**arguments)
+
+
+@pytest.mark.parametrize(("read", "kept"), [(50.0, 50), (50, 50), (0.2, 0.2), (None, None)])
+def test_a_whole_val_size_of_the_final_training_is_a_count(read, kept):
+    assert repr(Final(val_size=read).val_size) == repr(kept)

@@ -169,6 +169,12 @@ class Final:
     step_size: int | None = None
     cycles: int = 5
 
+    def __post_init__(self) -> None:
+        # typing keeps one order of int and float for all optional unions of both, and jsonargparse
+        # reads by it: after somebody else's Optional[Union[float, int]], 50 is read as 50.0.
+        if isinstance(self.val_size, float) and self.val_size > 1 and self.val_size.is_integer():
+            object.__setattr__(self, "val_size", int(self.val_size))
+
 
 @dataclass(frozen=True)
 class Repeat:
