@@ -25,7 +25,7 @@ from onelayer.core.optimum.lbfgs import History, dot, times
 MEMORY = 15  # pairs that L-BFGS keeps; half as many where memory is short
 TRIALS = 40  # steps that a line search tries, at most; nearly always one or two suffice
 STRICT = 5  # trials after which a slope need not be small any more
-NEAR, LOOSE = 0.1, 0.9  # share of the first slope at which a line search ends, before and after
+NEAR, LOOSE = 0.3, 0.9  # share of the first slope at which a line search ends, before and after
 EXPAND, SHRINK = 4.0, 0.1  # factors where Newton's method leaves the bracket
 FAR, FORCING = 100.0, 0.1  # decrement, in gaps, above which Newton's system is solved this well
 EXHAUSTED = 1e-26  # squared residual, of the first, at which rounding is all that is left

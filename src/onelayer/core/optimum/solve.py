@@ -45,8 +45,8 @@ class Round(NamedTuple):
 
 
 ROUNDS = (
-    Round(exact=False, newton=False, safety=0.2, patience=8, most=100),
-    Round(exact=False, newton=False, safety=0.1, patience=8, most=50),
+    Round(exact=False, newton=False, safety=0.2, patience=20, most=150),
+    Round(exact=False, newton=False, safety=0.1, patience=20, most=50),
     Round(exact=True, newton=False, safety=0.5, patience=20, most=120),
     *(Round(True, True, safety, 15, 1000) for safety in (0.2, 1e-2, 1e-4, 1e-6, 1e-8)),
 )
