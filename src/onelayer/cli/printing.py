@@ -22,7 +22,7 @@ def print_run(summary: dict[str, Any], folder: Path | None) -> None:
     """Print the results of a fit, its folder, and the command that exports its networks."""
     print(f"\n{format_summary(summary)}")
     if folder is not None:
-        print(f"run: {folder} (curves.png, summary.json, checkpoints/, …)")
+        print(f"run: {folder} (curves.png, checkpoints/, …)")
         if last_of(folder).is_file():
             run = shlex.quote(str(folder))
             print(f"export: onelayer export --ckpt_path {run} --output head.onnx")

@@ -208,6 +208,7 @@ def plot_range(
     proposals: Mapping[float, Sequence[float]],
     output: str | Path,
     dataset: str,
+    network: str = "",
 ) -> None:
     """Plot loss and accuracy on validation over the rate, a line per λ, with the proposed ends.
 
@@ -216,6 +217,7 @@ def plot_range(
         proposals: ends of a cycle, by λ.
         output: PNG to write.
         dataset: name of the data.
+        network: what was trained, in words.
     """
     figure, axes = new_figure(1, 2, (11, 4.2))
     val = [row for row in rows if row.split == "val"]
@@ -234,7 +236,8 @@ def plot_range(
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0, 0].set_ylim(top=1.5 * min(row.loss for row in val if row.step == 0), bottom=0)
-    figure.suptitle(describe("learning rate range test, proposed ends dotted", dataset, 0))
+    title = ": ".join(filter(None, (network, "learning rate range test")))
+    figure.suptitle(describe(title, dataset, 0, "proposed ends dotted"))
     save(figure, output)
 
 

@@ -83,9 +83,10 @@ def plot_weights(network: OneLayer, path: str | Path) -> None:
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
-    """Return a figure's title, with the number of diverged networks and synthetic data."""
+    """Return a figure's title: with the data set, the diverged networks, and synthetic data."""
     words = [
         title,
+        "" if dataset in title or dataset == "synthetic" else dataset,
         shows,
         f"{diverged} diverged" if diverged else "",
         "built-in synthetic images, NOT CIFAR-10" if dataset == "synthetic" else "",
@@ -277,7 +278,8 @@ def plot_test(report: Mapping[str, Any], output: str | Path) -> None:
     figure, axes = new_figure(1, 2, (12, 5.5))
     _draw_confusion(axes[0, 0], np.array(report["confusion"]), names)
     _draw_reliability(axes[0, 1], report["bins"], report["calibration_error"])
-    title = f"test split, {report['samples']:,} samples: accuracy {100 * report['accuracy']:.2f} %"
+    accuracy = f"{100 * report['accuracy']:.2f} % of {report['samples']:,} test samples"
+    title = f"{report['networks']}: {accuracy}"
     figure.suptitle(describe(title, report["dataset"], 0))
     save(figure, output)
 

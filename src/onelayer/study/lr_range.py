@@ -17,6 +17,7 @@ from onelayer.training.curves import Curves
 from onelayer.training.progress import ProgressLine
 from onelayer.training.range import Proposal, RangeTest, propose
 from onelayer.training.records import write_rows
+from onelayer.training.summary import network_name
 from onelayer.training.text import table
 
 
@@ -72,7 +73,8 @@ class Range:
         proposals = {float(l2 or 0.0): propose(points) for l2, points in test.points.items()}
         with alone_in(self.output):
             write_rows(self.output / "range.csv", rows, append=False)
-            plot_range(rows, proposals, self.output / "range.png", name_of(data))
+            network = network_name(self.model.get("hidden", 0))
+            plot_range(rows, proposals, self.output / "range.png", name_of(data), network)
         print(format_proposals(test, proposals))
         print(f"range: {self.output} (range.csv, range.png)", flush=True)
         return proposals

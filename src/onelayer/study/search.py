@@ -205,8 +205,9 @@ class Search:
             rows, candidates = self._run_stages(database, data)
             with alone_in(self.output):
                 content, folder = self._finish(rows, candidates, name_of(data))
-        left = f"search.csv, search.png, best.yaml, {folder.name}/"
-        print(f"search: {self.output} ({left})\n{database.title}", flush=True)
+        left = "search.csv, search.png, best.yaml, …"
+        print(f"search: {self.output} ({left})\nrun: {folder}", flush=True)
+        print(database.title, flush=True)
         return content
 
     def _run_stages(

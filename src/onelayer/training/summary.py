@@ -170,10 +170,10 @@ def _mean_std(values: Sequence[float], unit: float = 1, digits: int = 2) -> str:
 
 
 def format_report(report: dict[str, Any], most: int = 30) -> str:
-    """Return the metrics in a line and a line per class; only the worst if there are many."""
+    """Return the metrics in two lines and a line per class; only the worst if there are many."""
     top5 = report["top5_accuracy"]
     head = (
-        f"{report['networks']}: balanced accuracy {100 * report['balanced_accuracy']:.2f} %"
+        f"{report['networks']}:\n  balanced accuracy {100 * report['balanced_accuracy']:.2f} %"
         + ("" if top5 is None else f", top-5 accuracy {100 * top5:.2f} %")
         + f", calibration error {100 * report['calibration_error']:.2f} %"
     )

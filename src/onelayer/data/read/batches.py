@@ -30,7 +30,7 @@ CLASS_NAMES = (
 
 @dataclass(frozen=True)
 class Published(Archive):
-    """The archive of the batch files, of ``images`` each; tests publish small ones of their own."""
+    """The archive of the batch files, which hold ``images`` each; tests make small ones."""
 
     images: int = 10_000
 
@@ -104,7 +104,7 @@ def root_folder(root: str | Path | None = None) -> Path:
     """Return the folder to look in: ``root``, else the variable ONELAYER_DATA's, else "data".
 
     Raises:
-        InputError: it begins with the ~ of a user that there is not.
+        InputError: it begins with the ~ of an unknown user.
     """
     return at_home(root or os.environ.get("ONELAYER_DATA") or "data")
 

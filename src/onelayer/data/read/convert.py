@@ -24,7 +24,7 @@ def as_features(value: Any, where: str) -> tuple[Tensor, tuple[int, ...]]:
     """Return features (n, d) as a tensor, and the shape (c, height, width) of images, else ().
 
     Raises:
-        InputError: they are no numbers, or images whose layout cannot be told.
+        InputError: they are not numbers, or the layout of images is ambiguous.
     """
     if not isinstance(value, Tensor):
         value = np.asarray(value)
@@ -49,7 +49,7 @@ def is_channels_last(shape: tuple[int, ...], where: str) -> bool:
     """Return whether images are (height, width, channels), not (channels, height, width).
 
     Raises:
-        InputError: both are as likely.
+        InputError: both are equally likely.
 
     >>> is_channels_last((32, 32, 3), "X"), is_channels_last((3, 32, 32), "X")
     (True, False)

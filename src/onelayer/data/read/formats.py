@@ -107,7 +107,7 @@ def _of_given(given: Any, columns: Columns, labelled: bool) -> Table:
 
 
 def _refuse_names(columns: Columns, why: str, advice: str) -> None:
-    """Raise :class:`InputError` if groups or weights are named that cannot be there."""
+    """Raise :class:`InputError` if groups or weights are named that the data cannot hold."""
     for argument, name in columns.others.items():
         if argument != "y":
             raise InputError(
@@ -120,7 +120,7 @@ def _instead_of(suffix: str) -> str:
 
 
 def name_of(given: Any) -> str:
-    """Return what data are called: the file's name, or its folder's where that says which split.
+    """Return a name for the data: the file's, or its folder's if the file is named by its split.
 
     >>> name_of("pets/train.npz"), name_of("digits_train.csv"), name_of("digits.npz")
     ('pets', 'digits', 'digits')
@@ -222,7 +222,7 @@ def _loaded(archive: Any, key: str, path: Path) -> Array:
 
 
 def _check_claim(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Raise :class:`InputError` before an array is read that is not there, or fits no memory."""
+    """Raise :class:`InputError` if an array is missing or would not fit in memory."""
     from numpy.lib import format as npy
 
     if name not in archive.namelist():
@@ -306,7 +306,7 @@ def _of_npy(paths: Sequence[Path], labelled: bool) -> Table:
 
 def _mapped(path: Path) -> Array:
     try:
-        # c: private, so that torch may have it; what nobody writes to stays the file's pages
+        # c: private, as torch wants memory to write to; what is not written stays in the file
         found: Array = np.load(path, mmap_mode="c", allow_pickle=False)
         return found
     except ValueError as error:

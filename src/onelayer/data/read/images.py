@@ -24,10 +24,10 @@ _BICUBIC = 3  # PIL.Image.Resampling.BICUBIC, without importing Pillow before it
 
 
 def find_images(names: Iterable[str | Path]) -> list[Path]:
-    """List the named image files and those below the named folders, each folder's by name.
+    """List the named image files and those below the named folders, sorted by name in each folder.
 
     Raises:
-        InputError: a name does not exist, a folder holds no image, or there is no name.
+        InputError: a path does not exist, a folder holds no image, or no path is given.
     """
     found: list[Path] = []
     for path in (at_home(name) for name in names):
@@ -71,7 +71,7 @@ def open_image(path: str | Path) -> Any:
     """Open an image file with 8 bits a pixel, as :func:`in_bytes` returns it.
 
     Raises:
-        ValueError: it is no regular file, or its pixels have 32 bits.
+        ValueError: it is not a regular file, or its pixels have 32 bits.
         Exception: raised by Pillow's decoders for a damaged file or a decompression bomb.
     """
     from PIL import Image

@@ -36,7 +36,7 @@ def read_dataset(dataset: Any, x: str, y: str, labelled: bool = True, trains: bo
         trains: whether it is trained on: then its transform must not be random.
 
     Raises:
-        InputError: a sample is none, or of another shape than the first; naming its number.
+        InputError: an item is not a sample, or not of the first one's shape; naming its number.
     """
     where = type(dataset).__name__
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -118,8 +118,8 @@ class HuggingFace(Dataset[Any]):
     """A data set of the Hugging Face Hub, or in files that its library ``datasets`` reads.
 
     Args:
-        path: name of the data set, or a folder: of files, or what ``save_to_disk`` has left.
-        split: train, test and the like; not looked at where the folder holds one alone.
+        path: name of the data set, or a folder: of files, or what ``save_to_disk`` wrote.
+        split: train, test and the like; ignored if the folder holds only one.
         name: of the configuration, if there are several.
 
     Raises:
@@ -165,7 +165,7 @@ class _Sample(NamedTuple):
 
     @property
     def image(self) -> tuple[int, ...]:
-        """Channels, height and width; () of what is no image."""
+        """Return channels, height and width; () if the sample is not an image."""
         return tuple(self.x.shape) if self.x.ndim == 3 else ()
 
 
@@ -184,7 +184,7 @@ def _sample(dataset: Any, i: int, x: str, y: str, where: str) -> _Sample:
 
 
 def _is_picture(value: Any) -> bool:
-    """Return whether it is an image of Pillow's."""
+    """Return whether a sample is a Pillow image."""
     return hasattr(value, "convert") and hasattr(value, "mode")
 
 
@@ -205,7 +205,7 @@ def _pair(sample: Any, x: str, y: str, where: str) -> tuple[Any, Any]:
 
 
 def _tensor(value: Any, where: str) -> Tensor:
-    """One sample: images (c, height, width), of PIL's as bytes."""
+    """Return a sample as a tensor; images become (c, height, width), Pillow's as bytes."""
     if _is_picture(value):
         try:
             return to_planes(in_bytes(value))

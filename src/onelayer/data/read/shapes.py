@@ -166,6 +166,6 @@ def _between(low: float, high: float, share: Floats) -> Floats:
 
 
 def _pixel_grid() -> tuple[Floats, Floats]:
-    """Each pixel's centre, (1, 1024) each: x to the right and y down, from -1 to 1."""
+    """Return the coordinates of pixel centres, (1, 1024) each: x right and y down, from -1 to 1."""
     line = ((np.arange(SIDE) * 2 + 1 - SIDE) / SIDE).astype(np.float32)
     return np.tile(line, SIDE)[None], np.repeat(line, SIDE)[None]
