@@ -97,9 +97,9 @@ def of_theirs(X: Any, y: Any) -> tuple[Any, float]:
 
 
 def measure(who: str, name: str) -> None:
+    X, X_test, y, y_test = SETS[name]()
     warnings.resetwarnings()  # joblib sends filters, and their classes, to its processes
     warnings.simplefilter("ignore")
-    X, X_test, y, y_test = SETS[name]()
     start = time.perf_counter()
     probe, gap = {"onelayer": of_ours, "scikit-learn": of_theirs}[who](X, y)
     seconds = time.perf_counter() - start
