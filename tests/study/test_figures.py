@@ -224,7 +224,8 @@ def test_a_test_report_names_classes_and_its_bars_do_not_overlap(tmp_path, figur
     bins = [{"samples": 5, "confidence": c, "accuracy": c} for c in (0.19, 0.21, 0.3, 0.999)]
     report = {
         "classes": [{"class": f"class {i}"} for i in range(k)], "samples": 20, "accuracy": 0.5,
-        "confusion": [[1] * k] * k, "bins": bins, "networks": "the network", "calibration_error": 0.1, "dataset": "x",
+        "confusion": [[1] * k] * k, "bins": bins, "calibration_error": 0.1,
+        "networks": "the network", "dataset": "x",
     }  # fmt: skip
     plot_test(report, tmp_path / "test.png")
     ((_, axes),) = figures
