@@ -7,7 +7,7 @@ SUBCOMMANDS = {
     "fit": "train, then measure the training, validation and test splits",
     "validate": "measure a checkpoint on the validation split",
     "test": "measure a checkpoint on the test split",
-    "predict": "classify images or samples with a checkpoint: a CSV of probabilities",
+    "predict": "classify images or samples with a checkpoint, into a CSV",
     "export": "write a trained network as ONNX, safetensors or npz",
     "features": "turn a folder of images into features with a frozen network",
     "gradcheck": "compare every analytic gradient with autograd and with differences",

@@ -81,7 +81,7 @@ class Extractor:
     """A loaded backbone.
 
     Args:
-        backbone: its description. A digest that is known must be that of the weights.
+        backbone: its description; if it has a digest, the loaded weights must match it.
         device: device to run on.
 
     Attributes:
@@ -129,7 +129,10 @@ class Extractor:
             )
         found = found.flatten(1).float().cpu()
         if not found.isfinite().all():
-            raise InputError(f"the backbone {self.backbone.words} returns numbers not finite.")
+            raise InputError(
+                f"the backbone {self.backbone.words} returns NaN or infinity; features must be "
+                "finite. Check its weights, and the size of its images."
+            )
         return found
 
     def read(self, path: Path) -> Tensor:

@@ -250,7 +250,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint's statistics and names, in its order.
+        """Restore statistics and names from the checkpoint, in the checkpoint's order.
 
         Raises:
             InputError: the run to resume had other data or another order, or the network was
@@ -270,7 +270,7 @@ class ResidentDataModule(SplitTables, LightningDataModule):
         self._take_name(state["dataset"])
         self._take_columns(state.get("columns"), "the checkpoint")
         self._take_classes_of(state, fits)
-        if fits and not self._begun:  # a later one is Lightning's own, of a search of a batch size
+        if fits and not self._begun:  # later calls come from Lightning's batch size finder
             advice = "Use the same data, or start a new run, without --ckpt_path."
             check_same("the checkpoint", self._arguments(), state["arguments"], advice)
         if not fits:

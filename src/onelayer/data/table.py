@@ -19,7 +19,7 @@ from onelayer.data.naming import match
 
 Array = NDArray[Any]
 CHUNK = 2**20  # numbers checked together: 8 MB of float64
-_COUNTED = 50  # rows that a column needs before a warning says that it numbers them
+_COUNTED = 50  # fewest rows for the warning that a column only numbers its rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Columns:
         x: key or column of the features, or several columns. By default the key "X"; of a .csv or
             .parquet a column "X" of lists, or else all columns but those named below.
         y: key or column of the labels.
-        groups: key or column of the groups that a validation split must not tear apart.
+        groups: key or column of the groups that a validation split must not split.
         weight: key or column of the weights of the samples.
     """
 

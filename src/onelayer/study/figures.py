@@ -118,7 +118,7 @@ def plot_curves(
     figure, axes = new_figure(2, 2, (11, 7.5))
     updates = "updates"
     if train_rows is not None:
-        updates += f"\n(training: {train_rows:,} random rows between the first and last point)"
+        updates += f"\n(training: {train_rows:,} random samples, but all at both ends)"
     lines = list(_lines(rows))
     for axis, quantity in zip(axes.flat, TITLES, strict=False):
         for line in lines:
@@ -254,12 +254,16 @@ def add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
 
 def scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
     """Make the x-axis a logarithmic scale of λ with few labels."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     axis.set_xscale("log")
     axis.set_xlabel("λ")
     axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = min(l2s), max(l2s)
+    if len(set(l2s)) <= 4:
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(sorted(set(l2s)), [f"{l2:.3g}" for l2 in sorted(set(l2s))])
+        return
     if high >= 100 * low:
         axis.xaxis.set_major_locator(LogLocator(numticks=6))
         return

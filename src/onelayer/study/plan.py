@@ -369,7 +369,7 @@ def end_of(l2: float, tried: Iterable[float]) -> str:
 
 
 def warn_of_end(l2: float, tried: Iterable[float], section: str, listed: bool = False) -> list[str]:
-    """Return a line of advice if λ is at an end of those that were tried.
+    """Return advice if λ is at an end of those that were tried.
 
     Args:
         l2: the chosen λ.
@@ -381,6 +381,8 @@ def warn_of_end(l2: float, tried: Iterable[float], section: str, listed: bool = 
         return []
     largest = end == "largest"
     advice = f"raise --{section}l2_max" if largest else f"lower --{section}l2_min"
+    if section == "search.":
+        advice += ",\n  or search more of them (--search.number)"
     if listed:
         advice = f"give {'larger' if largest else 'smaller'} --{section}l2"
     return [f"the chosen l2 = {l2:.4g} is the {end} that was tried: {advice}"]

@@ -579,7 +579,7 @@ class OneLayer(LightningModule, Portable):
                 self.log(key, value, sync_dist=True, add_dataloader_idx=False)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return class probabilities (n, k) of X or (X, y); with the names, of (X, names)."""
+        """Return class probabilities P (n, k) of X or (X, y), and (names, P) of (X, names)."""
         X, *others = batch if isinstance(batch, tuple | list) and batch else [batch]
         X = X.flatten(1) if isinstance(X, Tensor) and X.ndim > 2 else X
         P = self.predict_proba(X, self.member, self.ensembles.mirror)
@@ -709,7 +709,7 @@ def shapes_of(
 
 
 def _samples_of(state: Any) -> dict[str, Any]:
-    """Return how raw samples look, from the state of a data module; {} if it does not say."""
+    """Return how raw samples look, from the state of a data module; {} if it has no shape."""
     if not isinstance(state, dict) or "shape" not in state:
         return {}
     arguments = state.get("arguments") or {}

@@ -29,7 +29,7 @@ class Observer(Callback):
     cycle: int | None = None
     """Updates per cycle, if this callback sets a rate that has cycles."""
     measured_rows: int | None = None
-    """Training samples in measurements on the way, if not all."""
+    """Number of training samples in intermediate measurements; None for all."""
     logs_test_figures = False
     """Whether this callback logs test metrics instead of the module."""
 

@@ -132,7 +132,7 @@ def _row(where: str, line: str, kinds: Sequence[Any]) -> Row:
 
 
 def finals(rows: Sequence[Row], split: str) -> tuple[list[float], dict[str, list[float]]]:
-    """λ and figures of each member over ``split`` at its last measurement."""
+    """Return λ and metrics of each member over ``split`` at its last measurement."""
     last = last_figures(rows, split)
     names = quantities(last[0]._asdict()) if last else []
     return [r.l2 for r in last], {name: [getattr(r, name) for r in last] for name in names}

@@ -20,7 +20,7 @@ class History:
         self.pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=size)
 
     def add(self, s: Tensor, t: Tensor) -> None:
-        """Add a pair; it counts for nothing where its curvature is rounding alone."""
+        """Add a pair; ignore it for members whose curvature is only rounding error."""
         curvature = dot(s, t)
         enough = curvature > 1e-12 * (dot(s, s) * dot(t, t)).sqrt()
         self.pairs.append((s, t, torch.where(enough, 1 / curvature, 0.0)))

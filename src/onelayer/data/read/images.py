@@ -42,7 +42,9 @@ def find_images(names: Iterable[str | Path]) -> list[Path]:
             raise InputError(f"images: the folder {path} holds no image file ({known}).")
         found += below
     if not found:
-        raise InputError("images names nothing: give image files or folders, --data.images PATH.")
+        raise InputError(
+            "no images are given: name image files or folders with --data.images PATH."
+        )
     return found
 
 
