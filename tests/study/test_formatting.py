@@ -36,7 +36,7 @@ def test_a_search_shows_the_best_of_every_setting_and_what_diverged_by_setting()
     assert head.split() == ["stage", "flip", "l2", "seeds", "val", "accuracy"]
     assert [line.split()[1] for line in lines[:11]] == ["false"] * 10 + ["true"]
     assert lines[0].endswith("best, one_se, <- chosen (end)")
-    assert lines[-5:-3] == [
+    assert lines[-6:-4] == [
         f"diverged, and no choice: flip={flip} l2 = 1.000e-09" for flip in ("false", "true")
     ]
 
