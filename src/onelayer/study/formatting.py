@@ -143,9 +143,7 @@ def gradients_table(checks: Iterable[Check]) -> str:
     head = ["network", "members", "parameter", "against", "relative error", "bound"]
     rows = []
     for c in checks:
-        error, bound = f"{c.error:.1e}", f"{c.bound:.0e}"
-        if c.judge == "torch gradcheck":
-            error, bound = ("passed" if c.passed else "FAILED"), "passes"
+        error, bound = c.words
         error += "" if c.passed else " **missed**"
         rows.append([c.network, str(c.members), c.parameter, c.judge, error, bound])
     return markdown(head, rows)
