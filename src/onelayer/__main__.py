@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"onelayer: interrupted{_way_on(words)}", file=sys.stderr)
         return 128 + int(getattr(interrupt, "signum", signal.SIGINT))
     except OSError as error:
-        if error.filename is None and sys.stdout is not None:
+        if argv is None and error.filename is None and sys.stdout is not None:
             # The interpreter flushes once more when it ends: let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
