@@ -50,7 +50,8 @@ def test_the_networks_of_a_l2_are_measured_together_too(tmp_path):
 def test_their_figure_stands_beside_the_mean(tmp_path):
     model = OneLayer(4, seeds=[0, 1, 2], inputs=PIXELS, classes=CLASSES)
     _, summary = trained(tmp_path, model)
-    _, columns, _, row, words = format_summary(summary).splitlines()
+    _, columns, _, row, error, words = format_summary(summary).splitlines()
+    assert error == "±: standard deviation over seeds"
     assert columns.split()[:5] == ["l2", "seeds", "train", "val", "test"]
     (one,) = summary["ensembles"]
     accuracies = [f"{100 * one[split]['accuracy']:.2f}" for split in ("val", "test")]
