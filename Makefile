@@ -80,8 +80,8 @@ test-lightning: $(DEV)  ## run Lightning's own tests with OneLayer in place of t
 	done; done; :
 	$(BIN)/python -m tests.lightning_suite .lightning/reports/boring .lightning/reports/plain:57 .lightning/reports/resident:99
 
-nightly:  ## everything: all extras, docs, wheel, Lightning's own tests, soak
-	$(MAKE) lint test docs wheel test-lightning EXTRAS=dev,loggers
+nightly:  ## everything: all extras, docs, wheel, lowest versions, Lightning's own tests, soak
+	$(MAKE) lint test docs wheel test-lowest test-lightning EXTRAS=dev,loggers
 	$(MAKE) soak EXTRAS=dev,loggers SECONDS=900
 
 clean:  ## remove .venv and caches (runs in lightning_logs/ stay)
