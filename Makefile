@@ -71,6 +71,7 @@ test-lightning: $(DEV)  ## run Lightning's own tests with OneLayer in place of t
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest-timeout
 	[ -d .lightning/tests ] || git clone --quiet --depth 1 --branch $(TAG) $(LIGHTNING) .lightning
+	rm -rf .lightning/reports
 	for loader in boring plain resident; do for part in $(PARTS); do \
 	  (cd .lightning/tests && ONELAYER_LOADER=$$loader PL_RUN_CPU_TESTS=1 \
 	    PYTHONPATH=$(CURDIR)/src:$(CURDIR):$(CURDIR)/.lightning/tests $(CURDIR)/$(BIN)/python -m pytest \

@@ -164,8 +164,9 @@ def compare(boring: str, *others: str) -> bool:
     for other in others:
         name, _, most = other.partition(":")
         path = Path(name)
-        failed = {name: message for name, message in read_report(path) if message}
-        failed = {name: message for name, message in failed.items() if name in apply}
+        found = dict(read_report(path))
+        failed = {name: found.get(name, "not run") for name in apply}
+        failed = {name: message for name, message in failed.items() if message}
         print(f"\n{path}: {len(apply) - len(failed)} of them passed, {len(failed)} failed")
         for name, message in sorted(failed.items(), key=lambda item: item[::-1]):
             print(f"  {name}: {message[:160]}")

@@ -482,7 +482,10 @@ def test_a_full_disk_is_said_once(error, monkeypatch, capfd):
         assert "Traceback" in capfd.readouterr().err
         return
     assert main(["fit", *SMALL]) == 2
-    said = [x for x in capfd.readouterr().err.splitlines() if not x.startswith("INFO")]
+    print("the caller's output goes on", flush=True)
+    out, err = capfd.readouterr()
+    assert "the caller's output goes on" in out
+    said = [x for x in err.splitlines() if not x.startswith("INFO")]
     assert len(said) == 1
     assert "No space left on device" in said[0]
 

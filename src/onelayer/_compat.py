@@ -63,7 +63,7 @@ def ensure_torchvision_operators() -> None:
     are described at import, without kernels, is enough for images, data sets and transforms;
     calling one still fails, and says so.
 
-    Does nothing where torchvision works, absent or imported already. Call it before the first
+    Does nothing where torchvision works, is absent or is imported already. Call it before the first
     import of any of the three; calling it again costs nothing. It imports torch.
     """
     global _declarations

@@ -22,10 +22,6 @@ from onelayer.data.read.images import read_image
 from onelayer.data.read.samples import HuggingFace, read_dataset
 from onelayer.training.checkpoint import load_network
 
-pytest.importorskip("scipy")
-
-import scipy.io
-
 QUIET = "--trainer.enable_progress_bar=false"
 
 
@@ -105,7 +101,7 @@ def svhn(folder):
     y = np.arange(40) % 10
     content = {"X": x.transpose(2, 3, 1, 0), "y": np.where(y == 0, 10, y)[:, None]}
     for name in ("train", "test"):
-        scipy.io.savemat(folder / f"{name}_32x32.mat", content)
+        pytest.importorskip("scipy.io").savemat(folder / f"{name}_32x32.mat", content)
     return ("split=train", "split=test"), x, y
 
 

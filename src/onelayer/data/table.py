@@ -30,7 +30,7 @@ class Columns:
         x: key or column of the features, or several columns. By default the key "X"; of a .csv or
             .parquet a column "X" of lists, or else all columns but those named below.
         y: key or column of the labels.
-        groups: key or column of the groups that a validation split must not split.
+        groups: key or column of the groups, which a validation split keeps together.
         weight: key or column of the weights of the samples.
     """
 

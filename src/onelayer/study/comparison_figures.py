@@ -208,7 +208,7 @@ def plot_range(
     proposals: Mapping[float, Sequence[float]],
     output: str | Path,
     dataset: str,
-    network: str = "",
+    network: str,
 ) -> None:
     """Plot loss and accuracy on validation over the rate, a line per λ, with the proposed ends.
 
@@ -236,7 +236,7 @@ def plot_range(
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0, 0].set_ylim(top=1.5 * min(row.loss for row in val if row.step == 0), bottom=0)
-    title = ": ".join(filter(None, (network, "learning rate range test")))
+    title = f"{network}: learning rate range test"
     figure.suptitle(describe(title, dataset, 0, "proposed ends dotted"))
     save(figure, output)
 

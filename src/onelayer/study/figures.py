@@ -6,6 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +31,7 @@ COLOURS = {"train": "#1f6fb4", "val": "#d9622b", "test": "#3a923a"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 TITLES = {"cost": "cost J", "loss": "cross-entropy loss", "accuracy": "accuracy (%)"}
 MOST_NAMES, MOST_NUMBERS = 50, 20  # classes whose names, and whose counts, a matrix shows
+FEW = 4  # λ that each get a tick
 MOST_COLOURS = 8  # λ with a colour and a line in the legend each; more get a scale of colours
 
 
@@ -54,7 +56,7 @@ class PlotCurves(Observer):
     """Callback that draws curves.png, test.png and, for images, weights.png.
 
     Args:
-        title: beginning of the figure's title; the network and the data by default.
+        title: beginning of the figure's title; the network by default.
     """
 
     def __init__(self, title: str = "") -> None:
@@ -67,7 +69,7 @@ class PlotCurves(Observer):
         if tested or folder is None or not (curves := folder / "curves.csv").is_file():
             return
         rows = next((o.measured_rows for o in observers(trainer) if o.measured_rows), None)
-        title = self.title or f"{network_name(summary['hidden'])}, {summary['dataset']}"
+        title = self.title or network_name(summary["hidden"])
         plot_curves(curves, folder / "curves.png", summary["dataset"], title, rows)
         plot_weights(cast(Any, trainer.lightning_module), folder / "weights.png")
 
@@ -83,13 +85,14 @@ def plot_weights(network: OneLayer, path: str | Path) -> None:
 
 
 def describe(title: str, dataset: str, diverged: int, shows: str = "") -> str:
-    """Return a figure's title: with the data set, the diverged networks, and synthetic data."""
+    """Return a figure's title, with the data set and the number of diverged networks."""
+    synthetic = dataset == "synthetic"
     words = [
         title,
-        "" if dataset in title or dataset == "synthetic" else dataset,
+        "" if synthetic else dataset,
         shows,
         f"{diverged} diverged" if diverged else "",
-        "built-in synthetic images, NOT CIFAR-10" if dataset == "synthetic" else "",
+        "built-in synthetic images, NOT CIFAR-10" if synthetic else "",
     ]
     return ", ".join(filter(None, words))
 
@@ -98,7 +101,7 @@ def plot_curves(
     curves: str | Path,
     output: str | Path,
     dataset: str = "",
-    title: str = "",
+    title: str = "one run",
     train_rows: int | None = None,
 ) -> None:
     """Plot cost, loss, accuracy and learning rate of one run over updates.
@@ -110,8 +113,8 @@ def plot_curves(
     Args:
         curves: curves.csv of a run.
         output: PNG to write.
-        dataset: name of the data; the title notes "synthetic".
-        title: beginning of the title; the data set by default.
+        dataset: name of the data, which the title has.
+        title: beginning of the title.
         train_rows: training samples measured between the first and the last point; None for all.
     """
     rows = read_rows(Path(curves))
@@ -134,7 +137,7 @@ def plot_curves(
         axis.grid(alpha=0.3)
         axis.set_xlim(0, max(row.step for row in rows) or 1)
     _add_legend(figure, axes[0, 0], lines)
-    figure.suptitle(title_of(rows, dataset, title or dataset or "one run"))
+    figure.suptitle(title_of(rows, dataset, title))
     save(figure, output)
 
 
@@ -253,16 +256,18 @@ def add_scale(figure: Figure, axes: np.ndarray, l2s: Sequence[float]) -> None:
 
 
 def scale_l2(axis: Axes, l2s: Sequence[float]) -> None:
-    """Make the x-axis a logarithmic scale of λ with few labels."""
+    """Make the x-axis a logarithmic scale of λ with few labels: of few λ, at each of them."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     axis.set_xscale("log")
     axis.set_xlabel("λ")
     axis.xaxis.set_minor_formatter(NullFormatter())
-    low, high = min(l2s), max(l2s)
-    if len(set(l2s)) <= 4:
+    values = sorted(set(l2s))
+    low, high = values[0], values[-1]
+    apart = all(b > a * (high / low) ** 0.1 for a, b in pairwise(values))
+    if len(values) <= FEW and apart:
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticks(sorted(set(l2s)), [f"{l2:.3g}" for l2 in sorted(set(l2s))])
+        axis.set_xticks(values, [f"{value:.3g}" for value in values])
         return
     if high >= 100 * low:
         axis.xaxis.set_major_locator(LogLocator(numticks=6))
@@ -282,7 +287,7 @@ def plot_test(report: Mapping[str, Any], output: str | Path) -> None:
     figure, axes = new_figure(1, 2, (12, 5.5))
     _draw_confusion(axes[0, 0], np.array(report["confusion"]), names)
     _draw_reliability(axes[0, 1], report["bins"], report["calibration_error"])
-    accuracy = f"{100 * report['accuracy']:.2f} % of {report['samples']:,} test samples"
+    accuracy = f"accuracy {100 * report['accuracy']:.2f} % on {report['samples']:,} test samples"
     title = f"{report['networks']}: {accuracy}"
     figure.suptitle(describe(title, report["dataset"], 0))
     save(figure, output)

@@ -82,7 +82,7 @@ class Run:
 
         path = self.folder / "curves.png"
         if not path.is_file():
-            title = f"{network_name(self.summary['hidden'])}, {self.summary['dataset']}"
+            title = network_name(self.summary["hidden"])
             plot_curves(self.folder / "curves.csv", path, self.summary["dataset"], title)
         return Image.open(io.BytesIO(path.read_bytes()))
 

@@ -89,7 +89,7 @@ def format_proposals(test: RangeTest, proposals: Mapping[float, Proposal]) -> st
     ]
     ends = proposals[min(proposals, key=lambda l2: lowest[l2])]
     lines = [
-        "base_lr: the loss has fallen by 10 % of its whole fall. max_lr: it is lowest.",
+        "base_lr: the loss has fallen 10 % of the way. max_lr: the loss is lowest.",
         *table(["l2", "base_lr", "max_lr", "lowest val loss"], cells),
         f"--schedule.base_lr {ends.base_lr:.3g} --schedule.max_lr {ends.max_lr:.3g}",
     ]

@@ -123,7 +123,7 @@ def train_and_test(settings: Settings, folder: str | Path, title: str = "") -> R
     Args:
         settings: arguments by section.
         folder: folder of the run.
-        title: title of its figure; by default the network and the data.
+        title: beginning of its figure's title; by default the network.
 
     Returns:
         The finished run: its ``summary``, ``curves``, ``network`` and plots.

@@ -113,7 +113,7 @@ def propose(points: Sequence[Point]) -> Proposal:
     """Return the ends of a cycle, from the loss at rising rates.
 
     ``max_lr`` is the rate at which the loss is lowest: at larger ones it rises again. ``base_lr``
-    is the first rate at which the loss has fallen by 10 % of its whole fall.
+    is the first rate at which the loss has fallen 10 % of the way.
 
     Raises:
         InputError: the loss never fell below its first value.

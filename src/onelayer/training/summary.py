@@ -31,8 +31,6 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"{network_name(summary['hidden'])}, {summary['dataset']}, {summary['steps']} updates in "
         f"{summary['seconds']:.1f} s, {count} network{'s' * (count > 1)}; accuracy in %"
     )
-    several = len({member["l2"] for member in summary["members"]}) < count
-    note = ["±: standard deviation over seeds"] if several else []
 
     def cells(members: Sequence[dict[str, Any]]) -> list[str]:
         accuracies = [_mean_std(collect(members, split, "accuracy"), 100) for split in SPLITS]
@@ -47,7 +45,9 @@ def format_summary(summary: dict[str, Any]) -> str:
     lines = [head, *_lines(columns, members, ensembles, cells, of_ensemble)]
     if is_balanced(members):
         lines += ["balanced accuracy in %", *_balanced_lines(members, ensembles)]
-    return "\n".join([*lines, *note, *_notes(members, ensembles), *_unmeasured(summary)])
+    if any("±" in line for line in lines):
+        lines.append("±: standard deviation over seeds")
+    return "\n".join([*lines, *_notes(members, ensembles), *_unmeasured(summary)])
 
 
 def is_balanced(members: Sequence[dict[str, Any]]) -> bool:
